@@ -1,0 +1,1 @@
+"""Fractal Pair Similarity pre-training: synthetic fractal pairs train an image encoder (Chen et al., ICLR 2023)."""
