@@ -59,7 +59,6 @@ def parse(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = No
                 prog=prog,
                 description=description or None,
                 args=argv,
-                config=(tyro.conf.FlagConversionOff,),
             )
     except SystemExit as exit_:
         if exit_.code in (0, None):

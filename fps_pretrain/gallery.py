@@ -1,0 +1,92 @@
+"""Fractal pairs for the eye: single images and a labelled contact sheet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fps_pretrain.config import PreviewConfig
+from fps_pretrain.errors import UserError
+from fps_pretrain.fractals.pairs import Recipe, compose_pair, make_recipe, pair_classes
+from fps_pretrain.views import IMAGENET_MEAN, IMAGENET_STD, augment
+
+_SHEET_WIDTH = 1600
+_LABEL_HEIGHT = 16
+_MARGIN = 8
+
+
+def draw_pair(recipe: Recipe, seed: int, index: int, augmented: bool) -> np.ndarray:
+    """The pair of key ``(seed, 0, index)`` as images ``(2, size, size, 3)``, uint8 RGB."""
+    views = np.empty((2, recipe.size, recipe.size, 3), np.uint8)
+    state = compose_pair(recipe, seed, 0, index, views)
+    if not augmented:
+        return views
+    out = np.empty((2, 3, recipe.size, recipe.size), np.float32)
+    for view in range(2):
+        augment(views[view], state, out[view])
+    images = out.transpose(0, 2, 3, 1) * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN)
+    return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def _sheet(pairs: list[np.ndarray], labels: list[str]) -> np.ndarray:
+    """Pairs side by side in rows, each above its label; small images enlarged without smoothing."""
+    size = pairs[0].shape[1]
+    zoom = max(1, 72 // size)
+    side = size * zoom
+    cell_width = max(2 * side, 8 * max(map(len, labels))) + _MARGIN
+    cell_height = side + _LABEL_HEIGHT + _MARGIN
+    columns = max(1, min(len(pairs), _SHEET_WIDTH // cell_width))
+    rows = -(-len(pairs) // columns)
+    sheet = np.full((rows * cell_height + _MARGIN, columns * cell_width + _MARGIN, 3), 255, np.uint8)
+    for k, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
+        top = _MARGIN + (k // columns) * cell_height
+        left = _MARGIN + (k % columns) * cell_width
+        both = np.concatenate([pair[0], pair[1]], axis=1).repeat(zoom, axis=0).repeat(zoom, axis=1)
+        sheet[top : top + side, left : left + 2 * side] = both
+        cv2.line(sheet, (left + side, top), (left + side, top + side - 1), (255, 255, 255), 1)
+        cv2.putText(
+            sheet, label, (left, top + side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40, 40, 40), 1, cv2.LINE_AA
+        )
+    return sheet
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), image[:, :, ::-1]):
+        raise UserError(f"{path} cannot be written")
+
+
+def preview(config: PreviewConfig) -> int:
+    """Write ``pair-NNN-view-{a,b}.png`` for each pair and ``sheet.png`` with all of them, labelled by class.
+
+    Returns:
+        The process's exit code, 0.
+
+    Raises:
+        UserError: an option is out of range, or the folder holds other files.
+    """
+    recipe = make_recipe(
+        config.size,
+        num_classes=config.classes,
+        objects=config.objects,
+        colour=config.colour,
+        jitter=config.jitter,
+        background=config.background,
+        composed_views=config.composed_views,
+    )
+    folder = config.output
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {folder} exists and is not an empty folder: name another one")
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs = [draw_pair(recipe, config.seed, index, config.augment) for index in range(config.pairs)]
+    for index, pair in enumerate(pairs):
+        for view, name in enumerate("ab"):
+            _write(folder / f"pair-{index:03d}-view-{name}.png", pair[view])
+    labels = [
+        f"{i}: " + " ".join(str(k) for k in pair_classes(recipe, config.seed, 0, i)) for i in range(config.pairs)
+    ]
+    _write(folder / "sheet.png", _sheet(pairs, labels))
+    print(f"wrote {config.pairs} pairs and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
+    return 0

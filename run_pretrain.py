@@ -1,0 +1,35 @@
+"""Pre-train an encoder on fractal pairs: ``python run_pretrain.py --method simsiam``.
+
+``python run_pretrain.py preview`` writes pairs to look at.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from fps_pretrain import cli
+from fps_pretrain.config import PretrainConfig, PreviewConfig
+
+
+def _train(config: PretrainConfig) -> int:
+    from fps_pretrain.train import train
+
+    return train(config)
+
+
+def _preview(config: PreviewConfig) -> int:
+    from fps_pretrain.gallery import preview
+
+    return preview(config)
+
+
+def main(argv: list[str]) -> int:
+    """Run the command line ``argv`` (without the program's name); returns the exit code."""
+    if argv[:1] == ["preview"]:
+        prog = "run_pretrain.py preview"
+        return cli.run(prog, _preview, cli.parse(PreviewConfig, prog, argv[1:]))
+    return cli.run("run_pretrain.py", _train, cli.parse(PretrainConfig, "run_pretrain.py", argv))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
