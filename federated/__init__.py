@@ -1,0 +1,7 @@
+"""Federated learning with Flower: partitions, local training, strategies and the round loop."""
+
+import os
+
+# Flower reads these when it is imported: a run sends nothing anywhere and asks for no newer version.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -1,0 +1,121 @@
+"""What a process needs to train and evaluate: the data on its device, the partition, and one model to lend.
+
+Each process has one workspace at a time. The process that starts a run opens it; clients in the same process find it
+there, and clients elsewhere (Ray's workers) open their own from the run's configuration and its partition.npz.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.app import ConfigRecord
+from torch import Tensor, nn
+
+from federated import data
+from federated.config import RunConfig, from_yaml, to_yaml
+from federated.local import evaluate
+from federated.partition import Partition, load_partition
+from fps_pretrain.errors import UserError
+from fps_pretrain.models import build_classifier, build_encoder
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Data, partition and model of a run on one device."""
+
+    config: RunConfig
+    data: data.Dataset
+    partition: Partition
+    model: nn.Module
+    device: torch.device
+    train: tuple[Tensor, Tensor]
+
+    @classmethod
+    def build(cls, config: RunConfig, dataset: data.Dataset, partition: Partition) -> Workspace:
+        """Put the training examples and a model of any weights on the configured device."""
+        device = resolve_device(config.device)
+        if device.type == "cuda":
+            # cuDNN may otherwise choose another algorithm, with other roundings, the next time.
+            torch.backends.cudnn.deterministic = True
+            torch.backends.cudnn.benchmark = False
+        model = build_classifier(build_encoder(config.arch, config.width, seed=0), len(dataset.classes), seed=0)
+        # Measured on CPU: a training step of ResNet-20 takes 0.83 of the time in channels_last, evaluation 0.6.
+        model = model.to(device, memory_format=torch.channels_last)
+        return cls(config, dataset, partition, model, device, _on_device(dataset.train, device))
+
+    def examples_of(self, client: int) -> tuple[Tensor, Tensor]:
+        """A client's training images ``(n, S, S, 3)``, uint8, and labels ``(n,)``, on the device."""
+        indices = torch.from_numpy(self.partition[client]).to(self.device)
+        return self.train[0][indices], self.train[1][indices]
+
+    def evaluate(self, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
+        """Loss and accuracy on the test and the validation examples; None where there is no validation set."""
+        metrics: dict[str, float | None] = {}
+        for name, split in (("test", self.data.test), ("val", self.data.validation)):
+            loss, accuracy = None, None
+            if len(split):
+                images, labels = _on_device(split, self.device)
+                loss, accuracy = evaluate(self.model, weights, images, labels, self.config.eval_batch_size)
+            metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy, loss
+        return metrics
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of that name; auto is a GPU if there is one.
+
+    Raises:
+        UserError: cuda was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def _on_device(split: data.Split, device: torch.device) -> tuple[Tensor, Tensor]:
+    return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+
+
+_current: dict[tuple[str, str], Workspace] = {}
+
+
+def message_config(config: RunConfig, partition_file: Path) -> ConfigRecord:
+    """What a message tells a client about the run; paths are absolute, since a worker may run in another folder."""
+    kind, _, where = config.dataset.partition(":")
+    located = dataclasses.replace(
+        config,
+        dataset=f"{kind}:{Path(where).resolve()}" if kind in ("folder", "parquet") else config.dataset,
+        data_dir=config.data_dir.resolve() if config.data_dir else None,
+    )
+    return ConfigRecord({"run-config": to_yaml(located), "partition-file": str(partition_file.resolve())})
+
+
+def share(message: ConfigRecord, workspace: Workspace) -> None:
+    """Make ``workspace`` the one that clients in this process find for messages with this configuration."""
+    _current.clear()
+    _current[_key(message)] = workspace
+
+
+def close() -> None:
+    """Let go of this process's workspace and its memory."""
+    _current.clear()
+
+
+def find(message: ConfigRecord) -> Workspace:
+    """The workspace for a message's configuration, opened from files if this process has none."""
+    key = _key(message)
+    if key not in _current:
+        close()
+        config = from_yaml(key[0])
+        torch.set_num_threads(config.threads or 1)
+        _current[key] = Workspace.build(config, data.load(config), load_partition(Path(key[1])))
+    return _current[key]
+
+
+def _key(message: ConfigRecord) -> tuple[str, str]:
+    return str(message["run-config"]), str(message["partition-file"])
