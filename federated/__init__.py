@@ -5,3 +5,5 @@ import os
 # Flower reads these when it is imported: a run sends nothing anywhere and asks for no newer version.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+# Ray's coming default, which spares users a warning at every start.
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

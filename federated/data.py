@@ -1,8 +1,8 @@
 """A data set as an in-memory table: uint8 images, labels and class names, whatever it came from.
 
-Every source ends in the same two steps: encoded images are decoded by OpenCV in a few threads, and brought to a square
-of ``image_size``. Nothing a user's file holds is unpickled; CIFAR's original batches are pickles, which torchvision opens
-only when their checksums are the published ones.
+Every source ends in the same two steps: encoded images are decoded by OpenCV in a few threads, and brought to a
+square of ``image_size``. Nothing a user's file holds is unpickled; CIFAR's original batches are pickles, which
+torchvision opens only when their checksums are the published ones.
 """
 
 from __future__ import annotations
@@ -70,8 +70,8 @@ class Dataset:
         sha = hashlib.sha256()
         for split in (self.train, self.validation, self.test):
             sha.update(f"{split.images.shape} ".encode())
-            sha.update(np.ascontiguousarray(split.images))
-            sha.update(np.ascontiguousarray(split.labels))
+            sha.update(split.images.tobytes())
+            sha.update(split.labels.tobytes())
         return sha.hexdigest()
 
 
@@ -226,14 +226,15 @@ def _from_tables(train: Any, test: Any, source: str, image_size: int) -> tuple[S
     """Two Arrow tables in the Hugging Face layout to splits; the class names are in the schema's metadata."""
     import pyarrow
 
-    splits = []
+    splits: list[Split] = []
+    named: tuple[str, ...] = ()
     for table in (train, test):
         image = next((column for column in _IMAGE_COLUMNS if column in table.column_names), None)
         label = next((column for column in _LABEL_COLUMNS if column in table.column_names), None)
         if image is None or label is None:
             raise UserError(
-                f"{source} has the columns {', '.join(table.column_names)}; "
-                f"an image column ({', '.join(_IMAGE_COLUMNS)}) and a label column ({', '.join(_LABEL_COLUMNS)}) are needed"
+                f"{source} has the columns {', '.join(table.column_names)}; it needs an image column "
+                f"({', '.join(_IMAGE_COLUMNS)}) and a label column ({', '.join(_LABEL_COLUMNS)})"
             )
         if not pyarrow.types.is_integer(table.schema.field(label).type):
             raise UserError(f"{source}: labels in column {label} must be integers 0, 1, 2, ...")
@@ -243,9 +244,10 @@ def _from_tables(train: Any, test: Any, source: str, image_size: int) -> tuple[S
         cells = table.column(image).to_pylist()
         names = [f"{source} image {row}" for row in range(len(cells))]
         splits.append(Split(_decode([_cell_reader(cell) for cell in cells], names, image_size), labels))
-    classes = _class_names(train, label) or tuple(str(i) for i in range(int(splits[0].labels.max(initial=0)) + 1))
+        named = named or _class_names(table, label)
+    classes = named or tuple(str(i) for i in range(int(splits[0].labels.max(initial=0)) + 1))
     for split in splits:
-        if len(split) and not (0 <= split.labels.min() and split.labels.max() < len(classes)):
+        if len(split) and not (split.labels.min() >= 0 and split.labels.max() < len(classes)):
             raise UserError(f"{source}: labels must lie in 0..{len(classes) - 1}, the classes of the training examples")
     return splits[0], splits[1], classes
 
@@ -292,7 +294,7 @@ def _pack(images: Iterable[Images], image_size: int) -> Images:
     return np.stack([_fit(image, image_size) for image in images])
 
 
-def _fit(image: Images, size: int) -> Images:
+def _fit(image: NDArray[Any], size: int) -> Images:
     """Resize the short side to ``size`` and crop the centre; an image of that size is returned as it is."""
     height, width = image.shape[:2]
     if (height, width) == (size, size):

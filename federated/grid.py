@@ -79,7 +79,7 @@ class InProcessGrid(Grid):
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The reply to the first of the messages that has none yet, or nothing; a client's exception is an error reply."""
+        """The reply to one of the messages that has none yet, or nothing; an exception becomes an error reply."""
         identifier = next((one for one in message_ids if one in self._pending), None)
         return [] if identifier is None else [self._handle(self._pending.pop(identifier))]
 

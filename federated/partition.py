@@ -140,7 +140,6 @@ def plot_partition(path: Path, partition: Partition, labels: NDArray[np.int64], 
         bottom += counts[:, label]
     axes.set(xlabel="client", ylabel="training examples", title=f"Examples by class at {len(clients)} clients")
     axes.set_xlim(-0.6, len(clients) - 0.4)
-    axes.xaxis.get_major_locator().set_params(integer=True)
     if len(clients) <= 30:
         axes.set_xticks(clients)
     if len(classes) <= 20:

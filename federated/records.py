@@ -1,8 +1,8 @@
 """Flower's array records as state dicts, without a NumPy file parsed for every tensor.
 
-Flower holds an array as the bytes of a ``.npy`` file, and NumPy's reader evaluates its header as Python text: 6.6 ms for
-a ResNet-20, 0.3 ms when a header that was seen before is only compared. The way back, ``ArrayRecord(state_dict)``, is
-Flower's own and fast enough.
+Flower holds an array as the bytes of a ``.npy`` file, and NumPy's reader evaluates its header as Python text: 6.6 ms
+for a ResNet-20, 0.3 ms when a header that was seen before is only compared. The way back, ``ArrayRecord(state_dict)``,
+is Flower's own and fast enough.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """The round loop: what a run does from its configuration to its final model, on any engine.
 
-Flower's strategies say who trains and how replies are combined (``configure_train``, ``aggregate_train``); the loop over
-them is our own, because Flower's has no start round, no files and no failures.
+Flower's strategies say who trains and how replies are combined (``configure_train``, ``aggregate_train``); the loop
+over them is our own, because Flower's has no start round, no files and no failures.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -125,8 +125,7 @@ def _engine(config: RunConfig, device: torch.device, grid: Grid | None) -> Itera
         with simulation.ray_grid(config, use_gpu=device.type == "cuda") as lent:
             yield lent
     else:
-        with nullcontext():
-            yield grid or InProcessGrid(client_app, config.clients), lambda: None
+        yield grid or InProcessGrid(client_app, config.clients), lambda: None
 
 
 @dataclass(frozen=True)

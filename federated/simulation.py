@@ -10,12 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Queue
 
-from flwr.app import Context
+from flwr.app import ConfigRecordValues, Context
 from flwr.serverapp import Grid, ServerApp
 
 from federated.app import client_app
 from federated.config import RunConfig
 from fps_pretrain.errors import UserError
+
+BackendConfig = dict[str, dict[str, ConfigRecordValues]]
 
 
 def check_installed() -> None:
@@ -77,7 +79,7 @@ def ray_grid(config: RunConfig, use_gpu: bool) -> Iterator[tuple[Grid, Callable[
         thread.join()
 
 
-def _backend_config(config: RunConfig, use_gpu: bool) -> dict[str, dict[str, int | float | bool]]:
+def _backend_config(config: RunConfig, use_gpu: bool) -> BackendConfig:
     cores = os.cpu_count() or 1
     threads = min(config.threads or 1, cores)
     workers = min(cores // threads, config.clients)

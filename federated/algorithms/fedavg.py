@@ -23,10 +23,10 @@ def build_strategy(participation: float, seed: int, partition_of: Mapping[int, i
 class FedAvg(FlowerFedAvg):
     """Flower's FedAvg, made a function of its seed and nothing else.
 
-    It differs from Flower's in three ways. Who takes part is drawn from ``(seed, round)`` over partition ids, not from a
-    global generator over node ids, which are random. Replies are put in client order before they are combined, because
-    a sum of floats depends on its order. Integer buffers (BatchNorm's count of batches) keep their type: the largest of
-    the clients' values is taken, for an average of counts counts nothing.
+    It differs from Flower's in three ways. Who takes part is drawn from ``(seed, round)`` over partition ids, not from
+    a global generator over node ids, which are random. Replies are put in client order before they are combined,
+    because a sum of floats depends on its order. Integer buffers (BatchNorm's count of batches) keep their type: the
+    largest of the clients' values is taken, for an average of counts counts nothing.
 
     Args:
         participation: share of the clients that train in a round, at least one client.
@@ -69,8 +69,8 @@ class FedAvg(FlowerFedAvg):
         if not valid:
             return None, None
         contents = [reply.content for reply in valid]
-        counts = [int(content["metrics"][self.weighted_by_key]) for content in contents]
-        weights = [from_record(content[self.arrayrecord_key]) for content in contents]
+        counts = [int(str(content.metric_records["metrics"][self.weighted_by_key])) for content in contents]
+        weights = [from_record(content.array_records[self.arrayrecord_key]) for content in contents]
         return ArrayRecord(weighted_mean(weights, counts)), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 
