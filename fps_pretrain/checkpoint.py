@@ -89,16 +89,25 @@ def keep_existing(path: Path) -> Path | None:
     return kept
 
 
+def _stored_digest(path: Path) -> str | None:
+    try:
+        return read_file(path)["provenance"]["digest"]
+    except (UserError, KeyError, TypeError):
+        return None
+
+
 def save_encoder(
     path: Path, encoder: nn.Module, arch: str, width: int, provenance: Mapping[str, Any]
 ) -> tuple[str, Path | None]:
-    """Write the encoder checkpoint; an existing file is kept beside it.
+    """Write the encoder checkpoint; an existing file is kept beside it, unless it holds the same weights.
 
     Returns:
-        The digest of the weights, and where an earlier file of that name is now (None if there was none).
+        The digest of the weights, and where an earlier file of that name is now (None if it did not have to move).
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
     weights_digest = digest(state)
+    if path.exists() and _stored_digest(path) == weights_digest:
+        return weights_digest, None
     kept = keep_existing(path)
     payload = {
         "format": FORMAT,
@@ -123,7 +132,7 @@ def read_file(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here; each means that the file is no usable checkpoint
-        if "weights_only" in str(error) and zipfile.is_zipfile(path) or "Unsupported" in str(error):
+        if ("weights_only" in str(error) and zipfile.is_zipfile(path)) or "Unsupported" in str(error):
             reason = "holds Python objects other than tensors and plain values, which are never executed or loaded"
         else:
             reason = "is truncated or not a PyTorch checkpoint"

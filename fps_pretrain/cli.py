@@ -46,11 +46,12 @@ def _first_section(box: str) -> str:
             continue
         lines.append(line.strip("│").strip())
     text = " ".join(line for line in lines if line)
-    return re.sub(r"^Error parsing \w+: ", "", text) or " ".join(box.split())
+    text = re.sub(r"^Error parsing (?=-)|^Error parsing \w+: ", "", text)
+    return text.split(" Got errors:")[0] or " ".join(box.split())
 
 
 def parse(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = None, description: str = "") -> ConfigT:
-    """Parse ``argv`` (default: the process's arguments) into ``config_type``; exit with code 2 and one line if wrong."""
+    """Parse ``argv`` (default: the process's arguments) into ``config_type``; exit with code 2 and a line if wrong."""
     captured = io.StringIO()
     try:
         with contextlib.redirect_stderr(captured):
@@ -72,7 +73,7 @@ def run(prog: str, main: Callable[[Any], int | None], config: Any) -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main(config) or 0
-    except UserError as error:
+    except (UserError, OSError) as error:  # a full disk or a folder without permission is for the user to mend, too
         refuse(prog, error)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; the same command goes on from the saved state", file=sys.stderr)

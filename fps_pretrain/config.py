@@ -1,4 +1,4 @@
-"""What a pre-training run is: flags, presets and checks. Imports nothing heavy, so that a wrong flag answers at once."""
+"""What a pre-training run is: flags, presets and checks. Imports nothing heavy: a wrong flag answers at once."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from fps_pretrain.errors import UserError
+from fps_pretrain.fractals.recipe import Recipe, make_recipe
 from fps_pretrain.methods import available_methods
 
 Arch = Literal["resnet20", "resnet32", "resnet44", "resnet56"]
@@ -26,32 +27,11 @@ MAY_DIFFER_ON_RESUME = ("workers", "device", "threads", "resume", "output", "run
 
 
 @dataclass(frozen=True)
-class PretrainConfig:
-    """Pre-train an encoder on fractal pairs. `run_pretrain.py preview` writes pairs to look at instead."""
+class PairOptions:
+    """What pairs look like, shared by training and the preview."""
 
-    method: str = "simsiam"
-    """Self-supervised method: simsiam."""
-    preset: Preset = "auto"
-    """paper: the paper's recipe (100 epochs of 1,000,000 pairs); quick: minutes on a CPU; auto: paper on a GPU, quick
-    without one. It fills the fields below that are None."""
-    arch: Arch = "resnet20"
-    """Encoder."""
-    width: int = 1
-    """Multiplies the encoder's channels (the paper's expand)."""
     size: int = 32
     """Side of a view in pixels."""
-    epochs: int | None = None
-    """Epochs; the learning rate follows a cosine over them."""
-    pairs_per_epoch: int | None = None
-    """Pairs in an epoch; every class comes equally often."""
-    batch_size: int | None = None
-    """Pairs in a batch."""
-    lr: float | None = None
-    """Learning rate; None for the method's own, 0.05 x batch / 256 for SimSiam."""
-    momentum: float = 0.9
-    """Momentum of SGD."""
-    weight_decay: float = 1e-4
-    """Weight decay of SGD."""
     classes: int = 100_000
     """Number of fractal codes."""
     objects: tuple[int, int] | None = None
@@ -65,7 +45,56 @@ class PretrainConfig:
     composed_views: Literal[1, 2] = 2
     """1 makes both views of one composed image (the paper's ablation)."""
     seed: int = 0
-    """Fixes codes, pairs and initial weights."""
+    """Fixes codes and pairs (and, in training, the initial weights)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            UserError: a value is out of range; the message names the flag.
+        """
+        self.recipe()
+        if not 0 <= self.seed < 2**31:
+            raise UserError(f"--seed must be in 0 .. 2^31 - 1, got {self.seed}")
+
+    def recipe(self) -> Recipe:
+        """The recipe in the form that compiled code takes."""
+        return make_recipe(
+            self.size,
+            num_classes=self.classes,
+            objects=self.objects,
+            colour=self.colour,
+            jitter=self.jitter,
+            background=self.background,
+            composed_views=self.composed_views,
+        )
+
+
+@dataclass(frozen=True)
+class PretrainConfig(PairOptions):
+    """Pre-train an encoder on fractal pairs. `run_pretrain.py preview` writes pairs to look at instead."""
+
+    method: str = "simsiam"
+    """Self-supervised method: simsiam."""
+    preset: Preset = "auto"
+    """paper: the paper's recipe (100 epochs of 1,000,000 pairs); quick: minutes on a CPU; auto: paper on a GPU, quick
+    without one. It fills the fields below that are None."""
+    arch: Arch = "resnet20"
+    """Encoder."""
+    width: int = 1
+    """Multiplies the encoder's channels (the paper's expand)."""
+    epochs: int | None = None
+    """Epochs; the learning rate follows a cosine over them."""
+    pairs_per_epoch: int | None = None
+    """Pairs in an epoch; every class comes equally often."""
+    batch_size: int | None = None
+    """Pairs in a batch."""
+    lr: float | None = None
+    """Learning rate; None for the method's own, 0.05 x batch / 256 for SimSiam."""
+    momentum: float = 0.9
+    """Momentum of SGD."""
+    weight_decay: float = 1e-4
+    """Weight decay of SGD."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """bf16: bfloat16 autocast; auto: bf16 where the processor has instructions for it, else 32."""
     workers: int | None = None
@@ -92,9 +121,10 @@ class PretrainConfig:
         Raises:
             UserError: a value is out of range; the message names the flag.
         """
+        super().__post_init__()
         if self.method not in available_methods():
             raise UserError(f"unknown --method '{self.method}': choose one of {', '.join(available_methods())}")
-        for name in ("width", "epochs", "pairs_per_epoch", "classes", "threads", "log_every", "save_every"):
+        for name in ("width", "epochs", "pairs_per_epoch", "threads", "log_every", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
@@ -108,8 +138,6 @@ class PretrainConfig:
             raise UserError(f"--momentum must be in [0, 1), got {self.momentum}")
         if not 0 <= self.weight_decay < 1:
             raise UserError(f"--weight-decay must be in [0, 1), got {self.weight_decay}")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be in 0 .. 2^31 - 1, got {self.seed}")
         if None not in (self.pairs_per_epoch, self.batch_size) and self.pairs_per_epoch < self.batch_size:  # type: ignore[operator]
             raise UserError(f"--pairs-per-epoch ({self.pairs_per_epoch}) is less than --batch-size ({self.batch_size})")
         if self.output is not None and self.output.is_dir():
@@ -153,31 +181,15 @@ class PretrainConfig:
 
 
 @dataclass(frozen=True)
-class PreviewConfig:
+class PreviewConfig(PairOptions):
     """Write random fractal pairs into a folder: single images and a labelled contact sheet."""
 
     output: Path = Path("preview")
     """Folder to write into; it must be new or empty."""
     pairs: int = 50
     """Number of pairs."""
-    size: int = 32
-    """Side of a view in pixels."""
-    classes: int = 100_000
-    """Number of fractal codes."""
-    objects: tuple[int, int] | None = None
-    """Fewest and most objects in a view; None for the paper's."""
-    colour: Literal["random", "jitter"] = "random"
-    """jitter gives a class the same hue shift in both views."""
-    jitter: Literal["none", "basic", "fractaldb", "svd", "sval"] = "basic"
-    """How a code varies from image to image."""
-    background: Literal["black", "diamond-square"] = "black"
-    """What is behind the objects."""
-    composed_views: Literal[1, 2] = 2
-    """1 makes both views of one composed image."""
     augment: bool = True
     """Show the views as the network sees them; --no-augment shows them as composed."""
-    seed: int = 0
-    """Fixes codes and pairs."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -185,10 +197,9 @@ class PreviewConfig:
         Raises:
             UserError: a value is out of range; the message names the flag.
         """
+        super().__post_init__()
         if not 1 <= self.pairs <= 1000:
             raise UserError(f"--pairs must be in 1 .. 1000, got {self.pairs}")
-        if not 0 <= self.seed < 2**31:
-            raise UserError(f"--seed must be in 0 .. 2^31 - 1, got {self.seed}")
 
 
 def write_yaml(path: Path, config: PretrainConfig) -> None:

@@ -11,25 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fps_pretrain.config import PretrainConfig
-from fps_pretrain.fractals.pairs import Recipe, make_recipe
+from fps_pretrain.fractals.recipe import Recipe
 from fps_pretrain.views import fractal_batch
-
-
-def recipe_of(config: PretrainConfig) -> Recipe:
-    """The recipe of a configuration.
-
-    Raises:
-        UserError: see ``make_recipe``.
-    """
-    return make_recipe(
-        config.size,
-        num_classes=config.classes,
-        objects=config.objects,
-        colour=config.colour,
-        jitter=config.jitter,
-        background=config.background,
-        composed_views=config.composed_views,
-    )
 
 
 class FractalPairBatches(Dataset[Tensor]):
@@ -77,7 +60,7 @@ class FractalPairs(L.LightningDataModule):
         self.config = config
         self.workers = workers
         assert config.batch_size is not None
-        self.batches = FractalPairBatches(recipe_of(config), config.seed, config.batch_size, config.steps_per_epoch)
+        self.batches = FractalPairBatches(config.recipe(), config.seed, config.batch_size, config.steps_per_epoch)
 
     def train_dataloader(self) -> DataLoader[Tensor]:
         """Batches from the step the trainer stands at."""

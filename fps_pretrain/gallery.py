@@ -10,7 +10,8 @@ import numpy as np
 
 from fps_pretrain.config import PreviewConfig
 from fps_pretrain.errors import UserError
-from fps_pretrain.fractals.pairs import Recipe, compose_pair, make_recipe, pair_classes
+from fps_pretrain.fractals.pairs import compose_pair, pair_classes
+from fps_pretrain.fractals.recipe import Recipe
 from fps_pretrain.views import IMAGENET_MEAN, IMAGENET_STD, augment
 
 _SHEET_WIDTH = 1600
@@ -27,7 +28,7 @@ def draw_pair(recipe: Recipe, seed: int, index: int, augmented: bool) -> np.ndar
     out = np.empty((2, 3, recipe.size, recipe.size), np.float32)
     for view in range(2):
         augment(views[view], state, out[view])
-    images = out.transpose(0, 2, 3, 1) * np.float32(IMAGENET_STD) + np.float32(IMAGENET_MEAN)
+    images = out.transpose(0, 2, 3, 1) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
     return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
@@ -47,9 +48,7 @@ def _sheet(pairs: list[np.ndarray], labels: list[str]) -> np.ndarray:
         both = np.concatenate([pair[0], pair[1]], axis=1).repeat(zoom, axis=0).repeat(zoom, axis=1)
         sheet[top : top + side, left : left + 2 * side] = both
         cv2.line(sheet, (left + side, top), (left + side, top + side - 1), (255, 255, 255), 1)
-        cv2.putText(
-            sheet, label, (left, top + side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40, 40, 40), 1, cv2.LINE_AA
-        )
+        cv2.putText(sheet, label, (left, top + side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40, 40, 40), 1, cv2.LINE_AA)
     return sheet
 
 
@@ -65,17 +64,9 @@ def preview(config: PreviewConfig) -> int:
         The process's exit code, 0.
 
     Raises:
-        UserError: an option is out of range, or the folder holds other files.
+        UserError: the folder holds other files.
     """
-    recipe = make_recipe(
-        config.size,
-        num_classes=config.classes,
-        objects=config.objects,
-        colour=config.colour,
-        jitter=config.jitter,
-        background=config.background,
-        composed_views=config.composed_views,
-    )
+    recipe = config.recipe()
     folder = config.output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output {folder} exists and is not an empty folder: name another one")
@@ -84,9 +75,7 @@ def preview(config: PreviewConfig) -> int:
     for index, pair in enumerate(pairs):
         for view, name in enumerate("ab"):
             _write(folder / f"pair-{index:03d}-view-{name}.png", pair[view])
-    labels = [
-        f"{i}: " + " ".join(str(k) for k in pair_classes(recipe, config.seed, 0, i)) for i in range(config.pairs)
-    ]
+    labels = [f"{i}: " + " ".join(str(k) for k in pair_classes(recipe, config.seed, 0, i)) for i in range(config.pairs)]
     _write(folder / "sheet.png", _sheet(pairs, labels))
     print(f"wrote {config.pairs} pairs and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
     return 0

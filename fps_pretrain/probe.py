@@ -88,8 +88,6 @@ def digits_knn(encoder: nn.Module, size: int) -> float:
     digits = load_digits()
     grey = (digits.images * (255.0 / 16.0)).astype(np.uint8)
     images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in grey])
-    bank, query = train_test_split(
-        np.arange(len(images)), train_size=1200, stratify=digits.target, random_state=0
-    )
+    bank, query = train_test_split(np.arange(len(images)), train_size=1200, stratify=digits.target, random_state=0)
     rgb = np.repeat(images[..., None], 3, axis=3)
     return knn_accuracy(encoder, rgb[bank], digits.target[bank], rgb[query], digits.target[query])

@@ -19,7 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from fps_pretrain.checkpoint import save_encoder
 from fps_pretrain.config import PretrainConfig, read_yaml, write_yaml
-from fps_pretrain.data import FractalPairs, recipe_of
+from fps_pretrain.data import FractalPairs
 from fps_pretrain.errors import UserError
 from fps_pretrain.methods import method_class
 from fps_pretrain.methods.base import PairMethod
@@ -48,7 +48,9 @@ def _precision(config: PretrainConfig, gpu: bool) -> Any:
     """Lightning's name of the precision; ``auto`` takes bfloat16 where the hardware multiplies it."""
     if config.precision == "auto":
         capabilities = torch.cpu.get_capabilities()
-        native = torch.cuda.is_bf16_supported() if gpu else capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+        native = (
+            torch.cuda.is_bf16_supported() if gpu else capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+        )
         return "bf16-mixed" if native else "32-true"
     return {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
 
@@ -76,8 +78,9 @@ def _open_run_dir(config: PretrainConfig) -> Path | None:
             raise UserError(f"--run-dir {folder} exists and is not a pre-training run: name another folder")
         differing = config.differing_fields(read_yaml(folder / CONFIG))
         if differing:
+            flags = ", ".join("--" + name.replace("_", "-") for name in differing)
             raise UserError(
-                f"--run-dir {folder} holds a run with other {', '.join('--' + n.replace('_', '-') for n in differing)}: "
+                f"--run-dir {folder} holds a run with other {flags}: "
                 "name another folder, or pass --no-resume to keep it aside and start over"
             )
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,14 +96,14 @@ def _provenance(config: PretrainConfig, pairs_seen: int, precision: str) -> dict
 
     return {
         "method": config.method,
-        "recipe": {**recipe_of(config)._asdict(), "source": "fractals"},
+        "recipe": {**config.recipe()._asdict(), "source": "fractals"},
         "config": config.to_dict(),
         "pairs_seen": pairs_seen,
         "seed": config.seed,
         "precision": precision,
         "versions": {
             "python": platform.python_version(),
-            "torch": torch.__version__,
+            "torch": str(torch.__version__),  # a str subclass, which weights_only refuses
             "lightning": L.__version__,
             "lightly": lightly.__version__,
             "numba": numba.__version__,
@@ -136,8 +139,8 @@ def _announce(config: PretrainConfig, gpu: bool, precision: str, resuming: bool)
     pairs = config.epochs * config.steps_per_epoch * config.batch_size
     where = torch.cuda.get_device_name() if gpu else "CPU"
     _say(
-        f"{config.method}, {config.arch} x {config.width}, {config.size} px, preset {config.preset}: {config.epochs} epochs, "
-        f"{pairs:,} pairs in batches of {config.batch_size}, on {where} ({precision})"
+        f"{config.method}, {config.arch} x {config.width}, {config.size} px, preset {config.preset}: "
+        f"{config.epochs} epochs, {pairs:,} pairs in batches of {config.batch_size}, on {where} ({precision})"
     )
     if config.preset == "quick":
         days = 100_000_000 / CPU_PAIRS_PER_SECOND / 86_400
@@ -166,11 +169,13 @@ def train(config: PretrainConfig) -> int:
     config = config.resolve(gpu)
     if config.steps_per_epoch < 1:
         raise UserError(f"--pairs-per-epoch ({config.pairs_per_epoch}) is less than --batch-size ({config.batch_size})")
-    recipe_of(config)
+    assert config.output is not None
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(config.output.parent, os.W_OK):
+        raise UserError(f"--output {config.output}: the folder {config.output.parent} is not writable")
     precision = _precision(config, gpu)
     assert config.epochs is not None
     assert config.batch_size is not None
-    assert config.output is not None
     assert config.run_dir is not None
     state = _open_run_dir(config)
     if config.threads:
@@ -226,6 +231,8 @@ def train(config: PretrainConfig) -> int:
         f"{pairs_seen:,} pairs in {time.monotonic() - started:.0f} s; digits kNN accuracy {knn_after:.1%} "
         f"(random weights {knn_before:.1%})"
     )
-    _say(f"wrote {config.output} (digest {weights_digest[:12]}); start a federation from it: "
-         f"python run_fl.py --init {config.output}")
+    _say(
+        f"wrote {config.output} (digest {weights_digest[:12]}); start a federation from it: "
+        f"python run_fl.py --init {config.output}"
+    )
     return 0

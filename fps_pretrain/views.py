@@ -12,7 +12,8 @@ import math
 import numpy as np
 from numba import njit
 
-from fps_pretrain.fractals.pairs import Recipe, compose_pair
+from fps_pretrain.fractals.pairs import compose_pair
+from fps_pretrain.fractals.recipe import Recipe
 from fps_pretrain.fractals.rng import chance, integer, uniform_in
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -25,8 +26,8 @@ def _crop_box(height: int, width: int, state: np.ndarray) -> tuple[int, int, int
     for _ in range(10):
         area = height * width * uniform_in(state, 0.2, 1.0)
         ratio = math.exp(uniform_in(state, math.log(3.0 / 4.0), math.log(4.0 / 3.0)))
-        w = int(round(math.sqrt(area * ratio)))
-        h = int(round(math.sqrt(area / ratio)))
+        w = round(math.sqrt(area * ratio))
+        h = round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
             return integer(state, height - h + 1), integer(state, width - w + 1), h, w
     side = min(height, width)
@@ -61,12 +62,12 @@ def _resized_crop(image: np.ndarray, flip: bool, state: np.ndarray, out: np.ndar
 
 
 @njit(cache=True, nogil=True, inline="always")
-def _luma(r: float, g: float, b: float) -> float:
+def _luma(r: np.float32, g: np.float32, b: np.float32) -> np.float32:
     return np.float32(0.299) * r + np.float32(0.587) * g + np.float32(0.114) * b
 
 
 @njit(cache=True, nogil=True)
-def _clamp(value: float) -> float:
+def _clamp(value: np.float32) -> np.float32:
     return min(max(value, np.float32(0.0)), np.float32(1.0))
 
 
@@ -177,12 +178,16 @@ def _blur5(out: np.ndarray, sigma: float) -> None:
             padded[1], padded[0] = out[c, y, 1], out[c, y, 2]
             padded[size + 2], padded[size + 3] = out[c, y, size - 2], out[c, y, size - 3]
             for x in range(size):
-                rows[y, x] = w0 * padded[x + 2] + w1 * (padded[x + 1] + padded[x + 3]) + w2 * (padded[x] + padded[x + 4])
+                rows[y, x] = (
+                    w0 * padded[x + 2] + w1 * (padded[x + 1] + padded[x + 3]) + w2 * (padded[x] + padded[x + 4])
+                )
         for y in range(size):
             up1, up2 = abs(y - 1), abs(y - 2)
             down1, down2 = size - 1 - abs(size - 2 - y), size - 1 - abs(size - 3 - y)
             for x in range(size):
-                out[c, y, x] = w0 * rows[y, x] + w1 * (rows[up1, x] + rows[down1, x]) + w2 * (rows[up2, x] + rows[down2, x])
+                out[c, y, x] = (
+                    w0 * rows[y, x] + w1 * (rows[up1, x] + rows[down1, x]) + w2 * (rows[up2, x] + rows[down2, x])
+                )
 
 
 @njit(cache=True, nogil=True)

@@ -12,11 +12,10 @@ import math
 import numpy as np
 from numba import njit
 
+from fps_pretrain.fractals.recipe import JITTER_BASIC, JITTER_FRACTALDB, JITTER_NONE, JITTER_SVD
 from fps_pretrain.fractals.rng import CODE_STREAM, PROBE_STREAM, chance, integer, stream, uniform, uniform_in
 
 MAX_MAPS = 4
-JITTERS = ("none", "basic", "fractaldb", "svd", "sval")
-JITTER_NONE, JITTER_BASIC, JITTER_FRACTALDB, JITTER_SVD, JITTER_SVAL = range(5)
 JITTER_TRIES = 4
 
 _PROBE_POINTS = 256
@@ -216,8 +215,8 @@ def jitter_code(code: np.ndarray, mode: int, state: np.ndarray) -> np.ndarray:
 
     Args:
         code: ``(n, 2, 3)``.
-        mode: an index into ``JITTERS``. ``basic`` multiplies one random map by U(0.8, 1.1); ``fractaldb`` one of the
-            six parameters of every map by 0.8, 0.9, 1.1 or 1.2; ``sval`` every singular value by U(0.8, 1.1); ``svd``
+        mode: an index into ``recipe.JITTERS``. ``basic`` multiplies one random map by U(0.8, 1.1); ``fractaldb`` one
+            of the six parameters of every map by 0.8, 0.9, 1.1 or 1.2; ``sval`` every singular value by U(0.8, 1.1); ``svd``
             does that and turns both rotations by up to 10 degrees.
         state: the random stream.
     """

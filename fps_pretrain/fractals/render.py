@@ -38,7 +38,7 @@ def render(code: np.ndarray, jitter: int, points: int, counts: np.ndarray, image
 
     Args:
         code: ``(n, 2, 3)``, not degenerate (``codes.class_code`` gives such).
-        jitter: an index into ``codes.JITTERS``.
+        jitter: an index into ``recipe.JITTERS``.
         points: steps of the chaos game.
         counts: scratch ``(side, side)``, int32.
         image: output ``(side, side)``, float32 in [0, 1], never blank for a code of ``codes.class_code``.
@@ -113,7 +113,10 @@ def diamond_square(size: int, state: np.ndarray) -> np.ndarray:
         for y in range(half, extent, step):
             for x in range(half, extent, step):
                 corners = (
-                    grid[y - half, x - half] + grid[y - half, x + half] + grid[y + half, x - half] + grid[y + half, x + half]
+                    grid[y - half, x - half]
+                    + grid[y - half, x + half]
+                    + grid[y + half, x - half]
+                    + grid[y + half, x + half]
                 )
                 grid[y, x] = corners / 4.0 + amplitude * uniform_in(state, -1.0, 1.0)
         for y in range(0, extent + 1, half):

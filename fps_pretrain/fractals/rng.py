@@ -55,7 +55,7 @@ def uniform_in(state: np.ndarray, low: float, high: float) -> float:
 @njit(cache=True, nogil=True, inline="always")
 def integer(state: np.ndarray, n: int) -> int:
     """The next integer in 0 .. n - 1."""
-    return np.int64(uniform(state) * n)
+    return int(uniform(state) * n)
 
 
 @njit(cache=True, nogil=True, inline="always")

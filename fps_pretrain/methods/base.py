@@ -12,6 +12,7 @@ from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
 
 from fps_pretrain.config import PretrainConfig
+from fps_pretrain.errors import UserError
 from fps_pretrain.models import CifarResNet
 
 
@@ -45,13 +46,17 @@ class PairMethod(L.LightningModule):
         return ()
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Loss of a batch of pairs ``(2, N, 3, H, W)``."""
-        first, second = batch[0], batch[1]
-        if self.device.type == "cpu" or self.device.type == "cuda":
-            first = first.contiguous(memory_format=torch.channels_last)
-            second = second.contiguous(memory_format=torch.channels_last)
+        """Loss of a batch of pairs ``(2, N, 3, H, W)``.
+
+        Raises:
+            UserError: the loss is not finite.
+        """
+        # channels_last is what convolutions are fastest in, on CPUs and GPUs alike.
+        first, second = (view.contiguous(memory_format=torch.channels_last) for view in batch)
         loss, embeddings = self.forward_pair(first, second)
         if self.global_step % self.config.log_every == 0:
+            if not torch.isfinite(loss):
+                raise UserError(f"the loss is {loss.item()} at step {self.global_step}: lower --lr and start over")
             self.log("loss", loss.detach())
             # 1 when embeddings spread evenly over the sphere, 0 when all views have collapsed to one point.
             spread = std_of_l2_normalized(embeddings.detach().float()) * math.sqrt(embeddings.shape[1])

@@ -1,0 +1,68 @@
+"""run_pretrain.py from the outside."""
+
+import cv2
+import pytest
+
+from fps_pretrain import checkpoint
+from tests.conftest import assert_refused
+
+TINY = ["--epochs", 1, "--pairs-per-epoch", 16, "--batch-size", 8, "--workers", 0]
+
+
+def test_trains_writes_and_keeps(run_script, tmp_path):
+    command = ["run_pretrain.py", "--method", "simsiam", *TINY, "--output", tmp_path / "a.pt"]
+    done = run_script(*command, "--run-dir", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    for words in ("preset quick", "--preset paper", "16 pairs", "digits kNN", "pairs/s", "run_fl.py --init"):
+        assert words in done.stderr
+    content = checkpoint.read_file(tmp_path / "a.pt")
+    assert (content["arch"], content["width"]) == ("resnet20", 1)
+    assert content["provenance"]["pairs_seen"] == 16
+    assert 0 < content["provenance"]["probe"]["digits_knn"] <= 1
+
+    again = run_script(*command, "--run-dir", tmp_path / "run2", "--seed", 1)
+    assert again.returncode == 0, again.stderr
+    assert "a.1.pt" in again.stderr
+    kept = checkpoint.read_file(tmp_path / "a.1.pt")
+    assert kept["provenance"]["digest"] == content["provenance"]["digest"]
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_preview(run_script, tmp_path, size):
+    done = run_script("run_pretrain.py", "preview", "--pairs", 5, "--size", size, "--output", tmp_path / "p")
+    assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "p").glob("pair-*-view-[ab].png"))) == 10
+    image = cv2.imread(str(tmp_path / "p" / "pair-003-view-b.png"))
+    assert image.shape == (size, size, 3)
+    assert cv2.imread(str(tmp_path / "p" / "sheet.png")).shape[1] <= 1700
+    before = {p.name: p.read_bytes() for p in (tmp_path / "p").iterdir()}
+    refused = run_script("run_pretrain.py", "preview", "--pairs", 5, "--output", tmp_path / "p")
+    assert_refused(refused, "not an empty folder")
+    assert before == {p.name: p.read_bytes() for p in (tmp_path / "p").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--method", "simclear"], "--method"),
+        (["--arch", "resnet21"], "--arch"),
+        (["--epochs", "many"], "--epochs"),
+        (["--epochs", "0"], "--epochs"),
+        (["--batch-size", "1"], "--batch-size"),
+        (["--batch-size", "64", "--pairs-per-epoch", "32"], "--pairs-per-epoch"),
+        (["--batch-size", "20000"], "--pairs-per-epoch"),
+        (["--size", "8"], "size"),
+        (["--objects", "3", "2"], "objects"),
+        (["--classes", "1"], "classes"),
+        (["--lr", "-1"], "--lr"),
+        (["--lr", "nan"], "--lr"),
+        (["--workers", "-1"], "--workers"),
+        (["--seed", "-1"], "--seed"),
+        (["--speed", "3"], "--speed"),
+        (["--output", "."], "--output"),
+        (["preview", "--pairs", "0"], "--pairs"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(run_script, tmp_path, arguments, words):
+    assert_refused(run_script("run_pretrain.py", *arguments, cwd=tmp_path), words)
+    assert not list(tmp_path.iterdir())
