@@ -6,12 +6,13 @@ round, and the run's configuration as YAML. A client is the partition that its n
 
 from __future__ import annotations
 
+import yaml
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from federated import algorithms, local, workspace
-from federated.config import RunConfig
+from federated.config import from_yaml
 from federated.local import Hyper
 from federated.records import from_record
 
@@ -62,7 +63,7 @@ def main(grid: Grid, context: Context) -> None:
     from federated import rounds
 
     fields = {name.replace("-", "_"): value for name, value in context.run_config.items()}
-    rounds.run(RunConfig(**fields), grid=grid)  # type: ignore[arg-type]  # RunConfig checks the types itself
+    rounds.run(from_yaml(yaml.safe_dump(fields)), grid=grid)
 
 
 def _partition_id(context: Context) -> int:

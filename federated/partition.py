@@ -32,6 +32,8 @@ def make_partition(config: RunConfig, labels: NDArray[np.int64]) -> Partition:
     """
     if config.clients > len(labels):
         raise UserError(f"--clients {config.clients} is more than the {len(labels)} training examples there are")
+    if config.partition == "shards" and config.clients * config.shards_per_client > len(labels):
+        raise UserError(f"{_impossible(config)}: {_advice(config)}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         # Importing flwr-datasets takes seconds: a resumed run reads partition.npz instead.

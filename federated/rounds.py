@@ -6,6 +6,7 @@ over them is our own, because Flower's has no start round, no files and no failu
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -103,6 +104,9 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
             f"init    {report or 'random weights'} ({config.arch}, width {config.width}, sha256 {init_digest[:12]})"
         )
         log.info(f"run     {config.strategy}, {config.rounds} rounds, {config.engine} on {device}, in {folder.path}")
+        if config.threads is None and device.type == "cpu" and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+            # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
+            log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
         if rows:
             log.info(f"resumed after round {state.round}")
         space = workspace.Workspace.build(config, dataset, partition)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import shutil
 from collections.abc import Iterator
@@ -159,7 +160,11 @@ class RunFolder:
         write_atomically(self.path / "state.pt", payload)
 
     def append(self, row: Row) -> None:
-        """Add a round's line to metrics.jsonl, on disk before this returns."""
+        """Add a round's line to metrics.jsonl, on disk before this returns; numbers that are not finite become null."""
+        row = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()

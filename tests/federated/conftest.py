@@ -1,0 +1,51 @@
+"""Tiny runs: digits at 8 pixels, so that a whole federation takes about a second."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from federated.config import RunConfig
+from federated.rounds import run
+from federated.run_folder import Row, RunFolder
+
+TINY: dict[str, Any] = {
+    "limit_train": 60,
+    "limit_test": 20,
+    "image_size": 8,
+    "validation": 0.1,
+    "clients": 3,
+    "partition": "iid",
+    "rounds": 3,
+    "batch_size": 8,
+    "threads": 1,
+}
+
+
+@pytest.fixture
+def tiny(tmp_path: Path) -> Callable[..., RunConfig]:
+    """A tiny configuration with the fields given, in a folder of its own."""
+
+    def build(**fields: Any) -> RunConfig:
+        return RunConfig(**{**TINY, "output": tmp_path / "run", **fields})
+
+    return build
+
+
+def measured(rows: list[Row]) -> list[Row]:
+    """Rows without what differs from one execution to the next."""
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def outcome(folder: Path) -> tuple[list[Row], dict[str, bytes]]:
+    """What a run came to: its measurements and its weights, as comparable values."""
+    state = RunFolder(folder).load_state()
+    return measured(RunFolder(folder).history()), {n: t.numpy().tobytes() for n, t in state.weights.items()}
+
+
+def run_quietly(config: RunConfig) -> tuple[list[Row], dict[str, bytes]]:
+    """Carry a run to its end and return its outcome."""
+    return outcome(run(config, quiet=True).folder)

@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from federated import data
+from federated.config import RunConfig
+from fps_pretrain.errors import UserError
+from tests.conftest import REPOSITORY
+
+CIFAR10 = Path(os.environ.get("FPS_CIFAR10", REPOSITORY.parent / "shared" / "data" / "cifar10"))
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    data._load.cache_clear()
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, images: list[bytes], labels: list[Any], image: str = "img", label: str = "label") -> None:
+    pyarrow.parquet.write_table(
+        pyarrow.table({image: [{"bytes": i, "path": None} for i in images], label: labels}), path
+    )
+
+
+def test_digits() -> None:
+    digits = data.load(RunConfig(validation=0.1))
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1293, 144, 360)
+    assert digits.train.images.shape == (1293, 32, 32, 3)
+    assert digits.train.images.dtype == np.uint8
+    assert digits.train.images.max() == 255
+    assert digits.classes == tuple("0123456789")
+    assert np.bincount(digits.test.labels).min() >= 35  # stratified
+
+
+def test_subsets_and_validation_do_not_depend_on_the_seed() -> None:
+    one, other = (data.load(RunConfig(limit_train=100, limit_test=30, seed=seed)) for seed in (1, 2))
+    assert one.digest() == other.digest()
+    assert (len(one.train), len(one.validation), len(one.test)) == (98, 2, 30)
+    larger = data.load(RunConfig(limit_train=200, limit_test=30))
+    assert one.digest() != larger.digest()
+
+
+@pytest.mark.parametrize(("flag", "fields"), [("train", {"limit_train": 2000}), ("test", {"limit_test": 2000})])
+def test_limits_beyond_the_data(flag: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--limit-{flag} 2000 is more than"):
+        data.load(RunConfig(**fields))
+
+
+def test_validation_too_small_to_exist() -> None:
+    with pytest.raises(UserError, match="--validation"):
+        data.load(RunConfig(limit_train=10))
+
+
+def test_parquet_is_decoded_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    grey = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+    (tmp_path / "data").mkdir()
+    write_parquet(tmp_path / "data" / "train-0.parquet", [png(image) for image in colour[:3]], [0, 1, 2])
+    write_parquet(tmp_path / "data" / "train-1.parquet", [png(image) for image in colour[3:]], [1, 1])
+    write_parquet(tmp_path / "data" / "validation-0.parquet", [png(grey)], [2])
+    loaded = data.load(RunConfig(dataset=f"parquet:{tmp_path}", image_size=16, validation=0.0))
+    np.testing.assert_array_equal(loaded.train.images, colour)
+    np.testing.assert_array_equal(loaded.train.labels, [0, 1, 2, 1, 1])
+    np.testing.assert_array_equal(loaded.test.images[0], np.repeat(grey[:, :, None], 3, axis=2))
+    assert loaded.classes == ("0", "1", "2")
+    assert len(loaded.validation) == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"images": [b""], "label": [0]}, "needs an image column"),
+        ({"img": [b"junk"], "label": [0]}, "image 0 is not an image"),
+        ({"img": [None], "label": [0]}, "image 0 is not an image"),
+        ({"img": [png(np.zeros((9, 9, 3), np.uint8))], "label": ["cat"]}, "must be integers"),
+        ({"img": [png(np.zeros((9, 9, 3), np.uint8))], "label": [-1]}, "must lie in"),
+        ({"img": pyarrow.array([], pyarrow.binary()), "label": pyarrow.array([], pyarrow.int64())}, "no training"),
+    ],
+)
+def test_parquet_of_another_kind(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=words):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+def test_parquet_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no train\*.parquet"):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+def test_folder(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                level = 200 if name == "dog" else 20
+                image = np.full((20, 30, 3), level, np.uint8)
+                (tmp_path / split / name / f"{number}.png").write_bytes(png(image))
+    loaded = data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0))
+    assert loaded.classes == ("cat", "dog")
+    assert loaded.train.images.shape == (6, 16, 16, 3)
+    np.testing.assert_array_equal(loaded.train.images[:, 8, 8, 0], [20, 20, 20, 200, 200, 200])
+    (tmp_path / "val" / "dog" / "0.png").write_bytes(b"not an image")
+    data._load.cache_clear()
+    with pytest.raises(UserError, match="not an image"):
+        data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0))
+    with pytest.raises(UserError, match="must hold the folders train/ and test/"):
+        data.load(RunConfig(dataset=f"folder:{tmp_path / 'train'}"))
+
+
+def test_hub_reads_what_datasets_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"image": [{"bytes": png(image), "path": None} for image in images], "label": [0, 1, 1, 0]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    splits = datasets.DatasetDict(train=table, test=table.select([2]))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
+    loaded = data.load(RunConfig(dataset="hub:someone/pets", image_size=16, validation=0.0))
+    np.testing.assert_array_equal(loaded.train.images, images)
+    np.testing.assert_array_equal(loaded.test.images[0], images[2])
+    assert loaded.classes == ("cat", "dog")
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        print("many words")
+        raise ConnectionError("no route\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(UserError, match=r"--dataset parquet:PATH \(no route\)$"):
+        data.load(RunConfig(dataset="hub:someone/pets"))
+    monkeypatch.setattr(data, "DOWNLOADS", tmp_path / "cache")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.download", offline)
+    with pytest.raises(UserError, match=r"cannot download cifar10; put train\.parquet and test\.parquet"):
+        data.load(RunConfig(dataset="cifar10"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_directory_without_cifar(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not hold cifar100: put"):
+        data.load(RunConfig(dataset="cifar100", data_dir=tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_cifar10() -> None:
+    if not (CIFAR10 / "train.parquet").is_file():
+        pytest.skip(f"CIFAR-10 is not in {CIFAR10}; name its folder in FPS_CIFAR10")
+    cifar = data.load(RunConfig(dataset="cifar10", data_dir=CIFAR10))
+    assert (len(cifar.train), len(cifar.validation), len(cifar.test)) == (49000, 1000, 10000)
+    assert cifar.classes[0] == "airplane"
+    np.testing.assert_array_equal(np.bincount(cifar.test.labels), [1000] * 10)
+    # The published channel means of the training images; copies that were compressed as JPEG are 2e-4 away.
+    means = np.concatenate([cifar.train.images, cifar.validation.images]).mean(axis=(0, 1, 2)) / 255
+    np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=5e-4)

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+from itertools import permutations
+
+import numpy as np
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from federated import algorithms, data, workspace
+from federated.algorithms.fedavg import FedAvg, sample_clients, weighted_mean
+from federated.app import client_app
+from federated.config import RunConfig
+from federated.grid import InProcessGrid
+from federated.local import normalise, weights_of
+from federated.partition import make_partition
+from federated.records import from_record
+
+
+def random_weights(seed: int) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "weight": torch.randn(3, 4, generator=generator),
+        "half": torch.randn(2, generator=generator).half(),
+        "batches": torch.tensor(seed * 7 % 5),
+    }
+
+
+def test_registry_finds_algorithms_by_file() -> None:
+    assert "fedavg" in algorithms.names()
+    assert isinstance(algorithms.load("fedavg").build_strategy(1.0, 0, {2: 0}), FedAvg)
+
+
+def test_weighted_mean_and_integer_buffers() -> None:
+    weights, counts = [random_weights(seed) for seed in range(4)], [5, 1, 30, 2]
+    mean = weighted_mean(weights, counts)
+    for name in ("weight", "half"):
+        expected = np.average([w[name].double().numpy() for w in weights], axis=0, weights=counts)
+        np.testing.assert_allclose(mean[name].double().numpy(), expected, rtol=1e-3 if name == "half" else 1e-6)
+        assert mean[name].dtype == weights[0][name].dtype
+    assert mean["batches"].dtype == torch.int64
+    assert mean["batches"] == max(int(w["batches"]) for w in weights)
+
+
+def test_identical_clients_change_nothing() -> None:
+    weights = random_weights(1)
+    mean = weighted_mean([weights] * 3, [1, 1, 1])
+    assert all(torch.equal(mean[name], weights[name]) for name in weights)
+
+
+def test_arrival_order_does_not_matter() -> None:
+    grid = InProcessGrid(ClientApp(), 3)
+    strategy = FedAvg(1.0, 0, {node: node - 2 for node in grid.get_node_ids()})
+    replies = []
+    for node in grid.get_node_ids():
+        sent = Message(RecordDict(), node, "train")
+        metrics = MetricRecord({"num-examples": node * 3, "train_loss": 0.1 * node})
+        content = RecordDict({"arrays": ArrayRecord(random_weights(node)), "metrics": metrics})
+        replies.append(Message(content, reply_to=sent))
+    outcomes = []
+    for order in permutations(replies):
+        arrays, metrics = strategy.aggregate_train(1, order)
+        assert arrays is not None
+        outcomes.append(({name: array.data for name, array in arrays.items()}, dict(metrics or {})))
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    expected = weighted_mean([random_weights(node) for node in (2, 3, 4)], [6, 9, 12])
+    assert arrays is not None
+    assert torch.equal(from_record(arrays)["weight"], expected["weight"])
+
+
+def test_sampling_is_a_function_of_seed_and_round() -> None:
+    clients = list(range(20))
+    chosen = [sample_clients(0, server_round, clients, 0.3) for server_round in range(1, 50)]
+    assert chosen == [sample_clients(0, server_round, clients, 0.3) for server_round in range(1, 50)]
+    assert all(len(set(some)) == 6 and some == sorted(some) for some in chosen)
+    assert {client for some in chosen for client in some} == set(clients)
+    assert chosen[0] != chosen[1]
+    assert chosen[0] != sample_clients(1, 1, clients, 0.3)
+    assert sample_clients(0, 1, clients, 1.0) == clients
+    assert len(sample_clients(0, 1, clients, 0.001)) == 1
+
+
+def test_sampling_is_by_partition_not_by_node() -> None:
+    grid = InProcessGrid(ClientApp(), 5)
+    chosen = []
+    for nodes in ([2, 3, 4, 5, 6], [6, 4, 2, 5, 3]):
+        partition_of = {node: partition for partition, node in enumerate(nodes)}
+        messages = FedAvg(0.4, 0, partition_of).configure_train(1, ArrayRecord(), ConfigRecord(), grid)
+        chosen.append([partition_of[message.metadata.dst_node_id] for message in messages])
+    assert chosen[0] == chosen[1]
+
+
+def test_messages_share_no_records() -> None:
+    grid = InProcessGrid(ClientApp(), 2)
+    config = ConfigRecord({"run-config": "x"})
+    first, second = FedAvg(1.0, 0, {2: 0, 3: 1}).configure_train(4, ArrayRecord(random_weights(0)), config, grid)
+    assert first.content.config_records["config"]["server-round"] == 4
+    first.content.config_records["config"]["run-config"] = "changed"
+    first.content.array_records["arrays"].pop("weight")
+    assert second.content.config_records["config"]["run-config"] == "x"
+    assert "weight" in second.content.array_records["arrays"]
+    assert "server-round" not in config
+
+
+@pytest.mark.parametrize("clients", [10, 7])
+def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
+    """One full-batch step at each client, averaged by examples, is one step on all examples (linear in the gradient).
+
+    Through the strategy, the grid and the ClientApp; without BatchNorm, whose statistics are each client's own.
+    """
+    config = RunConfig(
+        limit_train=200, limit_test=10, image_size=16, validation=0.0, clients=clients, partition="iid",
+        batch_size=1000, augment="none", momentum=0.9, weight_decay=0.01, lr=0.1, device="cpu",
+    )  # fmt: skip
+    dataset = data.load(config)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
+    images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
+    partition = make_partition(config, dataset.train.labels)
+    space = workspace.Workspace(config, dataset, partition, model, torch.device("cpu"), (images, labels))
+    start = weights_of(model)
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.01)
+    F.cross_entropy(model(normalise(images)), labels).backward()
+    optimizer.step()
+    centralised = weights_of(model)
+
+    message_config = ConfigRecord({"run-config": "shared", "partition-file": ""})
+    workspace.share(message_config, space)
+    grid = InProcessGrid(client_app, clients)
+    strategy = FedAvg(1.0, 0, {node: node - 2 for node in grid.get_node_ids()})
+    replies = grid.send_and_receive(strategy.configure_train(1, ArrayRecord(start), message_config, grid))
+    arrays, _ = strategy.aggregate_train(1, replies)
+    workspace.close()
+
+    assert arrays is not None
+    for name, tensor in from_record(arrays).items():
+        torch.testing.assert_close(tensor, centralised[name], atol=1e-5, rtol=0)
+        assert (tensor - start[name]).abs().max() > 1e-4, "the step moved nothing"
