@@ -65,6 +65,8 @@ def parse(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = No
         if exit_.code in (0, None):
             raise
         refuse(prog, f"{_first_section(captured.getvalue())} (see {prog} --help)")
+    except UserError as error:  # from a nested configuration, which tyro lets through
+        refuse(prog, f"{error} (see {prog} --help)")
 
 
 def run(prog: str, main: Callable[[Any], int | None], config: Any) -> int:

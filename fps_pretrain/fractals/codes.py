@@ -216,8 +216,8 @@ def jitter_code(code: np.ndarray, mode: int, state: np.ndarray) -> np.ndarray:
     Args:
         code: ``(n, 2, 3)``.
         mode: an index into ``recipe.JITTERS``. ``basic`` multiplies one random map by U(0.8, 1.1); ``fractaldb`` one
-            of the six parameters of every map by 0.8, 0.9, 1.1 or 1.2; ``sval`` every singular value by U(0.8, 1.1); ``svd``
-            does that and turns both rotations by up to 10 degrees.
+            of the six parameters of every map by 0.8, 0.9, 1.1 or 1.2; ``sval`` every singular value by U(0.8, 1.1);
+            ``svd`` does that and turns both rotations by up to 10 degrees.
         state: the random stream.
     """
     if mode != JITTER_NONE:

@@ -1,0 +1,1 @@
+"""Comparisons of initialisations: runs side by side, and what they say."""

@@ -1,0 +1,75 @@
+"""kNN accuracy of frozen encoders on a data set: ``python -m experiments.probe --inits random checkpoints/fps_r20.pt``.
+
+The first thing to look at when a warm start does not help. Neighbours are looked up in the training split and the
+validation split is classified; the test set is not touched.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from federated.config import RunConfig
+from fps_pretrain import cli
+from fps_pretrain.errors import UserError
+
+PROG = "experiments.probe"
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """kNN accuracy of frozen encoders. The data options and --arch, --width and --seed of run_fl.py apply."""
+
+    inits: tuple[str, ...] = ("random", "checkpoints/fps_r20.pt")
+    """Encoders: 'random' or paths of checkpoints."""
+    neighbours: int = 20
+    """How many neighbours vote."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(validation=0.1))
+    """Options of run_fl.py."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            UserError: nothing to probe, no neighbours, or no validation split.
+        """
+        if not self.inits:
+            raise UserError("--inits must name at least one encoder")
+        if self.neighbours < 1:
+            raise UserError(f"--neighbours must be at least 1, got {self.neighbours}")
+        if not self.run.validation:
+            raise UserError("--validation must be above 0: the validation split is what is classified")
+
+
+def main(config: ProbeConfig) -> int:
+    """Print one line an encoder, as CSV on stdout if nothing else is asked for; returns the exit code."""
+    import torch
+
+    from federated import data
+    from federated.local import initial_encoder
+    from fps_pretrain.probe import knn_accuracy
+
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    encoders = [(init, initial_encoder(replace(config.run, init=init))[0]) for init in config.inits]
+    table = data.load(config.run)
+    bank, queries = table.train, table.validation
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["init", "seed", "dataset", "bank", "queries", "knn_accuracy"])
+    for init, encoder in encoders:
+        accuracy = knn_accuracy(
+            encoder, bank.images, bank.labels, queries.images, queries.labels, neighbours=config.neighbours
+        )
+        name = init if init == "random" else Path(init).name
+        writer.writerow([name, config.run.seed, config.run.dataset, len(bank), len(queries), f"{accuracy:.4f}"])
+        sys.stdout.flush()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(PROG, main, cli.parse(ProbeConfig, PROG)))

@@ -1,0 +1,191 @@
+"""Comparisons and reports, as a library on written histories and from the outside on tiny runs."""
+
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import report
+from experiments.compare import CompareConfig
+from federated.config import RunConfig, to_yaml
+from fps_pretrain.checkpoint import save_encoder
+from fps_pretrain.errors import UserError
+from fps_pretrain.models import build_encoder
+from tests.conftest import assert_refused
+
+
+def write_run(folder, config, accuracies):
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(to_yaml(config))
+    rows = [
+        {"round": r, "test_accuracy": a, "test_loss": 2 - a, "val_accuracy": a, "val_loss": 1.0, "seconds": 2.0}
+        for r, a in enumerate(accuracies)
+    ]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return report.read_run(folder)
+
+
+def table(path):
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    base = RunConfig(rounds=4)
+    made = []
+    for seed in (0, 1, 2):
+        made.append(
+            write_run(tmp_path / f"r{seed}", replace(base, seed=seed), np.array([0.1, 0.2, 0.4, 0.3, 0.5]) + seed / 100)
+        )
+        made.append(
+            write_run(
+                tmp_path / f"f{seed}",
+                replace(base, seed=seed, init="x/fps_r20.pt"),
+                np.array([0.1, 0.5, 0.6, 0.6, 0.6]) + seed / 50,
+            )
+        )
+    return made
+
+
+def test_numbers_on_the_page(runs, tmp_path):
+    summaries = report.write(runs, tmp_path / "out", (0.45, 0.9), "A <title>", "the command")
+    random, fps = summaries
+    assert (random.arm, fps.arm) == ("random", "fps_r20")
+    assert random.final == pytest.approx(0.51)
+    assert random.final_std == pytest.approx(0.01)
+    assert fps.best == pytest.approx(0.62)
+    assert random.mean_over_rounds == pytest.approx(0.36)
+    assert random.rounds_to == {0.45: [4, 4, 4], 0.9: [None] * 3}
+    assert fps.rounds_to[0.45] == [1, 1, 1]
+    assert random.difference is None
+    assert fps.difference is not None
+    assert fps.difference.mean == pytest.approx(0.11)
+    assert fps.difference.low < 0.11 < fps.difference.high
+    rows = table(tmp_path / "out" / "summary.csv")
+    assert [row["arm"] for row in rows] == ["random", "fps_r20"]
+    assert float(rows[1]["difference"]) == pytest.approx(0.11)
+    assert rows[1]["rounds_to_0.450"] == "1 1 1"
+    assert len(table(tmp_path / "out" / "rounds.csv")) == 6 * 5
+    page = (tmp_path / "out" / "index.html").read_text()
+    for words in ("A &lt;title&gt;", "the command", "51.0%", "+11.0", "data:image/png;base64,"):
+        assert words in page
+    assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_default_targets_are_shares_of_the_baselines_best(runs, tmp_path):
+    random, _ = report.write(runs, tmp_path / "out", (), "t", "c")
+    assert list(random.rounds_to) == pytest.approx([0.255, 0.383, 0.459], abs=1e-3)
+
+
+def test_one_seed_has_no_interval_and_a_single_arm_is_a_report(runs, tmp_path):
+    single = report.write(runs[:2], tmp_path / "two", (), "t", "c")
+    assert np.isnan(single[0].final_std)
+    assert np.isnan(single[1].difference.low)
+    assert "nan" not in (tmp_path / "two" / "index.html").read_text().lower().split("<p><img")[0]
+    assert len(report.write(runs[:1], tmp_path / "one", (), "t", "c")) == 1
+
+
+def test_arms_are_labelled_by_what_differs(tmp_path):
+    base = RunConfig(rounds=1)
+    made = [
+        write_run(tmp_path / "a", base, [0.1, 0.2]),
+        write_run(tmp_path / "b", replace(base, alpha=0.1), [0.1, 0.2]),
+        write_run(tmp_path / "c", replace(base, alpha=0.1, engine="ray", threads=1, seed=5), [0.1, 0.2]),
+    ]
+    arms = report.group(made)
+    assert [(arm.label, arm.seeds) for arm in arms] == [("alpha 0.3", [0]), ("alpha 0.1", [0, 5])]
+
+
+def test_runs_of_different_length_and_other_folders_are_refused(tmp_path):
+    base = RunConfig(rounds=4)
+    made = [write_run(tmp_path / "a", base, [0.1, 0.2]), write_run(tmp_path / "b", replace(base, seed=1), [0.1])]
+    with pytest.raises(UserError, match="different rounds"):
+        report.group(made)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="not a run folder"):
+        report.read_run(tmp_path / "empty")
+
+
+def test_the_grid_of_runs():
+    config = CompareConfig(inits=("random", "a/x.pt", "b/x.pt"), seeds=(3, 4), run=RunConfig(rounds=2))
+    grid = list(config.runs())
+    assert len(grid) == len({run.output for run in grid}) == 6
+    assert [(run.init, run.seed) for run in grid[:4]] == [("random", 3), ("a/x.pt", 3), ("b/x.pt", 3), ("random", 4)]
+    assert all(run.rounds == 2 for run in grid)
+
+
+TINY = [
+    "--rounds",
+    1,
+    "--limit-train",
+    100,
+    "--limit-test",
+    50,
+    "--image-size",
+    16,
+    "--clients",
+    2,
+    "--partition",
+    "iid",
+]
+
+
+def test_from_the_outside_and_again(run_script, tmp_path):
+    checkpoint = tmp_path / "enc.pt"
+    save_encoder(checkpoint, build_encoder("resnet20", seed=5), "resnet20", 1, {})
+    command = [
+        "experiments.compare",
+        "--inits",
+        "random",
+        checkpoint,
+        "--seeds",
+        0,
+        1,
+        *TINY,
+        "--output",
+        tmp_path / "c",
+    ]
+    done = run_script(*command)
+    assert done.returncode == 0, done.stderr
+    assert "index.html" in done.stderr.splitlines()[-1]
+    assert len(table(tmp_path / "c" / "summary.csv")) == 2
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "c" / "runs").rglob("*.pt")}
+    again = run_script(*command)
+    assert again.returncode == 0, again.stderr
+    assert "finished" in again.stderr
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "c" / "runs").rglob("*.pt")}
+
+    alone = run_script("experiments.report", tmp_path / "c" / "runs" / "random-s0", "--output", tmp_path / "r")
+    assert alone.returncode == 0, alone.stderr
+    assert (tmp_path / "r" / "index.html").is_file()
+
+
+def test_probe_from_the_outside(run_script):
+    done = run_script("experiments.probe", "--inits", "random", "--limit-train", 300, "--image-size", 16)
+    assert done.returncode == 0, done.stderr
+    (row,) = csv.DictReader(done.stdout.splitlines())
+    assert int(row["bank"]) + int(row["queries"]) == 300
+    assert 0.2 < float(row["knn_accuracy"]) < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["experiments.compare", "--seeds", 1, 1], "--seeds"),
+        (["experiments.compare", "--inits"], "--inits"),
+        (["experiments.compare", "--init", "x.pt"], "--inits"),
+        (["experiments.compare", "--alpha", 0], "--alpha"),
+        (["experiments.compare", "--targets", 2], "--targets"),
+        (["experiments.compare", "--inits", "random", "nothing.pt"], "nothing.pt"),
+        (["experiments.report"], "run"),
+        (["experiments.report", "nothing"], "nothing"),
+        (["experiments.probe", "--neighbours", 0], "--neighbours"),
+        (["experiments.probe", "--validation", 0], "--validation"),
+    ],
+)
+def test_bad_input_is_one_line_and_writes_nothing(run_script, tmp_path, arguments, words):
+    assert_refused(run_script(*arguments, cwd=tmp_path), words)
+    assert not list(tmp_path.iterdir())
