@@ -79,8 +79,9 @@ class InProcessGrid(Grid):
         return identifiers
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """The reply to one of the messages that has none yet, or nothing; an exception becomes an error reply."""
-        identifier = next((one for one in message_ids if one in self._pending), None)
+        """The reply to the first pushed of the messages, if any waits; an exception becomes an error reply."""
+        wanted = set(message_ids)
+        identifier = next((pushed for pushed in self._pending if pushed in wanted), None)
         return [] if identifier is None else [self._handle(self._pending.pop(identifier))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:

@@ -160,10 +160,11 @@ class _Loop:
             )
             participants = [partition_of[message.metadata.dst_node_id] for message in messages]
             replies = self._exchange(messages, bar)
-            for reply in replies:
-                if reply.has_error():
-                    client = partition_of[reply.metadata.src_node_id]
-                    raise RunFailed(f"client {client} failed in round {server_round}: {_last_line(reply)}")
+            failed = {partition_of[reply.metadata.src_node_id]: reply for reply in replies if reply.has_error()}
+            if failed:
+                first = min(failed)
+                others = f" (and {len(failed) - 1} of the other clients)" if len(failed) > 1 else ""
+                raise RunFailed(f"client {first} failed in round {server_round}{others}: {_last_line(failed[first])}")
             arrays, metrics = strategy.aggregate_train(server_round, replies)
             if arrays is None:
                 raise RunFailed(f"{config.strategy} made nothing of {len(replies)} replies in round {server_round}")

@@ -53,7 +53,7 @@ def test_training_is_a_function_of_its_arguments(model: nn.Module) -> None:
 def test_training_learns(model: nn.Module) -> None:
     images = IMAGES // 2
     images[::2] += 100
-    hyper = Hyper(lr=0.05, momentum=0.9, weight_decay=0.0, local_epochs=10, batch_size=8, augmentation="none")
+    hyper = Hyper(lr=0.01, momentum=0.9, weight_decay=0.0, local_epochs=10, batch_size=8, augmentation="none")
     start = weights_of(model)
     trained = train_client(model, start, images, torch.arange(20) % 2, hyper, (0, 1, 0))
     loss, accuracy = evaluate(model, trained.weights, images, torch.arange(20) % 2, 7)
