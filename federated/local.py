@@ -18,10 +18,7 @@ from torch.nn import functional as F
 from federated.config import RunConfig
 from federated.keys import seed_of
 from fps_pretrain.checkpoint import LoadReport, load_encoder_weights
-from fps_pretrain.models import CifarResNet, build_classifier, build_encoder
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from fps_pretrain.models import CifarResNet, build_classifier, build_encoder, normalise
 
 Weights = dict[str, Tensor]
 """A model's state dict on the CPU."""
@@ -175,13 +172,6 @@ def _augment(images: Tensor, batch: Tensor, augmentation: str, generator: torch.
     index = (batch[:, None, None], rows.clamp(0, side - 1)[:, :, None], columns.clamp(0, side - 1)[:, None, :])
     picked = images[tuple(part.to(images.device) for part in index)]
     return picked * inside[..., None].to(images.device)
-
-
-def normalise(images: Tensor) -> Tensor:
-    """uint8 ``(N, S, S, 3)`` to float ``(N, 3, S, S)`` with ImageNet's mean and deviation, in channels_last memory."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
 
 
 @torch.inference_mode()

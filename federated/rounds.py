@@ -26,7 +26,7 @@ from federated.partition import describe, make_partition
 from federated.progress import RoundBar, console, log, log_file
 from federated.records import from_record
 from federated.run_folder import Row, RunFolder, State
-from fps_pretrain.checkpoint import digest
+from fps_pretrain.checkpoint import LoadReport, digest
 from fps_pretrain.errors import UserError
 
 
@@ -96,20 +96,10 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         folder = RunFolder.create(config.folder, config, dataset, partition, state)
 
     with folder.locked(), log_file(folder.path / "log.txt"):
+        state = folder.load_state()  # again: until the lock was taken, another process may have gone on
         rows = folder.rewind(state.round)
-        held = f"{len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test examples"
-        log.info(f"data    {config.dataset}: {held}, {len(dataset.classes)} classes, {config.image_size} px")
-        log.info(f"clients {describe(partition, dataset.train.labels, len(dataset.classes))} ({config.partition})")
-        log.info(
-            f"init    {report or 'random weights'} ({config.arch}, width {config.width}, sha256 {init_digest[:12]})"
-        )
-        log.info(f"run     {config.strategy}, {config.rounds} rounds, {config.engine} on {device}, in {folder.path}")
-        if config.threads is None and device.type == "cpu" and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
-            # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
-            log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
-        if rows:
-            log.info(f"resumed after round {state.round}")
         space = workspace.Workspace.build(config, dataset, partition)
+        _announce(space, report, state, resumed=bool(rows), folder=folder.path)
         message_config = workspace.message_config(config, folder.partition_file)
         workspace.share(message_config, space)
         with _engine(config, device, grid) as (nodes, check):
@@ -120,6 +110,25 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         rows = folder.history()
         log.info(f"finished: test accuracy {rows[-1]['test_accuracy']:.4f}; results in {folder.path}")
     return RunResult(folder.path, rows, resumed_from)
+
+
+def _announce(
+    space: workspace.Workspace, report: LoadReport | None, state: State, *, resumed: bool, folder: Path
+) -> None:
+    """Say what is about to run."""
+    config, dataset = space.config, space.dataset
+    sizes = f"{len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test examples"
+    spread = describe(space.partition, dataset.train.labels, len(dataset.classes))
+    encoder = f"{config.arch}, width {config.width}, sha256 {state.init_digest[:12]}"
+    log.info(f"data    {config.dataset}: {sizes}, {len(dataset.classes)} classes, {config.image_size} px")
+    log.info(f"clients {spread} ({config.partition})")
+    log.info(f"init    {report or 'random weights'} ({encoder})")
+    log.info(f"run     {config.strategy}, {config.rounds} rounds, {config.engine} on {space.device}, in {folder}")
+    if config.threads is None and space.device.type == "cpu" and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+        # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
+        log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
+    if resumed:
+        log.info(f"resumed after round {state.round}")
 
 
 @contextmanager

@@ -62,9 +62,9 @@ def test_arrival_order_does_not_matter() -> None:
         replies.append(Message(content, reply_to=sent))
     outcomes = []
     for order in permutations(replies):
-        arrays, metrics = strategy.aggregate_train(1, order)
+        arrays, averaged = strategy.aggregate_train(1, order)
         assert arrays is not None
-        outcomes.append(({name: array.data for name, array in arrays.items()}, dict(metrics or {})))
+        outcomes.append(({name: array.data for name, array in arrays.items()}, dict(averaged or {})))
     assert all(outcome == outcomes[0] for outcome in outcomes)
     expected = weighted_mean([random_weights(node) for node in (2, 3, 4)], [6, 9, 12])
     assert arrays is not None

@@ -101,12 +101,23 @@ def test_refused(tiny: Tiny, fields: dict[str, Any], words: str) -> None:
     assert not tiny().folder.exists()
 
 
-def test_eval_batch_size(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = []
+def observe_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
+    """For each batch from now on, its size and the threads that work on it."""
+    seen: list[tuple[int, int]] = []
     original = local.normalise
-    monkeypatch.setattr(local, "normalise", lambda images: [sizes.append(len(images)), original(images)][1])
+
+    def normalise(images: torch.Tensor) -> torch.Tensor:
+        seen.append((len(images), torch.get_num_threads()))
+        return original(images)
+
+    monkeypatch.setattr(local, "normalise", normalise)
+    return seen
+
+
+def test_eval_batch_size(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches = observe_batches(monkeypatch)
     run(tiny(rounds=1, batch_size=2, eval_batch_size=9), quiet=True)
-    assert max(sizes) == 9
+    assert max(size for size, _ in batches) == 9
 
 
 def test_device(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,13 +128,11 @@ def test_device(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_threads(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = set()
-    original = local.normalise
-    monkeypatch.setattr(local, "normalise", lambda images: [seen.add(torch.get_num_threads()), original(images)][1])
+    batches = observe_batches(monkeypatch)
     torch.set_num_threads(2)
     run(tiny(rounds=1, threads=1), quiet=True)
     torch.set_num_threads(1)
-    assert seen == {1}
+    assert {threads for _, threads in batches} == {1}
 
 
 def test_engine_without_ray(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.supercore.run import Run
@@ -72,10 +72,8 @@ def test_flowers_own_strategy_and_loop_work_on_it() -> None:
     @app.train()
     @app.evaluate()
     def work(message: Message, context: Context) -> Message:
-        from flwr.app import MetricRecord
-
-        values = {"num-examples": 1 + int(context.node_config["partition-id"]), "loss": 0.5}
-        content = RecordDict({"arrays": message.content["arrays"], "metrics": MetricRecord(values)})
+        metrics = MetricRecord({"num-examples": 1 + int(context.node_config["partition-id"]), "loss": 0.5})
+        content = RecordDict({"arrays": message.content["arrays"], "metrics": metrics})
         return Message(content, reply_to=message)
 
     result = FlowerFedAvg().start(InProcessGrid(app, 3), ArrayRecord({"w": torch.ones(2)}), num_rounds=2)
