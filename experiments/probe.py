@@ -10,7 +10,7 @@ import csv
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 
@@ -29,6 +29,8 @@ class ProbeConfig:
     """Encoders: 'random' or paths of checkpoints."""
     neighbours: int = 20
     """How many neighbours vote."""
+    bn_statistics: Literal["checkpoint", "data"] = "checkpoint"
+    """data: BatchNorm's statistics are estimated anew on the bank's images, without their labels."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(validation=0.1))
     """Options of run_fl.py."""
 
@@ -52,6 +54,7 @@ def main(config: ProbeConfig) -> int:
 
     from federated import data
     from federated.local import initial_encoder
+    from fps_pretrain.models import normalise
     from fps_pretrain.probe import knn_accuracy
 
     if config.run.threads:
@@ -62,6 +65,9 @@ def main(config: ProbeConfig) -> int:
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["init", "seed", "dataset", "bank", "queries", "knn_accuracy"])
     for init, encoder in encoders:
+        if config.bn_statistics == "data":
+            batches = torch.from_numpy(bank.images).split(256)
+            torch.optim.swa_utils.update_bn((normalise(batch) for batch in batches), encoder)
         accuracy = knn_accuracy(
             encoder, bank.images, bank.labels, queries.images, queries.labels, neighbours=config.neighbours
         )

@@ -12,7 +12,8 @@ from fps_pretrain.config import PreviewConfig
 from fps_pretrain.errors import UserError
 from fps_pretrain.fractals.pairs import compose_pair, pair_classes
 from fps_pretrain.fractals.recipe import Recipe
-from fps_pretrain.views import IMAGENET_MEAN, IMAGENET_STD, augment
+from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.views import augment
 
 _SHEET_WIDTH = 1600
 _LABEL_HEIGHT = 16

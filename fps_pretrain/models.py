@@ -14,6 +14,10 @@ from torch.nn import functional as F
 
 from fps_pretrain.errors import UserError
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What pre-training normalises its views with, and so what every user of an encoder must (see ``normalise``)."""
+
 BLOCKS_PER_STAGE = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
 """The architectures by name: depth 6n + 2 has n residual blocks in each of three stages."""
 
@@ -73,6 +77,13 @@ class CifarResNet(nn.Module):
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         return out.mean(dim=(2, 3))
+
+
+def normalise(images: Tensor) -> Tensor:
+    """The encoder's input of images: uint8 ``(N, H, W, 3)`` RGB to float ``(N, 3, H, W)``, in channels_last memory."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return (images.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
 
 
 def build_encoder(arch: str, width: int = 1, seed: int | None = None) -> CifarResNet:

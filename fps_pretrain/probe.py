@@ -9,7 +9,7 @@ from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fps_pretrain.views import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.models import normalise
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.1
@@ -28,14 +28,11 @@ def extract_features(encoder: nn.Module, images: np.ndarray, batch_size: int = 5
         ``(N, D)``, float32 on the CPU.
     """
     device = next(encoder.parameters()).device
-    mean = torch.tensor(IMAGENET_MEAN, device=device).view(1, 3, 1, 1) * 255.0
-    std = torch.tensor(IMAGENET_STD, device=device).view(1, 3, 1, 1) * 255.0
     was_training = encoder.training
     encoder.eval()
     features = []
     for chunk in torch.from_numpy(images).split(batch_size):
-        x = (chunk.to(device).permute(0, 3, 1, 2).float() - mean) / std
-        features.append(F.normalize(encoder(x).float(), dim=1).cpu())
+        features.append(F.normalize(encoder(normalise(chunk.to(device))).float(), dim=1).cpu())
     encoder.train(was_training)
     return torch.cat(features)
 

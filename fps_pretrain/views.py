@@ -15,9 +15,7 @@ from numba import njit
 from fps_pretrain.fractals.pairs import compose_pair
 from fps_pretrain.fractals.recipe import Recipe
 from fps_pretrain.fractals.rng import chance, integer, uniform_in
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
 
 
 @njit(cache=True, nogil=True)
