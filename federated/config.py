@@ -73,9 +73,9 @@ class RunConfig:
     """Federated algorithm."""
     rounds: int = 20
     """Number of rounds."""
-    local_epochs: int = 1
+    local_epochs: int = 2
     """Passes of a client over its examples in a round."""
-    batch_size: int = 32
+    batch_size: int = 16
     """Examples in a step of local SGD."""
     lr: float = 0.05
     """Learning rate of local SGD."""

@@ -231,4 +231,5 @@ def _last_line(reply: Message) -> str:
     """The last line of an error's reason, which may be a traceback; all of it goes to the log."""
     reason = (reply.error.reason or "no reason given").strip()
     log.debug(reason)
-    return reason.splitlines()[-1]
+    # Flower's simulation puts a client's message inside the text of an exception of its own.
+    return reason.splitlines()[-1].removeprefix("Exception ClientAppException occurred. Message: ").removesuffix("'>")

@@ -20,6 +20,7 @@ TINY: dict[str, Any] = {
     "clients": 3,
     "partition": "iid",
     "rounds": 3,
+    "local_epochs": 1,
     "batch_size": 8,
     "threads": 1,
 }

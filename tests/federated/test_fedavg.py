@@ -113,7 +113,7 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
     """
     config = RunConfig(
         limit_train=200, limit_test=10, image_size=16, validation=0.0, clients=clients, partition="iid",
-        batch_size=1000, augment="none", momentum=0.9, weight_decay=0.01, lr=0.1, device="cpu",
+        batch_size=1000, local_epochs=1, augment="none", momentum=0.9, weight_decay=0.01, lr=0.1, device="cpu",
     )  # fmt: skip
     dataset = data.load(config)
     torch.manual_seed(0)

@@ -23,5 +23,7 @@ def test_ray_gives_the_weights_of_one_process(tiny: Callable[..., RunConfig], tm
 
 @pytest.mark.slow
 def test_a_failing_client_fails_the_run(tiny: Callable[..., RunConfig]) -> None:
-    with pytest.raises(RunFailed, match=r"client 0 failed in round 1: .*lower --lr"):
+    with pytest.raises(
+        RunFailed, match=r"client 0 failed in round 1 \(and 2 .*\): the training loss is nan: lower --lr$"
+    ):
         run(tiny(engine="ray", lr=1e30), quiet=True)
