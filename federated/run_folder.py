@@ -207,6 +207,7 @@ class RunFolder:
 def plot_curve(path: Path, rows: list[Row], title: str) -> None:
     """Draw accuracy and loss over the rounds into a PNG file."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     accuracy, loss = figure.subplots(1, 2)
@@ -219,7 +220,9 @@ def plot_curve(path: Path, rows: list[Row], title: str) -> None:
         axes.set(xlabel="round", ylabel=quantity)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     accuracy.set_ylim(0, 1)
+    loss.set_yscale("log")  # fresh weights have losses far above all that follow
     accuracy.legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=120)
