@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -121,6 +123,13 @@ def save_encoder(
     return weights_digest, kept
 
 
+def _is_whole_pickle(path: Path) -> bool:
+    """Whether a file is an archive of torch's (which a truncated one is not) or begins as a binary pickle does."""
+    with path.open("rb") as file:
+        begins_as_pickle = file.read(1) == pickle.PROTO
+    return begins_as_pickle or zipfile.is_zipfile(path)
+
+
 def read_file(path: Path) -> dict[str, Any]:
     """Whatever dictionary of tensors and plain values the file holds.
 
@@ -130,9 +139,11 @@ def read_file(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; make one with run_pretrain.py or name another file")
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds here; each means that the file is no usable checkpoint
-        if ("weights_only" in str(error) and zipfile.is_zipfile(path)) or "Unsupported" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(path):
             reason = "holds Python objects other than tensors and plain values, which are never executed or loaded"
         else:
             reason = "is truncated or not a PyTorch checkpoint"

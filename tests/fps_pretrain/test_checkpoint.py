@@ -167,12 +167,12 @@ class Bomb:
         return os.mkdir, (os.environ["FPS_BOMB"],)
 
 
-@pytest.mark.parametrize("legacy", [True, False])
-def test_code_in_a_pickle_is_never_run(tmp_path, monkeypatch, legacy):
+@pytest.mark.parametrize("protocol", [2, 4, 5, None])
+def test_code_in_a_pickle_is_never_run(tmp_path, monkeypatch, protocol):
     monkeypatch.setenv("FPS_BOMB", str(tmp_path / "exploded"))
     path = tmp_path / "evil.pt"
-    if legacy:
-        path.write_bytes(pickle.dumps({"state_dict": Bomb()}))
+    if protocol is not None:
+        path.write_bytes(pickle.dumps({"state_dict": Bomb()}, protocol))
     else:
         torch.save({"state_dict": trained().state_dict(), "extra": Bomb()}, path)
     refuses(path, "never executed")
