@@ -18,7 +18,7 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
 from fps_pretrain.checkpoint import save_encoder
-from fps_pretrain.config import PretrainConfig, read_yaml, write_yaml
+from fps_pretrain.config import MAY_DIFFER_ON_RESUME, PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.data import FractalPairs
 from fps_pretrain.errors import UserError
 from fps_pretrain.methods import method_class
@@ -97,7 +97,7 @@ def _provenance(config: PretrainConfig, pairs_seen: int, precision: str) -> dict
     return {
         "method": config.method,
         "recipe": {**config.recipe()._asdict(), "source": "fractals"},
-        "config": config.to_dict(),
+        "config": {n: v for n, v in config.to_dict().items() if n not in MAY_DIFFER_ON_RESUME},
         "pairs_seen": pairs_seen,
         "seed": config.seed,
         "precision": precision,
