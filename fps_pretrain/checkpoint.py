@@ -76,6 +76,10 @@ def write_atomically(path: Path, payload: object) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except RuntimeError as error:
+        # torch's archive writer, cut short, complains of its half archive; what cut it short (Ctrl-C, a full disk) is
+        # what the caller must see.
+        raise error.__context__ or error from None
     finally:
         partial.unlink(missing_ok=True)
 

@@ -1,5 +1,6 @@
 import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -74,6 +75,27 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space"):
         checkpoint.write_atomically(path, {"a": 2})
+    assert path.read_bytes() == old
+    assert os.listdir(tmp_path) == ["a.pt"]
+
+
+@pytest.mark.parametrize("cause", [KeyboardInterrupt, OSError])
+def test_what_cut_a_write_short_is_what_the_caller_sees(tmp_path, monkeypatch, cause):
+    """Ctrl-C or a full disk in mid-archive: not torch's complaint of a position it did not expect."""
+    path = tmp_path / "a.pt"
+    checkpoint.write_atomically(path, {"a": 1})
+    old = path.read_bytes()
+    opened = Path.open
+
+    def failing_open(self, *args, **options):
+        file = opened(self, *args, **options)
+        if self.name.endswith(".partial"):
+            monkeypatch.setattr(file, "write", lambda data: (_ for _ in ()).throw(cause("cut short")), raising=False)
+        return file
+
+    monkeypatch.setattr(Path, "open", failing_open)
+    with pytest.raises(cause, match="cut short"):
+        checkpoint.write_atomically(path, {"a": torch.zeros(100_000)})
     assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["a.pt"]
 
