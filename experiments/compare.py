@@ -56,6 +56,15 @@ class CompareConfig:
         default = self.run.folder
         return default.with_name(f"compare-{default.name.removesuffix('-random-s0')}")
 
+    @property
+    def title(self) -> str:
+        """Data set, clients and partition, for page and picture."""
+        run = self.run
+        detail = {"iid": "", "dirichlet": f"({run.alpha:g})", "shards": f", {run.shards_per_client} each"}[
+            run.partition
+        ]
+        return f"{run.dataset}, {run.clients} clients, {run.partition}{detail}"
+
     def runs(self) -> Iterator[RunConfig]:
         """The runs' configurations: all initialisations of a seed before the next seed."""
         stems = [Path(init).stem for init in self.inits]
@@ -80,7 +89,7 @@ def main(config: CompareConfig) -> int:
         rounds.run(run)
     command = f"python -m {PROG} " + " ".join(sys.argv[1:])
     done = [read_run(run.folder) for run in runs]
-    summaries = write(done, config.folder, config.targets, config.folder.name, command)
+    summaries = write(done, config.folder, config.targets, config.title, command)
     for summary in summaries:
         line = f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}"
         if summary.difference:
