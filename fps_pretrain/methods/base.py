@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -21,7 +22,7 @@ def cosine_per_epoch(epochs: int) -> Callable[[int], float]:
     return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * min(epoch, epochs) / epochs))
 
 
-class PairMethod(L.LightningModule):
+class PairMethod(L.LightningModule, ABC):
     """Base of the methods; a method defines ``forward_pair`` and, where its recipe has one, its learning rate.
 
     Args:
@@ -37,9 +38,9 @@ class PairMethod(L.LightningModule):
         self.config = config
         self.encoder = encoder
 
+    @abstractmethod
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Loss of two batches of views ``(N, 3, H, W)``, and embeddings ``(N, D)`` whose spread is watched."""
-        raise NotImplementedError
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters whose learning rate does not decay."""
