@@ -45,9 +45,13 @@ class PairProgress(Callback):
         self.bar.update(self.batch_size)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Close the bar, also after an error."""
+        """Close the bar."""
         if self.bar is not None:
             self.bar.close()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Close the bar: Lightning tears nothing down after an error."""
+        self.teardown(trainer, pl_module, "fit")
 
 
 class StopOnSignal(Callback):
@@ -84,3 +88,7 @@ class StopOnSignal(Callback):
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         self._before = {}
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        """Give the signals back: Lightning tears nothing down after an error."""
+        self.teardown(trainer, pl_module, "fit")

@@ -161,6 +161,7 @@ def test_a_run_folder_of_another_run_is_refused(tmp_path, no_probe):
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, no_probe):
     with pytest.raises(UserError, match="loss is nan"):
         run(tmp_path, lr=1e30)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert not (tmp_path / "out.pt").exists()
 
 
