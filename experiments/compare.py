@@ -60,10 +60,12 @@ class CompareConfig:
     def title(self) -> str:
         """Data set, clients and partition, for page and picture."""
         run = self.run
-        detail = {"iid": "", "dirichlet": f"({run.alpha:g})", "shards": f", {run.shards_per_client} each"}[
-            run.partition
-        ]
-        return f"{run.dataset}, {run.clients} clients, {run.partition}{detail}"
+        partition = {
+            "iid": "IID",
+            "dirichlet": f"Dirichlet({run.alpha:g})",
+            "shards": f"{run.shards_per_client} shards a client",
+        }[run.partition]
+        return f"{run.dataset}, {run.clients} clients, {partition}"
 
     def runs(self) -> Iterator[RunConfig]:
         """The runs' configurations: all initialisations of a seed before the next seed."""
