@@ -287,7 +287,7 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     shared = {
         name: value
         for name, value in asdict(runs[0].config).items()
-        if name not in ("init", "seed", *FREE_ON_RESUME) and all(asdict(r.config)[name] == value for r in runs)
+        if name not in ("init", "seed", *FREE_ON_RESUME) and all(getattr(run.config, name) == value for run in runs)
     }
     template = Environment(
         loader=PackageLoader("experiments"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True

@@ -85,7 +85,11 @@ def write_atomically(path: Path, payload: object) -> None:
 
 
 def keep_existing(path: Path) -> Path | None:
-    """Rename an existing file to ``name.1.pt`` (the first free number); returns where it is now, or None."""
+    """Rename an existing file or folder to ``name.1.pt`` or ``name.1`` (the first free number).
+
+    Returns:
+        Where it is now, or None if there was nothing.
+    """
     if not path.exists():
         return None
     number = 1

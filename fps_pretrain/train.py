@@ -17,7 +17,7 @@ import torch
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
-from fps_pretrain.checkpoint import save_encoder
+from fps_pretrain.checkpoint import keep_existing, save_encoder
 from fps_pretrain.config import MAY_DIFFER_ON_RESUME, PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.data import FractalPairs
 from fps_pretrain.errors import UserError
@@ -67,11 +67,7 @@ def _open_run_dir(config: PretrainConfig) -> Path | None:
     """
     folder = config.run_dir
     assert folder is not None
-    if folder.exists() and not config.resume:
-        number = 1
-        while (kept := folder.with_name(f"{folder.name}.{number}")).exists():
-            number += 1
-        folder.rename(kept)
+    if not config.resume and (kept := keep_existing(folder)):
         _say(f"kept the earlier run as {kept}")
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         if not (folder / CONFIG).is_file():
@@ -126,7 +122,6 @@ class EncoderEveryFewEpochs(Callback):
         assert self.config.run_dir is not None
         assert self.config.batch_size is not None
         path = self.config.run_dir / f"encoder-epoch{epoch:03d}.pt"
-        path.unlink(missing_ok=True)  # of an attempt that was stopped before this epoch's state was saved
         seen = trainer.global_step * self.config.batch_size
         save_encoder(
             path, pl_module.encoder, self.config.arch, self.config.width, _provenance(self.config, seen, self.precision)
@@ -167,8 +162,6 @@ def train(config: PretrainConfig) -> int:
     """
     gpu = _uses_gpu(config)
     config = config.resolve(gpu)
-    if config.steps_per_epoch < 1:
-        raise UserError(f"--pairs-per-epoch ({config.pairs_per_epoch}) is less than --batch-size ({config.batch_size})")
     assert config.output is not None
     config.output.parent.mkdir(parents=True, exist_ok=True)
     if not os.access(config.output.parent, os.W_OK):
