@@ -18,7 +18,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from federated import algorithms, data, simulation, workspace
-from federated.app import client_app
+from federated.client_app import client_app
 from federated.config import RunConfig
 from federated.grid import InProcessGrid
 from federated.local import initial_classifier, initial_encoder, learning_rate, weights_of

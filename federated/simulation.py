@@ -13,7 +13,7 @@ from queue import Queue
 from flwr.app import ConfigRecordValues, Context
 from flwr.serverapp import Grid, ServerApp
 
-from federated.app import client_app
+from federated.client_app import client_app
 from federated.config import RunConfig
 from fps_pretrain.errors import UserError
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from federated import algorithms, data, workspace
 from federated.algorithms.fedavg import FedAvg, sample_clients, weighted_mean
-from federated.app import client_app
+from federated.client_app import client_app
 from federated.config import RunConfig
 from federated.grid import InProcessGrid
 from federated.local import normalise, weights_of

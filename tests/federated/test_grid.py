@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
-from federated.app import client_app
+from federated.client_app import client_app
 from federated.grid import InProcessGrid
 from federated.records import from_record
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from flwr.app import Context, RecordDict
 
-from federated import app, rounds
-from federated.app import client_app
+from federated import rounds, server_app
+from federated.client_app import client_app
 from federated.config import RunConfig, from_yaml
 from federated.grid import InProcessGrid
 from federated.local import ClientUpdate
@@ -281,7 +281,7 @@ def test_the_server_app_is_the_same_run(tiny: Tiny, tmp_path: Path) -> None:
     expected = run_quietly(tiny(output=tmp_path / "expected"))
     fields = {name: value for name, value in vars(tiny()).items() if value is not None and name != "output"}
     context = Context(1, 1, {}, RecordDict(), {"output": str(tmp_path / "flower"), **fields})
-    app.server_app(InProcessGrid(client_app, 3), context)
+    server_app.server_app(InProcessGrid(client_app, 3), context)
     assert outcome(tmp_path / "flower") == expected
 
 

@@ -1,4 +1,4 @@
-"""Flower's ClientApp and ServerApp: messages on one side, local training and the round loop on the other.
+"""Flower's ClientApp: what a node does with a message, on top of local training.
 
 Clients get everything they need with a message (their run_config is empty in Flower's simulation): the weights, the
 round, and the run's configuration as YAML. A client is the partition that its node is configured with.
@@ -6,18 +6,14 @@ round, and the run's configuration as YAML. A client is the partition that its n
 
 from __future__ import annotations
 
-import yaml
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid, ServerApp
 
 from federated import algorithms, local, workspace
-from federated.config import from_yaml
 from federated.local import Hyper
 from federated.records import from_record
 
 client_app = ClientApp()
-server_app = ServerApp()
 
 
 @client_app.query()
@@ -54,16 +50,6 @@ def evaluate(message: Message, context: Context) -> Message:
     loss, accuracy = local.evaluate(space.model, weights, images, labels, space.config.eval_batch_size)
     metrics = MetricRecord({"num-examples": len(labels), "loss": loss, "accuracy": accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-
-@server_app.main()
-def main(grid: Grid, context: Context) -> None:
-    """The run that ``context.run_config`` describes (flags without their dashes in front), on Flower's own grid."""
-    # Here, because the round loop starts the engines that run this module's client_app.
-    from federated import rounds
-
-    fields = {name.replace("-", "_"): value for name, value in context.run_config.items()}
-    rounds.run(from_yaml(yaml.safe_dump(fields)), grid=grid)
 
 
 def _partition_id(context: Context) -> int:
