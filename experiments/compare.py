@@ -59,13 +59,7 @@ class CompareConfig:
     @property
     def title(self) -> str:
         """Data set, clients and partition, for page and picture."""
-        run = self.run
-        partition = {
-            "iid": "IID",
-            "dirichlet": f"Dirichlet({run.alpha:g})",
-            "shards": f"{run.shards_per_client} shards a client",
-        }[run.partition]
-        return f"{run.dataset}, {run.clients} clients, {partition}"
+        return f"{self.run.dataset}, {self.run.clients} clients, {self.run.partition_title}"
 
     def runs(self) -> Iterator[RunConfig]:
         """The runs' configurations: all initialisations of a seed before the next seed."""

@@ -88,7 +88,9 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     data_digest = dataset.digest()
     if state and state.data_digest != data_digest:
         raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
-    partition = folder.load_partition() if folder else make_partition(config, dataset.train.labels)
+    partition = (
+        folder.load_partition() if folder else make_partition(config, dataset.train.labels, dataset.train.owners)
+    )
     resumed_from = state.round if state else None
     if folder is None or state is None:
         weights = weights_of(initial_classifier(config, encoder, len(dataset.classes)))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.conftest import REPOSITORY
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        *[(name, 0) for name in ("width", "clients", "shards_per_client", "min_partition_size", "rounds", "threads")],
+        *[(name, 0) for name in ("width", "clients", "min_partition_size", "rounds", "threads")],
         *[(name, 0) for name in ("local_epochs", "batch_size", "eval_every", "eval_batch_size", "limit_train")],
         *[(name, float("nan")) for name in ("validation", "alpha", "participation", "lr", "momentum", "weight_decay")],
         ("limit_test", 0),
@@ -32,6 +33,12 @@ from tests.conftest import REPOSITORY
         ("partition", "random"),
         ("dataset", "mnist"),
         ("dataset", "folder:"),
+        ("dataset", "tiny-imagenet"),
+        ("partition", "natural"),
+        ("init", "torchvision:"),
+        ("init", "torchvision:resnet18"),  # --arch is resnet20
+        ("per_client_every", -1),
+        ("tensorboard", 1),
         ("clients", "ten"),
         ("clients", True),
         ("lr", None),
@@ -47,6 +54,31 @@ def test_yaml_keeps_values_and_types() -> None:
     config = RunConfig(dataset="cifar10", data_dir=Path("here"), limit_train=7, output=Path("there"), lr=0.1)
     assert from_yaml(to_yaml(config)) == config
     assert from_yaml(to_yaml(RunConfig())) == RunConfig()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "around"),
+    [
+        ("alpha", 0.1, {"partition": "iid"}),
+        ("shards_per_client", 3, {}),
+        ("classes_per_client", 3, {}),
+        ("size_skew", "square", {}),
+        ("id_column", "writer", {}),
+        ("dp_noise", 2.0, {}),
+        ("dp_quantile", 0.3, {"dp": "fixed"}),
+    ],
+)
+def test_fields_that_the_choice_does_not_use_are_refused(field: str, value: Any, around: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"^--{field.replace('_', '-')} goes with --"):
+        RunConfig(**{field: value, **around})
+
+
+def test_details_have_the_defaults_of_their_choice() -> None:
+    assert (RunConfig().alpha, RunConfig(partition="iid").alpha) == (0.3, None)
+    assert RunConfig(partition="shards").shards_per_client == 2
+    assert replace(RunConfig(), partition="iid").alpha is None
+    assert RunConfig().image_size == 32
+    assert RunConfig(dataset="tiny-imagenet", data_dir=Path("x")).image_size == 64
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", "colour: red\n", "clients: ten\n", "!!python/object:os.system {}"])

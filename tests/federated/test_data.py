@@ -128,6 +128,92 @@ def test_folder(tmp_path: Path) -> None:
         data.load(RunConfig(dataset=f"folder:{tmp_path / 'train'}"))
 
 
+def write_images(folder: Path, level: int, count: int = 1, extension: str = "png") -> None:
+    """``count`` grey images of one level."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        image = Image.fromarray(np.full((20, 20), level, np.uint8))
+        image.save(folder / f"{folder.parent.name}_{number}.{extension}", quality=95)
+
+
+def test_folder_with_who_made_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            for who in ("ada", "ben"):
+                write_images(tmp_path / split / label / who, 100)
+    config = RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0, partition="natural", clients=2)
+    loaded = data.load(config)
+    assert loaded.train.owners is not None
+    assert loaded.train.owners.tolist() == ["ada", "ben", "ada", "ben"]
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "train" / "cat" / "stray.png")
+    data._load.cache_clear()
+    with pytest.raises(UserError, match=r"stray\.png must lie in a folder that says who made it"):
+        data.load(config)
+
+
+def test_parquet_with_an_id_column(tmp_path: Path) -> None:
+    images = [{"bytes": png(np.zeros((9, 9, 3), np.uint8)), "path": None}] * 3
+    table = pyarrow.table({"image": images, "label": [0, 1, 1], "writer": [7, 8, 7]})
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    fields: dict[str, Any] = {"dataset": f"parquet:{tmp_path}", "partition": "natural", "validation": 0.0}
+    owners = data.load(RunConfig(id_column="writer", **fields)).train.owners
+    assert owners is not None
+    assert owners.tolist() == ["7", "8", "7"]
+    with pytest.raises(UserError, match=r"--id-column painter: .* has the columns image, label, writer"):
+        data.load(RunConfig(id_column="painter", **fields))
+
+
+def tiny_imagenet(root: Path) -> Path:
+    """The layout of tiny-imagenet-200 with two classes."""
+    root = root / "tiny-imagenet-200"
+    for identifier, level in (("n02", 200), ("n01", 20)):
+        write_images(root / "train" / identifier / "images", level, count=3, extension="JPEG")
+    write_images(root / "val" / "images", 200, count=2, extension="JPEG")
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\tbullfrog\nn03\tnewt\n")
+    lines = [f"val_{number}.JPEG\t{who}\t0\t0\t9\t9" for number, who in enumerate(("n01", "n02"))]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_tiny_imagenet(tmp_path: Path) -> None:
+    root = tiny_imagenet(tmp_path)
+    loaded = data.load(RunConfig(dataset="tiny-imagenet", data_dir=tmp_path, validation=0.0))
+    assert loaded.classes == ("bullfrog", "goldfish")
+    assert loaded.train.images.shape == (6, 64, 64, 3)
+    np.testing.assert_array_equal(loaded.train.labels, [0, 0, 0, 1, 1, 1])
+    np.testing.assert_allclose(loaded.train.images[:, 5, 5, 1], [200, 200, 200, 20, 20, 20], atol=2)
+    np.testing.assert_array_equal(loaded.test.labels, [1, 0])
+    (root / "words.txt").unlink()
+    data._load.cache_clear()
+    with pytest.raises(UserError, match=r"lacks words\.txt of tiny-imagenet-200"):
+        data.load(RunConfig(dataset="tiny-imagenet", data_dir=root))
+
+
+def test_what_nodes_hold_themselves(tmp_path: Path) -> None:
+    write_images(tmp_path / "server" / "test" / "cat", 20)
+    write_images(tmp_path / "server" / "test" / "dog", 200)
+    config = RunConfig(dataset=f"folder:{tmp_path / 'server'}", image_size=16, partition="nodes", clients=2)
+    server = data.load(config)
+    assert (len(server.train), len(server.validation), len(server.test)) == (0, 0, 2)
+    write_images(tmp_path / "node" / "train" / "dog", 200, count=3)
+    train, test = data.load_of_node(tmp_path / "node", config, server.classes)
+    np.testing.assert_array_equal(train.labels, [1, 1, 1])  # the run's label, though the node knows no cats
+    assert len(test) == 0
+    write_images(tmp_path / "node" / "test" / "cat", 20)
+    assert data.load_of_node(tmp_path / "node", config, server.classes)[1].labels.tolist() == [0]
+    write_images(tmp_path / "node" / "train" / "emu", 9)
+    with pytest.raises(UserError, match="has the class emu, which is none of the run's: cat, dog"):
+        data.load_of_node(tmp_path / "node", config, server.classes)
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(UserError, match=r"neither train/ with one folder of images a class nor train\*\.parquet"):
+        data.load_of_node(tmp_path / "tables", config, server.classes)
+    write_parquet(tmp_path / "tables" / "train.parquet", [png(np.zeros((9, 9, 3), np.uint8))], [1])
+    train, test = data.load_of_node(tmp_path / "tables", config, server.classes)
+    assert (train.labels.tolist(), len(test)) == ([1], 0)
+
+
 def test_hub_reads_what_datasets_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
@@ -149,7 +235,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(UserError, match=r"--dataset parquet:PATH \(no route\)$"):
         data.load(RunConfig(dataset="hub:someone/pets"))
-    monkeypatch.setattr(data, "DOWNLOADS", tmp_path / "cache")
+    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
     monkeypatch.setattr("torchvision.datasets.CIFAR10.download", offline)
     with pytest.raises(UserError, match=r"cannot download cifar10; put train\.parquet and test\.parquet"):
         data.load(RunConfig(dataset="cifar10"))

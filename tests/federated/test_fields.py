@@ -33,6 +33,8 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "partition": ({}, "shards"),
     "alpha": ({"partition": "dirichlet"}, 5.0),
     "shards_per_client": ({"partition": "shards"}, 3),
+    "classes_per_client": ({"partition": "pathological", "clients": 5}, 3),
+    "size_skew": ({"partition": "size"}, "square"),
     "participation": ({}, 0.4),
     "rounds": ({}, 2),
     "local_epochs": ({}, 2),
@@ -48,8 +50,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
 """Fields whose change changes the weights or the measurements."""
 
 OTHERWISE = {
-    "init", "dataset", "data_dir", "strategy", "min_partition_size",
-    "eval_batch_size", "engine", "device", "threads", "output",
+    "init", "head", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "dp", "dp_noise", "dp_clip",
+    "dp_quantile", "dp_delta", "per_client_every", "tensorboard", "wandb", "eval_batch_size", "engine", "device",
+    "threads", "output",
 }  # fmt: skip
 """Fields with a test of their own below."""
 
