@@ -26,6 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from fps_pretrain.errors import UserError
+from fps_pretrain.files import sync_folder
+from fps_pretrain.models import Encoder, build_encoder
 
 FORMAT = "fps-encoder"
 VERSION = 1
@@ -76,6 +78,7 @@ def write_atomically(path: Path, payload: object) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        sync_folder(path.parent)
     except RuntimeError as error:
         # torch's archive writer, cut short, complains of its half archive; what cut it short (Ctrl-C, a full disk) is
         # what the caller must see.
@@ -161,15 +164,6 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def _strip(name: str) -> tuple[str, str]:
-    """Split a tensor's name into its leading wrapper prefixes and the rest."""
-    parts = name.split(".")
-    cut = 0
-    while cut < len(parts) - 1 and parts[cut] in _PREFIXES:
-        cut += 1
-    return ".".join(parts[:cut]), ".".join(parts[cut:])
-
-
 def _matches(candidate: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     return [n for n, tensor in candidate.items() if n in expected and tensor.shape == expected[n].shape]
 
@@ -178,8 +172,11 @@ def _best_group(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     """The tensors under the prefix that fits the encoder best (a MoCo file holds two encoders: the query one wins)."""
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
-        prefix, rest = _strip(name)
-        groups.setdefault(prefix, {})[rest] = tensor
+        parts = name.split(".")
+        for cut in range(len(parts)):  # "features" is a wrapper in some files and a part of the encoder in others
+            groups.setdefault(".".join(parts[:cut]), {})[".".join(parts[cut:])] = tensor
+            if parts[cut] not in _PREFIXES:
+                break
     return max(groups.values(), key=lambda group: len(_matches(group, expected)), default={})
 
 
@@ -218,7 +215,9 @@ def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width:
 
     expected = encoder.state_dict()
     candidate = {
-        name: tensor for name, tensor in _best_group(tensors, expected).items() if name.split(".")[0] not in _HEADS
+        name: tensor
+        for name, tensor in _best_group(tensors, expected).items()
+        if name in expected or name.split(".")[0] not in _HEADS
     }
     matched = _matches(candidate, expected)
     missing = sorted(set(expected) - set(matched))
@@ -234,3 +233,28 @@ def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width:
         raise UserError(f"{path} holds values that are not finite in {non_finite[0]}: the training behind it diverged")
     encoder.load_state_dict({name: candidate[name] for name in matched}, strict=False)
     return LoadReport(str(path), len(matched), missing, unexpected, provenance)
+
+
+def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> Encoder:
+    """The encoder of a checkpoint, ready to use.
+
+    Args:
+        path: an encoder checkpoint, which names its architecture, or another file that ``load_encoder_weights`` reads.
+        arch: the architecture of a file that does not name one.
+        width: its width multiplier.
+
+    Returns:
+        A module from images ``(N, 3, H, W)``, normalised as ``models.normalise`` does, to features
+        ``(N, encoder.feature_dim)``, in evaluation mode; ``encoder.train()`` before training it further.
+
+    Raises:
+        UserError: the file cannot be read, or is not of the architecture.
+    """
+    content = read_file(Path(path))
+    if content.get("format") == FORMAT and arch is None:
+        arch, width = str(content.get("arch")), int(content.get("width") or 1)
+    if arch is None:
+        raise UserError(f"{path} does not name its architecture: pass arch, such as 'resnet18'")
+    encoder: Encoder = build_encoder(arch, width, seed=0)
+    load_encoder_weights(path, encoder, arch, width)
+    return encoder.eval()

@@ -30,9 +30,9 @@ _BOX_RULE = re.compile(r"^[╭╰][─ ]|^│ ─+ │$")
 
 
 def refuse(prog: str, message: object) -> NoReturn:
-    """Print ``prog: error: message`` as one line on stderr and exit with code 2."""
+    """Print ``prog: error: message`` as one line on stderr and exit with its exit code, 2 unless it has another."""
     print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
-    raise SystemExit(EXIT_USAGE)
+    raise SystemExit(getattr(message, "exit_code", EXIT_USAGE))
 
 
 def _first_section(box: str) -> str:

@@ -2,36 +2,45 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
+from fps_pretrain.architectures import check_architecture, is_cifar_resnet, short_name
 from fps_pretrain.errors import UserError
+from fps_pretrain.files import write_text_atomically
 from fps_pretrain.fractals.recipe import Recipe, make_recipe
 from fps_pretrain.methods import available_methods
 
-Arch = Literal["resnet20", "resnet32", "resnet44", "resnet56"]
 Preset = Literal["auto", "paper", "quick"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Chen et al., ICLR 2023, appendix; the released code's defaults.
+    # Chen et al., ICLR 2023, appendix; the released code's defaults, the same for every encoder and size.
     "paper": {"epochs": 100, "pairs_per_epoch": 1_000_000, "batch_size": 256},
     "quick": {"epochs": 10, "pairs_per_epoch": 10_240, "batch_size": 256},
+    # A pair of 224 px costs a CPU a hundred times what one of 32 px does.
+    "quick, large": {"epochs": 4, "pairs_per_epoch": 512, "batch_size": 32},
 }
-DEFAULT_OUTPUT = {"paper": Path("checkpoints/fps_r20.pt"), "quick": Path("checkpoints/fps_r20_quick.pt")}
 
-MAY_DIFFER_ON_RESUME = ("workers", "device", "threads", "resume", "output", "run_dir")
-"""Fields that say where and how fast a run goes, not what it computes."""
+MAY_DIFFER_ON_RESUME = (
+    *("workers", "device", "devices", "nodes", "threads", "resume", "output", "run_dir"),
+    *("state_every", "probe_every", "probe_data", "linear_probe"),
+)
+"""Fields that say where and how fast a run goes and what is looked at, not what it computes."""
+
+FOLDER = "folder:"
+"""What ``--source`` begins with when it names a folder of images."""
 
 
 @dataclass(frozen=True)
 class PairOptions:
     """What pairs look like, shared by training and the preview."""
 
-    size: int = 32
-    """Side of a view in pixels."""
+    size: int | None = None
+    """Side of a view in pixels; None for the paper's: 32, or 224 with an encoder of torchvision's."""
     classes: int = 100_000
     """Number of fractal codes."""
     objects: tuple[int, int] | None = None
@@ -57,10 +66,15 @@ class PairOptions:
         if not 0 <= self.seed < 2**31:
             raise UserError(f"--seed must be in 0 .. 2^31 - 1, got {self.seed}")
 
+    @property
+    def view_size(self) -> int:
+        """The side of a view in pixels, given or not."""
+        return self.size if self.size is not None else 32
+
     def recipe(self) -> Recipe:
         """The recipe in the form that compiled code takes."""
         return make_recipe(
-            self.size,
+            self.view_size,
             num_classes=self.classes,
             objects=self.objects,
             colour=self.colour,
@@ -75,22 +89,26 @@ class PretrainConfig(PairOptions):
     """Pre-train an encoder on fractal pairs. `run_pretrain.py preview` writes pairs to look at instead."""
 
     method: str = "simsiam"
-    """Self-supervised method: simsiam."""
+    """Self-supervised method: simsiam, or moco (MoCo v2)."""
+    method_options: tuple[str, ...] = ()
+    """The method's own numbers as NAME=VALUE. moco: queue=65536 momentum=0.999 temperature=0.2."""
+    source: str = "fractals"
+    """fractals, or folder:PATH for two crops of every image below a folder."""
     preset: Preset = "auto"
     """paper: the paper's recipe (100 epochs of 1,000,000 pairs); quick: minutes on a CPU; auto: paper on a GPU, quick
     without one. It fills the fields below that are None."""
-    arch: Arch = "resnet20"
-    """Encoder."""
+    arch: str = "resnet20"
+    """Encoder: resnet20, resnet32, resnet44 or resnet56, or one of torchvision's by name, such as resnet18."""
     width: int = 1
-    """Multiplies the encoder's channels (the paper's expand)."""
+    """Multiplies the channels of resnet20 to resnet56 (the paper's expand)."""
     epochs: int | None = None
     """Epochs; the learning rate follows a cosine over them."""
     pairs_per_epoch: int | None = None
-    """Pairs in an epoch; every class comes equally often."""
+    """Pairs in an epoch; every class comes equally often. None with --source folder: the number of images."""
     batch_size: int | None = None
-    """Pairs in a batch."""
+    """Pairs in a batch, over all devices together."""
     lr: float | None = None
-    """Learning rate; None for the method's own, 0.05 x batch / 256 for SimSiam."""
+    """Learning rate; None for the method's own, 0.05 x batch / 256 for simsiam, 0.03 x batch / 256 for moco."""
     momentum: float = 0.9
     """Momentum of SGD."""
     weight_decay: float = 1e-4
@@ -104,12 +122,27 @@ class PretrainConfig(PairOptions):
     """Threads of the training process; None leaves it to torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where training runs."""
+    devices: int = 1
+    """GPUs (or CPU processes) of a machine that train together; they share the batch."""
+    nodes: int = 1
+    """Machines that train together, as in a Slurm job."""
     log_every: int = 10
     """Steps between two lines of the log."""
     save_every: int = 10
     """Epochs between two encoder checkpoints in the run folder."""
+    state_every: float = 120.0
+    """Seconds between two saves of the state to resume from."""
+    probe_every: int | None = None
+    """Pairs between two looks at the encoder's quality (kNN accuracy, the training page); None for an epoch, 0 for only
+    at the end."""
+    probe_data: str = "digits"
+    """Labelled images for the probe: digits, or a folder that holds CIFAR-10 (train.parquet, or torchvision's batches)
+    or one folder of images for each class. A part of the training images is held out; test images are never used."""
+    linear_probe: bool = False
+    """Also train a linear classifier on the frozen features at every probe."""
     output: Path | None = None
-    """Encoder checkpoint to write; None for checkpoints/fps_r20.pt, with fps_r20_quick.pt for the quick preset."""
+    """Encoder checkpoint to write; None for checkpoints/fps_r20.pt, fps_r20_quick.pt for the quick preset, and names in
+    that manner for other encoders, methods and sources."""
     run_dir: Path | None = None
     """Folder for the log and the state to resume from; None for runs/pretrain-METHOD-ARCH-PRESET."""
     resume: bool = True
@@ -124,14 +157,24 @@ class PretrainConfig(PairOptions):
         super().__post_init__()
         if self.method not in available_methods():
             raise UserError(f"unknown --method '{self.method}': choose one of {', '.join(available_methods())}")
-        for name in ("width", "epochs", "pairs_per_epoch", "threads", "log_every", "save_every"):
+        check_architecture(self.arch, self.width)
+        self._check_source()
+        self.options()
+        for name in ("epochs", "pairs_per_epoch", "threads", "devices", "nodes", "log_every", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UserError(f"--{name.replace('_', '-')} must be at least 1, got {value}")
         if self.batch_size is not None and self.batch_size < 2:
             raise UserError(f"--batch-size must be at least 2 (BatchNorm needs two), got {self.batch_size}")
-        if self.workers is not None and self.workers < 0:
-            raise UserError(f"--workers must be at least 0, got {self.workers}")
+        if self.batch_size is not None and (self.batch_size % self.world_size or self.batch_size < 2 * self.world_size):
+            raise UserError(
+                f"--batch-size {self.batch_size} is shared by {self.world_size} devices: it must be a multiple "
+                "of that, with at least 2 pairs for each"
+            )
+        for name in ("workers", "probe_every", "state_every"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < float("inf"):
+                raise UserError(f"--{name.replace('_', '-')} must be at least 0, got {value}")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UserError(f"--lr must be a positive number, got {self.lr}")
         if not 0 <= self.momentum < 1:
@@ -143,19 +186,85 @@ class PretrainConfig(PairOptions):
         if self.output is not None and self.output.is_dir():
             raise UserError(f"--output {self.output} is a folder: name a file, such as {self.output / 'fps_r20.pt'}")
 
-    def resolve(self, has_gpu: bool) -> PretrainConfig:
+    def _check_source(self) -> None:
+        if self.source == "fractals":
+            return
+        if not self.source.startswith(FOLDER) or self.source == FOLDER:
+            raise UserError(f"--source must be fractals or folder:PATH, got '{self.source}'")
+        assert self.folder is not None
+        if not self.folder.is_dir():
+            raise UserError(f"--source {self.source}: there is no folder {self.folder}")
+        given = [
+            f"--{field.name.replace('_', '-')}"
+            for field in fields(PairOptions)
+            if field.name not in ("size", "seed") and getattr(self, field.name) != field.default
+        ]
+        if given:
+            raise UserError(f"{', '.join(given)} changes fractals; with --source folder it would do nothing")
+
+    @property
+    def folder(self) -> Path | None:
+        """The folder of images to train on, or None for fractals."""
+        return Path(self.source.removeprefix(FOLDER)) if self.source.startswith(FOLDER) else None
+
+    @property
+    def view_size(self) -> int:
+        """The side of a view in pixels, given or the paper's for this encoder."""
+        return self.size if self.size is not None else 32 if is_cifar_resnet(self.arch) else 224
+
+    @property
+    def world_size(self) -> int:
+        """Processes that train together, one for each device."""
+        return self.devices * self.nodes
+
+    def options(self) -> dict[str, float]:
+        """``method_options`` by name.
+
+        Raises:
+            UserError: one is not ``NAME=NUMBER``.
+        """
+        options = {}
+        for text in self.method_options:
+            name, _, value = text.partition("=")
+            try:
+                options[name] = float(value)
+            except ValueError:
+                raise UserError(f"--method-options takes NAME=NUMBER, got '{text}'") from None
+            if not math.isfinite(options[name]):
+                raise UserError(f"--method-options {text} is not a finite number")
+        return options
+
+    def resolve(self, has_gpu: bool, images: int | None = None) -> PretrainConfig:
         """The same run with the preset's values filled in.
+
+        Args:
+            has_gpu: what ``auto`` goes by.
+            images: how many images the folder holds, the pairs of an epoch unless they are given.
 
         Raises:
             UserError: the filled-in values do not go together.
         """
         preset = self.preset if self.preset != "auto" else ("paper" if has_gpu else "quick")
-        filled = {name: value for name, value in PRESETS[preset].items() if getattr(self, name) is None}
+        large = preset == "quick" and self.view_size > 64
+        values = dict(PRESETS["quick, large" if large else preset])
+        if images is not None and preset == "paper":
+            values["pairs_per_epoch"] = images
+        filled = {name: value for name, value in values.items() if getattr(self, name) is None}
+        # fps_r20.pt is the paper's first row; what differs from it is in the name, in one order everywhere.
+        usual_size = 32 if is_cifar_resnet(self.arch) else 224
+        size = "" if self.view_size == usual_size else f"{self.view_size}px"
+        source = "" if self.folder is None else self.folder.resolve().name
+        method = "" if self.method == "simsiam" else self.method
+        quick = "quick" if preset == "quick" else ""
+        file = "_".join(filter(None, (source or "fps", short_name(self.arch, self.width), size, method, quick)))
+        arch = self.arch if self.width == 1 else f"{self.arch}x{self.width}"
+        run = "-".join(filter(None, ("pretrain", self.method, arch, size, source, preset)))
         return replace(
             self,
             preset=preset,
-            output=self.output or DEFAULT_OUTPUT[preset],
-            run_dir=self.run_dir or Path("runs") / f"pretrain-{self.method}-{self.arch}-{preset}",
+            size=self.view_size,
+            output=self.output or Path("checkpoints") / f"{file}.pt",
+            run_dir=self.run_dir or Path("runs") / run,
             **filled,
         )
 
@@ -165,6 +274,12 @@ class PretrainConfig(PairOptions):
         assert self.pairs_per_epoch is not None
         assert self.batch_size is not None
         return self.pairs_per_epoch // self.batch_size
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of a resolved run."""
+        assert self.epochs is not None
+        return self.epochs * self.steps_per_epoch
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as YAML and checkpoints hold them."""
@@ -204,7 +319,7 @@ class PreviewConfig(PairOptions):
 
 def write_yaml(path: Path, config: PretrainConfig) -> None:
     """Save a resolved configuration beside its run."""
-    path.write_text(yaml.safe_dump(config.to_dict(), sort_keys=False))
+    write_text_atomically(path, yaml.safe_dump(config.to_dict(), sort_keys=False))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -1,5 +1,13 @@
-"""The one exception the programs turn into a single line for the user."""
+"""What the programs turn into a single line for the user."""
 
 
 class UserError(ValueError):
     """What the user asked for cannot be done; the message says why and what to do, in one line."""
+
+    exit_code = 2
+
+
+class TrainingDiverged(UserError):
+    """Loss or weights are no longer finite numbers; the message names the step."""
+
+    exit_code = 3

@@ -18,6 +18,33 @@ from fps_pretrain.views import augment
 _SHEET_WIDTH = 1600
 _LABEL_HEIGHT = 16
 _MARGIN = 8
+_FRAME = (0, 140, 60)
+
+
+def to_images(views: np.ndarray) -> np.ndarray:
+    """Views as the network sees them, ``(N, 3, size, size)`` normalised, as images ``(N, size, size, 3)`` uint8 RGB."""
+    images = views.transpose(0, 2, 3, 1) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
+    return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def neighbour_sheet(rows: list[list[np.ndarray]], marked: list[set[int]]) -> np.ndarray:
+    """Rows of images side by side, those in ``marked`` (by position in the row) framed; small ones enlarged.
+
+    Args:
+        rows: for each row its images, ``(size, size, 3)`` uint8 RGB, the first two set apart from the others.
+        marked: for each row the positions to frame.
+    """
+    zoom = max(1, 64 // rows[0][0].shape[0])
+    side = rows[0][0].shape[0] * zoom
+    step, gap = side + _MARGIN, 2 * _MARGIN
+    sheet = np.full((len(rows) * step + _MARGIN, len(rows[0]) * step + _MARGIN + gap, 3), 255, np.uint8)
+    for y, (images, frames) in enumerate(zip(rows, marked, strict=True)):
+        for x, image in enumerate(images):
+            top, left = _MARGIN + y * step, _MARGIN + x * step + (gap if x > 1 else 0)
+            if x in frames:
+                sheet[top - 4 : top + side + 4, left - 4 : left + side + 4] = _FRAME
+            sheet[top : top + side, left : left + side] = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return sheet
 
 
 def draw_pair(recipe: Recipe, seed: int, index: int, augmented: bool) -> np.ndarray:
@@ -29,8 +56,7 @@ def draw_pair(recipe: Recipe, seed: int, index: int, augmented: bool) -> np.ndar
     out = np.empty((2, 3, recipe.size, recipe.size), np.float32)
     for view in range(2):
         augment(views[view], state, out[view])
-    images = out.transpose(0, 2, 3, 1) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
-    return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return to_images(out)
 
 
 def _sheet(pairs: list[np.ndarray], labels: list[str]) -> np.ndarray:

@@ -1,25 +1,31 @@
-"""Encoders: the CIFAR ResNets of He et al. (2016, section 4.2), with widths and without a head.
+"""Encoders without a head: the CIFAR ResNets of He et al. (2016, section 4.2), and torchvision's architectures.
 
-An encoder maps images ``(N, 3, H, W)`` to features ``(N, feature_dim)``; any H and W that survive two halvings do.
-Heads (projectors for pre-training, a linear classifier for federated learning) are put on top by whoever needs them.
+An encoder maps images ``(N, 3, H, W)`` to features ``(N, feature_dim)``. Heads (projectors for pre-training, a linear
+classifier for federated learning) are put on top by whoever needs them. torchvision's keep torchvision's names of
+tensors, so that weights go in both directions.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fps_pretrain.architectures import BLOCKS_PER_STAGE, check_architecture, is_cifar_resnet
 from fps_pretrain.errors import UserError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """What pre-training normalises its views with, and so what every user of an encoder must (see ``normalise``)."""
 
-BLOCKS_PER_STAGE = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
-"""The architectures by name: depth 6n + 2 has n residual blocks in each of three stages."""
+
+class Encoder(nn.Module):
+    """What every encoder has beside its weights: ``feature_dim``, the length of its features."""
+
+    feature_dim: int
 
 
 class ResidualBlock(nn.Module):
@@ -45,11 +51,11 @@ class ResidualBlock(nn.Module):
         return F.relu(out + shortcut)
 
 
-class CifarResNet(nn.Module):
+class CifarResNet(Encoder):
     """ResNet-20/32/44/56 without its classifier; ResNet-20 of width 1 has 0.27 million parameters.
 
     Args:
-        arch: a key of ``BLOCKS_PER_STAGE``.
+        arch: a key of ``architectures.BLOCKS_PER_STAGE``.
         width: multiplies the 16, 32 and 64 channels of the three stages (the paper's ``expand``).
     """
 
@@ -86,24 +92,72 @@ def normalise(images: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
 
 
-def build_encoder(arch: str, width: int = 1, seed: int | None = None) -> CifarResNet:
-    """A freshly initialised encoder; with ``seed``, the same weights every time and the global RNG left as it was.
+def _without_head(model: nn.Module, arch: str) -> nn.Module:
+    """A classifier of torchvision's with its last linear layer replaced by the identity, and its ``feature_dim``.
 
     Raises:
-        UserError: ``arch`` is not one of ``BLOCKS_PER_STAGE`` or ``width`` is below 1.
+        UserError: the classifier does not end in a linear layer.
     """
-    if arch not in BLOCKS_PER_STAGE:
-        raise UserError(f"unknown architecture '{arch}': choose one of {', '.join(BLOCKS_PER_STAGE)}")
-    if width < 1:
-        raise UserError(f"width must be at least 1, got {width}")
-    if seed is None:
-        return CifarResNet(arch, width)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return CifarResNet(arch, width)
+    for name in ("fc", "classifier", "heads", "head"):
+        head = getattr(model, name, None)
+        parent, last = (head, str(len(head) - 1)) if isinstance(head, nn.Sequential) else (model, name)
+        if name == "heads" and isinstance(head, nn.Sequential):
+            last = "head"  # torchvision's vision transformers name the layers of the head
+        linear = getattr(parent, last, None)
+        if isinstance(linear, nn.Linear):
+            setattr(parent, last, nn.Identity())
+            model.feature_dim = linear.in_features  # type: ignore[assignment]
+            return model
+    raise UserError(f"--arch {arch}: its head is no linear layer that could be replaced; take a ResNet")
 
 
-def build_classifier(encoder: CifarResNet, num_classes: int, seed: int) -> nn.Sequential:
+def _torchvision_encoder(arch: str) -> nn.Module:
+    """Any classifier of ``torchvision.models`` by name, with fresh weights and without its head."""
+    import torchvision
+
+    # Auxiliary classifiers (GoogLeNet, Inception) would make training return more than features.
+    options = {"aux_logits": False, "init_weights": True} if arch in ("googlenet", "inception_v3") else {}
+    return _without_head(torchvision.models.get_model(arch, weights=None, **options), arch)
+
+
+def check_encoder(encoder: nn.Module, arch: str, size: int) -> None:
+    """See that images of ``size`` pixels go through.
+
+    Raises:
+        UserError: they do not, or the output is not one vector for each image.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    try:
+        with torch.inference_mode():
+            features = encoder(torch.zeros(2, 3, size, size))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(f"--arch {arch} does not take images of --size {size}: {error}") from error
+    finally:
+        encoder.train(was_training)
+    if features.shape != (2, encoder.feature_dim):
+        raise UserError(f"--arch {arch} gives features of shape {tuple(features.shape[1:])}: take a ResNet")
+
+
+def build_encoder(arch: str, width: int = 1, seed: int | None = None) -> Any:
+    """A freshly initialised ``Encoder``; with ``seed``, the same weights every time and the global RNG left as it was.
+
+    Args:
+        arch: ``resnet20``, ``resnet32``, ``resnet44`` or ``resnet56``, or a classifier of ``torchvision.models``.
+        width: multiplies the channels of the former; 1 for the latter.
+        seed: what the weights are drawn from; None for the global RNG.
+
+    Raises:
+        UserError: ``arch`` is no such name, has no head that can be replaced, or has no such width.
+    """
+    check_architecture(arch, width)
+    with torch.random.fork_rng(devices=[], enabled=seed is not None):
+        if seed is not None:
+            torch.manual_seed(seed)
+        return CifarResNet(arch, width) if is_cifar_resnet(arch) else _torchvision_encoder(arch)
+
+
+def build_classifier(encoder: Encoder, num_classes: int, seed: int) -> nn.Sequential:
     """``encoder`` with a fresh linear ``head``: images ``(N, 3, H, W)`` to logits ``(N, num_classes)``."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

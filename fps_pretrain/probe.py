@@ -1,8 +1,7 @@
-"""How good are frozen features? k-nearest-neighbour accuracy on labelled images the encoder was not trained on."""
+"""How good are frozen features? Nearest neighbours, a linear classifier, and finding a pair's other view."""
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import torch
 from lightly.utils.benchmarking.knn import knn_predict
@@ -10,18 +9,19 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fps_pretrain.models import normalise
+from fps_pretrain.probe_data import ProbeData
 
 NEIGHBOURS = 20
 TEMPERATURE = 0.1
 
 
 @torch.inference_mode()
-def extract_features(encoder: nn.Module, images: np.ndarray, batch_size: int = 512) -> Tensor:
+def features_of(encoder: nn.Module, views: Tensor, batch_size: int = 512) -> Tensor:
     """Features of the encoder in evaluation mode, of length 1.
 
     Args:
         encoder: float images ``(N, 3, H, W)`` to features ``(N, D)``; its mode is restored.
-        images: ``(N, H, W, 3)``, uint8 RGB.
+        views: ``(N, 3, H, W)`` normalised, or ``(N, H, W, 3)`` uint8 RGB.
         batch_size: images at a time.
 
     Returns:
@@ -31,10 +31,31 @@ def extract_features(encoder: nn.Module, images: np.ndarray, batch_size: int = 5
     was_training = encoder.training
     encoder.eval()
     features = []
-    for chunk in torch.from_numpy(images).split(batch_size):
-        features.append(F.normalize(encoder(normalise(chunk.to(device))).float(), dim=1).cpu())
+    for chunk in views.split(batch_size):
+        chunk = chunk.to(device)
+        chunk = normalise(chunk) if chunk.dtype == torch.uint8 else chunk
+        features.append(F.normalize(encoder(chunk).float(), dim=1).cpu())
     encoder.train(was_training)
     return torch.cat(features)
+
+
+def extract_features(encoder: nn.Module, images: np.ndarray, batch_size: int = 512) -> Tensor:
+    """``features_of`` images ``(N, H, W, 3)``, uint8 RGB."""
+    return features_of(encoder, torch.from_numpy(images), batch_size)
+
+
+def _vote(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labels: np.ndarray, neighbours: int) -> float:
+    """Accuracy of the weighted vote of nearest neighbours among features of length 1."""
+    targets = torch.from_numpy(np.asarray(bank_labels, dtype=np.int64))
+    classes = int(max(bank_labels.max(), labels.max())) + 1
+    columns = bank.T.contiguous()
+    correct = 0
+    for start in range(0, len(queries), 1024):
+        votes = knn_predict(
+            queries[start : start + 1024], columns, targets, classes, min(neighbours, len(targets)), TEMPERATURE
+        )
+        correct += int((votes[:, 0].numpy() == labels[start : start + 1024]).sum())
+    return correct / len(labels)
 
 
 def knn_accuracy(
@@ -60,31 +81,29 @@ def knn_accuracy(
     Returns:
         Accuracy in [0, 1].
     """
-    bank = extract_features(encoder, bank_images).T.contiguous()
-    bank_targets = torch.from_numpy(np.asarray(bank_labels, dtype=np.int64))
-    classes = int(max(bank_labels.max(), labels.max())) + 1
-    queries = extract_features(encoder, images)
-    correct = 0
-    for start in range(0, len(queries), 1024):
-        votes = knn_predict(
-            queries[start : start + 1024], bank, bank_targets, classes, min(neighbours, len(bank_targets)), TEMPERATURE
-        )
-        correct += int((votes[:, 0].numpy() == labels[start : start + 1024]).sum())
-    return correct / len(labels)
+    bank, queries = extract_features(encoder, bank_images), extract_features(encoder, images)
+    return _vote(bank, bank_labels, queries, labels, neighbours)
 
 
-def digits_knn(encoder: nn.Module, size: int) -> float:
-    """kNN accuracy on scikit-learn's handwritten digits: 1,200 in the bank, the other 597 classified.
+def linear_accuracy(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labels: np.ndarray) -> float:
+    """Accuracy of multinomial logistic regression from the bank's features to the queries'.
 
-    The digits come with scikit-learn, so that every checkpoint can carry this number without a download. It says
-    whether features separate simple shapes, not how a federation on photographs will go.
+    It is solved to convergence, so that no learning rate or seed has a say in it (Kornblith et al., CVPR 2019, section
+    3), on features of unit variance with scikit-learn's default penalty.
     """
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
 
-    digits = load_digits()
-    grey = (digits.images * (255.0 / 16.0)).astype(np.uint8)
-    images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in grey])
-    bank, query = train_test_split(np.arange(len(images)), train_size=1200, stratify=digits.target, random_state=0)
-    rgb = np.repeat(images[..., None], 3, axis=3)
-    return knn_accuracy(encoder, rgb[bank], digits.target[bank], rgb[query], digits.target[query])
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1_000))
+    classifier.fit(bank.numpy(), bank_labels)
+    return float(classifier.score(queries.numpy(), labels))
+
+
+def probe(encoder: nn.Module, data: ProbeData, linear: bool = False) -> dict[str, float]:
+    """``knn_accuracy`` and, if wanted, ``linear_accuracy`` of a frozen encoder, in [0, 1]."""
+    bank, queries = extract_features(encoder, data.bank_images), extract_features(encoder, data.images)
+    result = {"knn_accuracy": _vote(bank, data.bank_labels, queries, data.labels, NEIGHBOURS)}
+    if linear:
+        result["linear_accuracy"] = linear_accuracy(bank, data.bank_labels, queries, data.labels)
+    return result

@@ -1,47 +1,50 @@
-"""From a configuration to an encoder checkpoint: a Lightning Trainer over fractal pairs."""
+"""From a configuration to an encoder checkpoint: a Lightning Trainer over pairs of views."""
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import platform
-import sys
 import time
 import warnings
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as L
 import torch
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from lightning_fabric.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.strategies import DDPStrategy
 
-from fps_pretrain.checkpoint import keep_existing, save_encoder
-from fps_pretrain.config import MAY_DIFFER_ON_RESUME, PretrainConfig, read_yaml, write_yaml
-from fps_pretrain.data import FractalPairs
-from fps_pretrain.errors import UserError
+from fps_pretrain.checkpoint import save_encoder
+from fps_pretrain.config import MAY_DIFFER_ON_RESUME, PretrainConfig
+from fps_pretrain.data import PairData, PairSource, make_source
+from fps_pretrain.errors import TrainingDiverged, UserError
+from fps_pretrain.files import write_text_atomically
+from fps_pretrain.folder import list_images
 from fps_pretrain.methods import method_class
 from fps_pretrain.methods.base import PairMethod
-from fps_pretrain.models import build_encoder
-from fps_pretrain.probe import digits_knn
-from fps_pretrain.progress import PairProgress, StopOnSignal
+from fps_pretrain.models import Encoder, build_encoder, check_encoder
+from fps_pretrain.probe_data import load_probe_data
+from fps_pretrain.progress import PairProgress
+from fps_pretrain.quality import CollapseAlarm, PairRate, QualityProbe, describe, say
+from fps_pretrain.run_folder import RESULT, open_run, result_of, tell_others, wait_for_first
+from fps_pretrain.state import KeepState, StateIO
+from fps_pretrain.sync_batchnorm import CpuLayerSync
 
-STATE = "state.ckpt"
-CONFIG = "config.yaml"
-STATE_INTERVAL = timedelta(minutes=2)
 CPU_PAIRS_PER_SECOND = 300
-"""Order of magnitude for two CPU cores, to say what the paper's recipe would cost."""
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+"""Order of magnitude for two CPU cores at 32 px, to say what the paper's recipe would cost."""
 
 
 def _uses_gpu(config: PretrainConfig) -> bool:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    return config.device != "cpu" and torch.cuda.is_available()
+    gpu = config.device != "cpu" and torch.cuda.is_available()
+    if gpu and config.devices > torch.cuda.device_count():
+        raise UserError(f"--devices {config.devices}: torch finds {torch.cuda.device_count()} CUDA devices here")
+    return gpu
 
 
 def _precision(config: PretrainConfig, gpu: bool) -> Any:
@@ -55,47 +58,22 @@ def _precision(config: PretrainConfig, gpu: bool) -> Any:
     return {"32": "32-true", "bf16": "bf16-mixed"}[config.precision]
 
 
-def _default_workers(gpu: bool) -> int:
-    return max(1, min(8, (os.cpu_count() or 2) - 1)) if gpu else 1
+def _default_workers(gpu: bool, devices: int) -> int:
+    return max(1, min(8, (os.cpu_count() or 2) // devices - 1)) if gpu else 1
 
 
-def _open_run_dir(config: PretrainConfig) -> Path | None:
-    """Make the run folder ready; returns the state to resume from, or None for a fresh start.
-
-    Raises:
-        UserError: the folder holds something else than a run of this configuration.
-    """
-    folder = config.run_dir
-    assert folder is not None
-    if not config.resume and (kept := keep_existing(folder)):
-        _say(f"kept the earlier run as {kept}")
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"--run-dir {folder} exists and is not a pre-training run: name another folder")
-        differing = config.differing_fields(read_yaml(folder / CONFIG))
-        if differing:
-            flags = ", ".join("--" + name.replace("_", "-") for name in differing)
-            raise UserError(
-                f"--run-dir {folder} holds a run with other {flags}: "
-                "name another folder, or pass --no-resume to keep it aside and start over"
-            )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_yaml(folder / CONFIG, config)
-    state = folder / STATE
-    return state if state.is_file() else None
-
-
-def _provenance(config: PretrainConfig, pairs_seen: int, precision: str) -> dict[str, Any]:
+def _provenance(config: PretrainConfig, source: PairSource, pairs_seen: int, precision: str) -> dict[str, Any]:
     """What made the weights, in plain values."""
     import lightly
     import numba
 
     return {
         "method": config.method,
-        "recipe": {**config.recipe()._asdict(), "source": "fractals"},
+        "recipe": source.description(),
         "config": {n: v for n, v in config.to_dict().items() if n not in MAY_DIFFER_ON_RESUME},
         "pairs_seen": pairs_seen,
         "seed": config.seed,
+        "devices": config.world_size,
         "precision": precision,
         "versions": {
             "python": platform.python_version(),
@@ -110,122 +88,210 @@ def _provenance(config: PretrainConfig, pairs_seen: int, precision: str) -> dict
 class EncoderEveryFewEpochs(Callback):
     """Writes the encoder alone into the run folder every ``save_every`` epochs (the paper's recipe: 10)."""
 
-    def __init__(self, config: PretrainConfig, precision: str) -> None:
+    def __init__(self, config: PretrainConfig, source: PairSource, precision: str) -> None:
         self.config = config
+        self.source = source
         self.precision = precision
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save after every ``save_every``-th epoch."""
-        epoch = trainer.current_epoch + 1
-        if epoch % self.config.save_every or not isinstance(pl_module, PairMethod):
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Save after the last step of every ``save_every``-th epoch.
+
+        Not at the epoch's end: a run that goes on from that step's state does not come by there again.
+        """
+        epoch, step = divmod(trainer.global_step, self.config.steps_per_epoch)
+        if step or epoch % self.config.save_every:
+            return
+        assert isinstance(pl_module, PairMethod)
+        pl_module.refuse_if_diverged(weights=True)
+        if not trainer.is_global_zero:
             return
         assert self.config.run_dir is not None
         assert self.config.batch_size is not None
         path = self.config.run_dir / f"encoder-epoch{epoch:03d}.pt"
-        seen = trainer.global_step * self.config.batch_size
-        save_encoder(
-            path, pl_module.encoder, self.config.arch, self.config.width, _provenance(self.config, seen, self.precision)
-        )
+        provenance = _provenance(self.config, self.source, trainer.global_step * self.config.batch_size, self.precision)
+        save_encoder(path, pl_module.encoder, self.config.arch, self.config.width, provenance)
 
 
-def _announce(config: PretrainConfig, gpu: bool, precision: str, resuming: bool) -> None:
-    assert config.epochs is not None
+def _announce(config: PretrainConfig, gpu: bool, precision: str, state: Path | None) -> None:
     assert config.batch_size is not None
-    pairs = config.epochs * config.steps_per_epoch * config.batch_size
+    pairs = config.total_steps * config.batch_size
     where = torch.cuda.get_device_name() if gpu else "CPU"
-    _say(
-        f"{config.method}, {config.arch} x {config.width}, {config.size} px, preset {config.preset}: "
-        f"{config.epochs} epochs, {pairs:,} pairs in batches of {config.batch_size}, on {where} ({precision})"
+    if config.world_size > 1:
+        where = f"{config.world_size} x {where}"
+    source = f"pairs from {config.folder}" if config.folder else "pairs"
+    say(
+        f"{config.method}, {config.arch} x {config.width}, {config.view_size} px, preset {config.preset}: "
+        f"{config.epochs} epochs, {pairs:,} {source} in batches of {config.batch_size}, on {where} ({precision})"
     )
     if config.preset == "quick":
-        days = 100_000_000 / CPU_PAIRS_PER_SECOND / 86_400
-        _say(
+        cost = ""
+        if config.view_size <= 32:
+            days = 100_000_000 / CPU_PAIRS_PER_SECOND / 86_400
+            cost = f": about {days:.0f} days at {CPU_PAIRS_PER_SECOND} pairs/s on a CPU, hours on a GPU"
+        say(
             "the quick preset shows the pipeline; it does not make strong weights. --preset paper runs the paper's "
-            f"100,000,000 pairs: about {days:.0f} days at {CPU_PAIRS_PER_SECOND} pairs/s on a CPU, hours on a GPU"
+            f"100 epochs{', 100,000,000 pairs' if config.folder is None else ''}{cost}"
         )
     else:
-        _say("--preset quick makes a small encoder in minutes instead")
-    _say(f"{'resuming' if resuming else 'run folder'}: {config.run_dir}; encoder checkpoint: {config.output}")
+        say("--preset quick makes a small encoder in minutes instead")
+    say(f"{'resuming' if state else 'run folder'}: {config.run_dir}; encoder checkpoint: {config.output}")
+
+
+def _make_trainer(config: PretrainConfig, method: PairMethod, gpu: bool, precision: Any, callbacks: Any) -> L.Trainer:
+    """The Trainer of a run; everything that is kept goes into the run folder."""
+    assert config.run_dir is not None
+    several = config.world_size > 1
+    plugins: list[Any] = [StateIO(config.run_dir)]
+    sync = several and method.sync_batchnorm
+    if sync and not gpu:
+        plugins.append(CpuLayerSync())
+    ddp = DDPStrategy(
+        process_group_backend="nccl" if gpu else "gloo",
+        broadcast_buffers=False,  # synchronised statistics agree anyway; those of MoCo are each device's own
+        gradient_as_bucket_view=True,
+    )
+    return L.Trainer(
+        accelerator="gpu" if gpu else "cpu",
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=ddp if several else "auto",
+        sync_batchnorm=sync and gpu,
+        use_distributed_sampler=False,
+        plugins=plugins,
+        precision=precision,
+        max_epochs=config.epochs,
+        default_root_dir=config.run_dir,
+        logger=[CSVLogger(config.run_dir, name="csv"), TensorBoardLogger(config.run_dir, name="tensorboard")],
+        callbacks=callbacks,
+        log_every_n_steps=config.log_every,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+def _check_output(config: PretrainConfig) -> None:
+    """Make the folder of ``--output``.
+
+    Raises:
+        UserError: it is not writable.
+    """
+    assert config.output is not None
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    if not os.access(config.output.parent, os.W_OK):
+        raise UserError(f"--output {config.output}: the folder {config.output.parent} is not writable")
+
+
+def _build(config: PretrainConfig) -> tuple[Encoder, PairMethod]:
+    """The encoder with its random weights, and the method around it.
+
+    Raises:
+        UserError: the encoder does not take images of this size, or the method not these options.
+    """
+    L.seed_everything(config.seed, workers=False, verbose=False)
+    encoder: Encoder = build_encoder(config.arch, config.width, config.seed)
+    check_encoder(encoder, config.arch, config.view_size)
+    return encoder, method_class(config.method)(config, encoder)
+
+
+def _finish(
+    config: PretrainConfig, method: PairMethod, trainer: L.Trainer, quality: QualityProbe, precision: str, since: float
+) -> None:
+    """Look at the encoder for the last time and write it."""
+    assert config.batch_size is not None
+    assert config.output is not None
+    assert config.run_dir is not None
+    measures = quality.look(trainer, method.encoder)
+    pairs_seen = trainer.global_step * config.batch_size
+    name = quality.data.name
+    measured = {f"{name}_knn": measures["knn_accuracy"], f"{name}_knn_random": quality.baseline["knn_accuracy"]}
+    if "linear_accuracy" in measures:
+        measured[f"{name}_linear"] = measures["linear_accuracy"]
+        measured[f"{name}_linear_random"] = quality.baseline["linear_accuracy"]
+    provenance = _provenance(config, quality.source, pairs_seen, precision)
+    provenance["probe"] = {key: round(value, 4) for key, value in measured.items()}
+    digest, kept = save_encoder(config.output, method.encoder, config.arch, config.width, provenance)
+    if kept:
+        say(f"{config.output} existed and is kept as {kept}")
+    result = {"digest": digest, "pairs_seen": pairs_seen, "probe": provenance["probe"]}
+    write_text_atomically(config.run_dir / RESULT, json.dumps(result, indent=1) + "\n")
+    say(
+        f"{pairs_seen:,} pairs in {time.monotonic() - since:.0f} s; {describe(measures, name)} "
+        f"(random weights: {describe(quality.baseline, name)})"
+    )
+    say(f"training page: {config.run_dir / 'training.html'}")
+    say(f"wrote {config.output} (digest {digest[:12]}); start a federation: python run_fl.py --init {config.output}")
 
 
 def train(config: PretrainConfig) -> int:
     """Pre-train an encoder and write its checkpoint.
 
-    Interrupted (Ctrl-C, SIGTERM) it saves its state in the run folder; the same command goes on from there.
+    Interrupted (Ctrl-C, SIGTERM, even SIGKILL) it leaves a state in the run folder; the same command goes on from it.
+    When several devices train, every one of their processes calls this.
 
     Returns:
         The process's exit code, 0.
 
     Raises:
         UserError: the configuration cannot run here, or an output is in the way.
+        TrainingDiverged: loss or weights are no longer finite; the last good state is kept.
         KeyboardInterrupt: after an interrupted run has saved its state.
     """
     gpu = _uses_gpu(config)
-    config = config.resolve(gpu)
-    assert config.output is not None
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    if not os.access(config.output.parent, os.W_OK):
-        raise UserError(f"--output {config.output}: the folder {config.output.parent} is not writable")
-    precision = _precision(config, gpu)
-    assert config.epochs is not None
-    assert config.batch_size is not None
-    assert config.run_dir is not None
-    state = _open_run_dir(config)
     if config.threads:
         torch.set_num_threads(config.threads)
-    _announce(config, gpu, precision, resuming=state is not None)
-
-    L.seed_everything(config.seed, workers=False, verbose=False)
-    encoder = build_encoder(config.arch, config.width, config.seed)
-    knn_before = digits_knn(encoder, config.size)
-    method = method_class(config.method)(config, encoder).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = len(list_images(config.folder)) if config.folder and config.pairs_per_epoch is None else None
+    config = config.resolve(gpu, images)
+    first = getattr(rank_zero_only, "rank", 0) == 0  # from the variables that launchers set
+    encoder, method = _build(config)
+    source = make_source(config)
+    precision = _precision(config, gpu)
+    assert config.batch_size is not None
+    assert config.run_dir is not None
+    callbacks: list[Callback] = [
+        PairProgress(config.total_steps, config.batch_size),
+        PairRate(config.batch_size, config.log_every),
+        CollapseAlarm(config.log_every, config.total_steps),
+    ]
+    if first:
+        data = load_probe_data(config.probe_data, config.view_size)
+        _check_output(config)
+        state = open_run(config, say)
+        if result := result_of(config):
+            say(
+                f"finished: {config.run_dir} has trained on its {result['pairs_seen']:,} pairs and {config.output} "
+                "holds the encoder; --no-resume starts over"
+            )
+            return 0
+        tell_others(config.run_dir, state)
+        _announce(config, gpu, precision, state)
+        callbacks.append(quality := QualityProbe(config, source, data, encoder))
+    else:
+        state = wait_for_first(config.run_dir)
+    method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    keep = KeepState(config.run_dir, config.state_every, config.log_every)
+    callbacks += [EncoderEveryFewEpochs(config, source, precision), keep]
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", module="torch.utils.data")
-    steps = config.epochs * config.steps_per_epoch
-    stop = StopOnSignal(config.run_dir / STATE)
-    trainer = L.Trainer(
-        accelerator="gpu" if gpu else "cpu",
-        devices=1,
-        precision=precision,
-        max_epochs=config.epochs,
-        logger=[CSVLogger(config.run_dir, name="csv"), TensorBoardLogger(config.run_dir, name="tensorboard")],
-        callbacks=[
-            PairProgress(steps, config.batch_size),
-            EncoderEveryFewEpochs(config, precision),
-            ModelCheckpoint(
-                config.run_dir,
-                filename=Path(STATE).stem,
-                train_time_interval=STATE_INTERVAL,
-                enable_version_counter=False,
-            ),
-            stop,
-        ],
-        log_every_n_steps=config.log_every,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    workers = config.workers if config.workers is not None else _default_workers(gpu)
+    trainer = _make_trainer(config, method, gpu, precision, callbacks)
+    workers = config.workers if config.workers is not None else _default_workers(gpu, config.devices)
     started = time.monotonic()
-    trainer.fit(method, datamodule=FractalPairs(config, workers), ckpt_path=state, weights_only=True)
-    if stop.stopped:
-        raise KeyboardInterrupt
-    trainer.save_checkpoint(config.run_dir / STATE)
-
-    pairs_seen = trainer.global_step * config.batch_size
-    knn_after = digits_knn(method.encoder.to(memory_format=torch.contiguous_format), config.size)
-    provenance = _provenance(config, pairs_seen, precision)
-    provenance["probe"] = {"digits_knn": round(knn_after, 4), "digits_knn_random": round(knn_before, 4)}
-    weights_digest, kept = save_encoder(config.output, method.encoder, config.arch, config.width, provenance)
-    if kept:
-        _say(f"{config.output} existed and is kept as {kept}")
-    _say(
-        f"{pairs_seen:,} pairs in {time.monotonic() - started:.0f} s; digits kNN accuracy {knn_after:.1%} "
-        f"(random weights {knn_before:.1%})"
-    )
-    _say(
-        f"wrote {config.output} (digest {weights_digest[:12]}); start a federation from it: "
-        f"python run_fl.py --init {config.output}"
-    )
+    try:
+        trainer.fit(method, datamodule=PairData(config, source, workers), ckpt_path=state, weights_only=True)
+        if keep.stopped:
+            raise KeyboardInterrupt
+        keep.save(trainer)
+    except TrainingDiverged as error:
+        raise TrainingDiverged(
+            f"{error}; the last good state is kept in {config.run_dir}, but the same command would come to the same "
+            "step: start over with a lower --lr (--no-resume keeps this run aside)"
+        ) from error
+    except UserError as error:  # from a worker it comes with the text of a traceback around it
+        raise UserError(str(error).rsplit("UserError: ", 1)[-1]) from error
+    if first:
+        _finish(config, method, trainer, quality, precision, started)
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     return 0

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
+import numpy as np
 import pytorch_lightning as L
 import torch
 from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
 
 from fps_pretrain.config import PretrainConfig
-from fps_pretrain.errors import UserError
-from fps_pretrain.models import CifarResNet
+from fps_pretrain.errors import TrainingDiverged, UserError
+from fps_pretrain.models import Encoder
 
 
 def cosine_per_epoch(epochs: int) -> Callable[[int], float]:
@@ -23,20 +24,39 @@ def cosine_per_epoch(epochs: int) -> Callable[[int], float]:
 
 
 class PairMethod(L.LightningModule, ABC):
-    """Base of the methods; a method defines ``forward_pair`` and, where its recipe has one, its learning rate.
+    """Base of the methods; a method defines ``forward_pair`` and what differs from the defaults below.
+
+    Everything a method must remember between steps is a parameter or a persistent buffer: that is what a run resumes
+    from. Random numbers may come from torch's global generator, which is keyed by (seed, step, device) at every step.
 
     Args:
         config: a resolved configuration.
         encoder: images ``(N, 3, H, W)`` to features ``(N, feature_dim)``.
+
+    Raises:
+        UserError: ``config.method_options`` names something that the method does not have.
     """
 
-    reference_lr = 0.05
+    reference_lr: ClassVar[float] = 0.05
     """Learning rate for a batch of 256, scaled linearly with the batch (the paper's recipe for SimSiam)."""
 
-    def __init__(self, config: PretrainConfig, encoder: CifarResNet) -> None:
+    sync_batchnorm: ClassVar[bool] = True
+    """Whether BatchNorm sees the whole batch when several devices share it."""
+
+    default_options: ClassVar[Mapping[str, float]] = {}
+    """The method's own numbers, which ``--method-options`` changes; those in force are in ``options``."""
+
+    def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
+        given = config.options()
+        unknown = sorted(set(given) - set(self.default_options))
+        if unknown:
+            known = ", ".join(self.default_options) or "none"
+            raise UserError(f"--method-options {unknown[0]}: {config.method} has no such option (it has: {known})")
+        self.options = dict(self.default_options) | given
+        self._bad_step: Tensor | None = None
 
     @abstractmethod
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -47,24 +67,63 @@ class PairMethod(L.LightningModule, ABC):
         return ()
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Loss of a batch of pairs ``(2, N, 3, H, W)``.
+        """Loss of this device's share of a batch of pairs, ``(2, N, 3, H, W)``.
 
         Raises:
-            UserError: the loss is not finite.
+            TrainingDiverged: a loss was not finite.
         """
+        config = self.config
+        key = np.random.SeedSequence([config.seed, self.global_step, self.global_rank])
+        torch.manual_seed(int(key.generate_state(1)[0]))
         # channels_last is what convolutions are fastest in, on CPUs and GPUs alike.
         first, second = (view.contiguous(memory_format=torch.channels_last) for view in batch)
         loss, embeddings = self.forward_pair(first, second)
-        if self.global_step % self.config.log_every == 0:
-            if not torch.isfinite(loss):
-                raise UserError(f"the loss is {loss.item()} at step {self.global_step}: lower --lr and start over")
-            self.log("loss", loss.detach())
+        self._watch(loss.detach())
+        if (self.global_step + 1) % config.log_every == 0:  # where Lightning writes a line
+            self.refuse_if_diverged()
+            several = config.world_size > 1
+            self.log("loss", loss.detach(), sync_dist=several)
             # 1 when embeddings spread evenly over the sphere, 0 when all views have collapsed to one point.
             spread = std_of_l2_normalized(embeddings.detach().float()) * math.sqrt(embeddings.shape[1])
-            self.log("embedding_spread", spread)
+            self.log("embedding_spread", spread, sync_dist=several)
             self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-            self.log("pairs_seen", float(self.global_step * batch.shape[1]))
+            assert config.batch_size is not None
+            self.log("pairs_seen", float((self.global_step + 1) * config.batch_size))
         return loss
+
+    def _watch(self, loss: Tensor) -> None:
+        """Remember the first step whose loss is not finite, without waiting for a GPU to have computed it."""
+        if self._bad_step is None:
+            self._bad_step = torch.full((), -1, dtype=torch.long, device=loss.device)
+        finite = torch.isfinite(loss) | (self._bad_step >= 0)
+        self._bad_step = torch.where(finite, self._bad_step, self.global_step)
+        if loss.device.type == "cpu" and self.config.world_size == 1:
+            self.refuse_if_diverged()
+
+    def refuse_if_diverged(self, weights: bool = False) -> None:
+        """See that all losses so far were finite, and the weights, too, if asked to; devices decide together.
+
+        Raises:
+            TrainingDiverged: one was not.
+        """
+        if self._bad_step is not None:
+            bad = self._bad_step.clone()
+            if self.config.world_size > 1:
+                torch.distributed.all_reduce(bad, torch.distributed.ReduceOp.MAX)
+            if bad >= 0:
+                raise TrainingDiverged(f"the loss is nan or infinite at step {int(bad)}")
+        if weights:
+            for name, tensor in self.state_dict().items():
+                if not torch.isfinite(tensor).all():
+                    raise TrainingDiverged(f"{name} is nan or infinite after step {self.global_step - 1}")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """No state is saved that nobody could go on from.
+
+        Raises:
+            TrainingDiverged: loss or weights are not finite.
+        """
+        self.refuse_if_diverged(weights=True)
 
     def configure_optimizers(self) -> Any:
         """SGD; a cosine per epoch for all parameters but ``fixed_lr_parameters``."""
@@ -80,7 +139,7 @@ class PairMethod(L.LightningModule, ABC):
         decays = [cosine_per_epoch(config.epochs), lambda epoch: 1.0]
         kept = [(g, d) for g, d in zip(groups, decays, strict=True) if g["params"]]
         optimizer = torch.optim.SGD(
-            [g for g, _ in kept], lr=lr, momentum=config.momentum, weight_decay=config.weight_decay
+            [g for g, _ in kept], lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
         )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [d for _, d in kept])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}

@@ -7,22 +7,37 @@ from collections.abc import Iterable
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from fps_pretrain.architectures import is_cifar_resnet
 from fps_pretrain.config import PretrainConfig
 from fps_pretrain.methods.base import PairMethod
-from fps_pretrain.models import CifarResNet
+from fps_pretrain.models import Encoder
+
+
+def zero_last_batchnorm(encoder: nn.Module) -> None:
+    """Let every residual block of a torchvision ResNet begin as the identity: its last BatchNorm scales by zero."""
+    for block in encoder.modules():
+        if isinstance(block, Bottleneck):
+            nn.init.zeros_(block.bn3.weight)
+        elif isinstance(block, BasicBlock):
+            nn.init.zeros_(block.bn2.weight)
 
 
 class Method(PairMethod):
-    """Projector of three layers with the features' width, out 512; predictor 512-128-512; stop-gradient.
+    """Projector of three layers with the features' width, predictor with a bottleneck of a quarter, stop-gradient.
 
-    The sizes are those of the FPS recipe at 32 px (Chen et al., ICLR 2023, appendix).
+    The projector's output is 512 for the CIFAR ResNets (Chen et al., ICLR 2023, appendix) and 2048 for torchvision's
+    encoders, whose residual blocks begin as identities (Chen and He, section 4 and their released code).
     """
 
-    def __init__(self, config: PretrainConfig, encoder: CifarResNet) -> None:
+    def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        self.projector = SimSiamProjectionHead(encoder.feature_dim, encoder.feature_dim, 512)
-        self.predictor = SimSiamPredictionHead(512, 128, 512)
+        out = 512 if is_cifar_resnet(config.arch) else 2048
+        if not is_cifar_resnet(config.arch):
+            zero_last_batchnorm(encoder)
+        self.projector = SimSiamProjectionHead(encoder.feature_dim, encoder.feature_dim, out)
+        self.predictor = SimSiamPredictionHead(out, out // 4, out)
         self.criterion = NegativeCosineSimilarity()
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:

@@ -1,0 +1,128 @@
+"""Kill pre-training runs at random moments and see that what they end with is bit-identical.
+
+    python -m tests.tools.random_kills --kills 50 --methods simsiam moco
+
+Each run is started again with the same configuration after every SIGKILL, until it ends by itself; its encoder must be
+that of a run that nobody killed. The state is saved after every step, so that many kills hit a write.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from fps_pretrain import checkpoint
+from fps_pretrain.config import PretrainConfig
+
+
+def configuration(folder: Path, method: str, workers: int = 0) -> PretrainConfig:
+    """A run of two epochs and 16 steps that takes a few seconds and probes and saves all the time."""
+    return PretrainConfig(
+        method=method,
+        method_options=("queue=64",) if method == "moco" else (),
+        size=16,
+        epochs=2,
+        pairs_per_epoch=64,
+        batch_size=8,
+        precision="32",
+        workers=workers,
+        device="cpu",
+        threads=1,
+        log_every=1,
+        save_every=1,
+        state_every=0.0,
+        probe_every=64,
+        output=folder / "encoder.pt",
+        run_dir=folder / "run",
+    )
+
+
+def _train(config: PretrainConfig) -> None:
+    from fps_pretrain.train import train
+
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115
+    sys.exit(train(config))
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Processes that begin with everything imported, so that kills hit work and not imports."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["fps_pretrain.train", "fps_pretrain.methods.simsiam", "fps_pretrain.methods.moco"])
+    return context
+
+
+def kill_until_done(config: PretrainConfig, kills: int, rng: random.Random) -> list[float]:
+    """Run ``config``, killing it ``kills`` times; returns the seconds after which each kill came.
+
+    Raises:
+        RuntimeError: a run that was not killed failed.
+    """
+    context = _context()
+    started = time.monotonic()
+    process = context.Process(target=_train, args=(config,))  # type: ignore[attr-defined]
+    process.start()
+    moments: list[float] = []
+    span = 3.0
+    while len(moments) < kills:
+        after = rng.uniform(0.0, span)
+        process.join(after)
+        if process.exitcode is not None:  # it was over before the kill: a shorter time the next time
+            if process.exitcode:
+                raise RuntimeError(f"the run failed with exit code {process.exitcode}")
+            span = max(0.5, 0.8 * span)
+        else:
+            process.kill()
+            process.join()
+            moments.append(after)
+        process = context.Process(target=_train, args=(config,))  # type: ignore[attr-defined]
+        process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f"after {kills} kills the run failed with exit code {process.exitcode}")
+    print(f"{config.method}: {kills} kills, {time.monotonic() - started:.0f} s", file=sys.stderr)
+    return moments
+
+
+def digest(config: PretrainConfig) -> str:
+    """The digest of the encoder that a run has written."""
+    assert config.output is not None
+    return str(checkpoint.read_file(config.output)["provenance"]["digest"])
+
+
+def main() -> int:
+    """Compare killed runs with one that was not; 1 if one differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=50, help="kills for each method")
+    parser.add_argument("--per-run", type=int, default=5, help="kills in the life of one run")
+    parser.add_argument("--methods", nargs="+", default=["simsiam", "moco"])
+    parser.add_argument("--workers", type=int, default=1, help="processes that render pairs")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    options = parser.parse_args()
+    rng = random.Random(options.seed)
+    differing = 0
+    for method in options.methods:
+        with tempfile.TemporaryDirectory() as name:
+            whole = configuration(Path(name) / "whole", method, options.workers)
+            kill_until_done(whole, 0, rng)
+            done = 0
+            while done < options.kills:
+                number = min(options.per_run, options.kills - done)
+                config = configuration(Path(name) / f"killed-{done}", method, options.workers)
+                moments = kill_until_done(config, number, rng)
+                done += number
+                same = digest(config) == digest(whole)
+                differing += not same
+                after = ", ".join(f"{m:.2f}" for m in moments)
+                print(f"{method}: killed after {after} s: {'identical' if same else 'DIFFERENT'}")
+    print(f"{differing} runs differ" if differing else "all runs are bit-identical")
+    return int(differing > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
