@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from pytorch_lightning.plugins.layer_sync import LayerSync
 from torch import Tensor, nn
-from torch.distributed.nn.functional import all_reduce
 from torch.nn.modules.batchnorm import _BatchNorm
+
+
+class _MeanOverProcesses(torch.autograd.Function):
+    """The mean of a tensor over all processes; so is its gradient, since all of them use the result."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor) -> Tensor:
+        total = value.clone()
+        torch.distributed.all_reduce(total)
+        return total / torch.distributed.get_world_size()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        return _MeanOverProcesses.forward(ctx, gradients[0])
+
+
+def _mean_over_processes(value: Tensor) -> Tensor:
+    return _MeanOverProcesses.apply(value)  # type: ignore[no-untyped-call,no-any-return]
 
 
 class CpuSyncBatchNorm(_BatchNorm):
@@ -25,14 +44,13 @@ class CpuSyncBatchNorm(_BatchNorm):
         x = input.float()
         axes = [d for d in range(x.dim()) if d != 1]
         shape = [1, -1] + [1] * (x.dim() - 2)
-        processes = torch.distributed.get_world_size()
-        mean = all_reduce(x.mean(axes)) / processes
+        mean = _mean_over_processes(x.mean(axes))
         centred = x - mean.view(shape)
-        variance = all_reduce(centred.square().mean(axes)) / processes
+        variance = _mean_over_processes(centred.square().mean(axes))
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             assert self.num_batches_tracked is not None
             assert self.momentum is not None
-            count = x.numel() // x.shape[1] * processes
+            count = x.numel() // x.shape[1] * torch.distributed.get_world_size()
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 self.running_mean.lerp_(mean, self.momentum)

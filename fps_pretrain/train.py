@@ -19,6 +19,7 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.strategies import DDPStrategy
 
 from fps_pretrain.checkpoint import save_encoder
+from fps_pretrain.cli import EXIT_INTERRUPTED
 from fps_pretrain.config import MAY_DIFFER_ON_RESUME, PretrainConfig
 from fps_pretrain.data import PairData, PairSource, make_source
 from fps_pretrain.errors import TrainingDiverged, UserError
@@ -272,7 +273,8 @@ def train(config: PretrainConfig) -> int:
     keep = KeepState(config.run_dir, config.state_every, config.log_every)
     callbacks += [EncoderEveryFewEpochs(config, source, precision), keep]
 
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for library in ("pytorch_lightning", "lightning_fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     warnings.filterwarnings("ignore", module="torch.utils.data")
     trainer = _make_trainer(config, method, gpu, precision, callbacks)
@@ -283,7 +285,11 @@ def train(config: PretrainConfig) -> int:
         if keep.stopped:
             raise KeyboardInterrupt
         keep.save(trainer)
-    except TrainingDiverged as error:
+    except (TrainingDiverged, KeyboardInterrupt) as error:
+        if not first:  # the first process speaks for all
+            raise SystemExit(getattr(error, "exit_code", EXIT_INTERRUPTED)) from error
+        if isinstance(error, KeyboardInterrupt):
+            raise
         raise TrainingDiverged(
             f"{error}; the last good state is kept in {config.run_dir}, but the same command would come to the same "
             "step: start over with a lower --lr (--no-resume keeps this run aside)"
