@@ -7,7 +7,7 @@ import torch
 
 from fps_pretrain import checkpoint
 from fps_pretrain.errors import UserError
-from fps_pretrain.models import build_classifier, build_encoder
+from fps_pretrain.models import build_classifier, build_encoder, check_encoder
 
 
 def same(a, b):
@@ -32,7 +32,7 @@ def test_resnet20_has_the_papers_size_and_is_the_same_for_a_seed():
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize(("arch", "width"), [("resnet20", 1), ("resnet32", 2)])
+@pytest.mark.parametrize(("arch", "width"), [("resnet20", 1), ("resnet32", 2), ("resnet18", 1)])
 def test_round_trip(tmp_path, arch, width):
     source = trained(arch=arch, width=width)
     digest, kept = checkpoint.save_encoder(tmp_path / "a.pt", source, arch, width, {"method": "simsiam", "seed": 1})
@@ -98,6 +98,43 @@ def test_what_cut_a_write_short_is_what_the_caller_sees(tmp_path, monkeypatch, c
         checkpoint.write_atomically(path, {"a": torch.zeros(100_000)})
     assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_an_encoder_file_says_how_to_build_it(tmp_path):
+    source = trained(arch="resnet18")
+    checkpoint.save_encoder(tmp_path / "a.pt", source, "resnet18", 1, {})
+    loaded = checkpoint.load_encoder(tmp_path / "a.pt")
+    assert same(source, loaded)
+    assert not loaded.training
+    torch.save(source.state_dict(), tmp_path / "bare.pt")
+    with pytest.raises(UserError, match="does not name its architecture"):
+        checkpoint.load_encoder(tmp_path / "bare.pt")
+    assert same(source, checkpoint.load_encoder(tmp_path / "bare.pt", arch="resnet18"))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "mobilenet_v3_small", "densenet121"])
+def test_weights_go_to_torchvision_and_come_back(tmp_path, arch):
+    """Whatever their layers are called: "features" and "classifier" are parts of some encoders."""
+    import torchvision
+
+    torch.manual_seed(0)
+    theirs = torchvision.models.get_model(arch)
+    torch.save(theirs.state_dict(), tmp_path / "theirs.pt")
+    encoder = checkpoint.load_encoder(tmp_path / "theirs.pt", arch=arch)
+    assert encoder(torch.zeros(2, 3, 64, 64)).shape == (2, encoder.feature_dim)
+    left = theirs.load_state_dict(encoder.state_dict(), strict=False)
+    assert not left.unexpected_keys
+    assert len(left.missing_keys) == 2  # weight and bias of the head
+    torch.save({f"module.encoder.{k}": v for k, v in theirs.state_dict().items()}, tmp_path / "wrapped.pt")
+    assert same(encoder, checkpoint.load_encoder(tmp_path / "wrapped.pt", arch=arch))
+
+
+def test_an_encoder_that_cannot_be_used_is_refused():
+    for arch, words in (("squeezenet1_0", "head"), ("resnet17", "--arch")):
+        with pytest.raises(UserError, match=words):
+            build_encoder(arch)
+    with pytest.raises(UserError, match="--size 32"):
+        check_encoder(build_encoder("vit_b_32"), "vit_b_32", 32)
 
 
 def moco_file(state):
