@@ -6,12 +6,25 @@ round, and the run's configuration as YAML. A client is the partition that its n
 
 from __future__ import annotations
 
-from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+import hashlib
+import traceback
+from pathlib import Path
+
+from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
 from federated import algorithms, local, workspace
-from federated.local import Hyper
+from federated.batch_norm import buffers_of
+from federated.client_state import ClientStates
+from federated.config import identity
+from federated.failures import Deadline, InjectedFailure, injected
+from federated.local import Client, ClientState, ClientUpdate, Hyper, Weights
 from federated.records import from_record
+from federated.workspace import Workspace
+from fps_pretrain.errors import UserError
+
+CLIENT_FAILED = 2
+"""Flower's error code for an exception in a ClientApp."""
 
 client_app = ClientApp()
 
@@ -25,31 +38,105 @@ def query(message: Message, context: Context) -> Message:
 
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
-    """Train on this node's examples; replies with the weights, ``num-examples`` and the metrics of the training."""
+    """Train on this node's examples.
+
+    Replies with the weights, ``num-examples``, the metrics of the training and what else the algorithm sends; or, where
+    the training fails, with an error whose last line is the same on every engine.
+    """
+    try:
+        update = _train(message, context)
+    except Exception as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        return Message(Error(CLIENT_FAILED, f"{traceback.format_exc()}{reason}"), reply_to=message)
+    records: dict[str, ArrayRecord | MetricRecord] = {"arrays": ArrayRecord(update.weights)}
+    records.update({name: ArrayRecord(extra) for name, extra in update.extra.items()})
+    records["metrics"] = MetricRecord({"num-examples": update.num_examples, **update.metrics})
+    return Message(RecordDict(dict(records)), reply_to=message)
+
+
+def _train(message: Message, context: Context) -> ClientUpdate:
     message_config = message.content.config_records["config"]
     space = workspace.find(message_config)
+    config, number = space.config, _partition_id(context)
     server_round = int(str(message_config["server-round"]))
-    client = _partition_id(context)
-    update = algorithms.load(space.config.strategy).train_client(
-        space.model,
-        from_record(message.content.array_records["arrays"]),
-        *space.examples_of(client),
-        Hyper.of(space.config, server_round),
-        (space.config.seed, server_round, client),
+    deadline = Deadline(config.client_timeout)
+    failure = injected(config, server_round, number)
+    if failure == "raise":
+        raise InjectedFailure("told to fail")
+    if failure == "slow":
+        deadline.wait()
+        deadline.check()
+    received = {name: from_record(record) for name, record in message.content.array_records.items()}
+    examples, targets = space.examples_of(number)
+    states = _states(message_config, context, space)
+    state = states.take(number, int(str(message_config["state-round"]))) if states else {}
+    client = Client(
+        model=space.model,
+        examples=examples,
+        targets=targets,
+        hyper=Hyper.of(config, server_round),
+        key=(config.seed, server_round, number),
+        options={name: getattr(config, name) for name in algorithms.options(config.strategy)},
+        received={name: weights for name, weights in received.items() if name != "arrays"},
+        state=state,
+        check=deadline.check,
+        problem=space.problem,
     )
-    metrics = MetricRecord({"num-examples": update.num_examples, **update.metrics})
-    return Message(RecordDict({"arrays": ArrayRecord(update.weights), "metrics": metrics}), reply_to=message)
+    weights = _with_own_statistics(received["arrays"], state)
+    update = algorithms.load(config.strategy).train_client(client, weights)
+    deadline.check()
+    if failure == "nan":
+        spoilt = {n: t * float("nan") if t.is_floating_point() else t for n, t in update.weights.items()}
+        return update._replace(weights=spoilt)
+    statistics = buffers_of(update.weights, space.parameters)
+    if states:
+        own = {"statistics": statistics} if config.bn_stats == "local" else {}
+        states.save(number, server_round, {**update.state, **own})
+    if config.bn_stats == "server":
+        return update._replace(weights={n: t for n, t in update.weights.items() if n not in statistics})
+    return update
 
 
 @client_app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the weights on this node's training examples."""
-    space = workspace.find(message.content.config_records["config"])
+    message_config = message.content.config_records["config"]
+    space = workspace.find(message_config)
+    number = _partition_id(context)
     weights = from_record(message.content.array_records["arrays"])
-    images, labels = space.examples_of(_partition_id(context))
+    if space.config.bn_stats == "local" and (states := _states(message_config, context, space)):
+        weights = _with_own_statistics(weights, states.load(number, int(str(message_config["state-round"]))))
+    images, labels = space.examples_of(number)
     loss, accuracy = local.evaluate(space.model, weights, images, labels, space.config.eval_batch_size)
     metrics = MetricRecord({"num-examples": len(labels), "loss": loss, "accuracy": accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def _with_own_statistics(weights: Weights, state: ClientState) -> Weights:
+    """The weights with the BatchNorm statistics that a client keeps, if it does (``--bn-stats local``)."""
+    return {**weights, **state.get("statistics", {})}
+
+
+def _states(message_config: ConfigRecord, context: Context, space: Workspace) -> ClientStates | None:
+    """Where this client remembers things from round to round; None if it has nothing to remember.
+
+    That is the folder the message names, which every client on the server's machine shares; a node on another machine
+    is configured with a ``state-dir`` of its own, where each run has a folder.
+
+    Raises:
+        UserError: there is neither.
+    """
+    if not (space.config.bn_stats == "local" or algorithms.keeps_state(space.config.strategy)):
+        return None
+    if "state-dir" in context.node_config:
+        run = hashlib.sha256(identity(space.config).encode()).hexdigest()[:16]
+        return ClientStates(Path(str(context.node_config["state-dir"])) / run)
+    if "client-states" in message_config:
+        return ClientStates(Path(str(message_config["client-states"])))
+    raise UserError(
+        f"clients of --strategy {space.config.strategy} with --bn-stats {space.config.bn_stats} keep a state: "
+        'start this node with state-dir="FOLDER" in its --node-config'
+    )
 
 
 def _partition_id(context: Context) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -22,8 +23,12 @@ BUILT_IN_DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet")
 DATASET_KINDS = ("folder", "parquet", "hub")
 """The prefixes of data sets that are given by a path or a name on the Hugging Face hub."""
 
-FREE_ON_RESUME = ("engine", "device", "threads", "output", "data_dir", "tensorboard", "wandb")
-"""Fields that may differ when a run is resumed: where it is computed, and where its folder and its data lie now."""
+FREE_ON_RESUME = (
+    "engine", "device", "threads", "output", "data_dir", "tensorboard", "wandb",
+    "workers", "client_timeout", "min_clients",
+)  # fmt: skip
+"""Fields that may differ when a run is resumed: where it is computed, how long that may take and how much of it is
+enough, and where its folder and its data lie now."""
 
 DETAILS: dict[str, tuple[str, tuple[str, ...], Any]] = {
     "alpha": ("partition", ("dirichlet", "inner-dirichlet"), 0.3),
@@ -31,6 +36,7 @@ DETAILS: dict[str, tuple[str, tuple[str, ...], Any]] = {
     "classes_per_client": ("partition", ("pathological",), 2),
     "size_skew": ("partition", ("size",), "linear"),
     "id_column": ("partition", ("natural",), None),
+    "bn_stats": ("norm", ("batch",), "average"),
     "dp_noise": ("dp", ("fixed", "adaptive"), 1.0),
     "dp_clip": ("dp", ("fixed", "adaptive"), 1.0),
     "dp_quantile": ("dp", ("adaptive",), 0.5),
@@ -99,7 +105,40 @@ class RunConfig:
     """Share of the clients that train in a round."""
 
     strategy: str = "fedavg"
-    """Federated algorithm."""
+    """Federated algorithm; README.md has a table of them."""
+    server_lr: float | None = None
+    """Step of the server: fedavgm and scaffold (default: 1), fedadam, fedyogi and fedadagrad (0.01)."""
+    server_momentum: float | None = None
+    """Momentum of the server in fedavgm (default: 0.9)."""
+    beta1: float | None = None
+    """Decay of the first moment in fedadam and fedyogi (default: 0.9)."""
+    beta2: float | None = None
+    """Decay of the second moment in fedadam and fedyogi (default: 0.99)."""
+    tau: float | None = None
+    """Added to the root of the second moment in fedadam, fedyogi and fedadagrad (default: 0.001)."""
+    prox_mu: float | None = None
+    """Weight of the proximal term in fedprox (default: 0.01)."""
+    feddyn_alpha: float | None = None
+    """Weight of the regularisation in feddyn (default: 0.01)."""
+    moon_mu: float | None = None
+    """Weight of the contrastive loss in moon (default: 1)."""
+    moon_temperature: float | None = None
+    """Temperature of the contrastive loss in moon (default: 0.5)."""
+    q: float | None = None
+    """Fairness of qfedavg; 0 is fedavg with clients that count the same (default: 0.1)."""
+    q_lr: float | None = None
+    """Learning rate whose inverse estimates the Lipschitz constant in qfedavg (default: --lr)."""
+    trim: float | None = None
+    """Share of the clients' values cut off at either end in trimmedmean (default: 0.2)."""
+    malicious: int | None = None
+    """Malicious clients that krum, multikrum and bulyan allow for in a round (default: 1)."""
+    selected: int | None = None
+    """Clients that multikrum averages (default: all participants but the malicious)."""
+    norm: Literal["batch", "group"] = "batch"
+    """Normalisation layers of the model; group replaces each BatchNorm by GroupNorm, which has no statistics."""
+    bn_stats: Literal["average", "local", "server"] | None = None
+    """BatchNorm's statistics after a round: the clients' average (default), each client's own and their average for
+    the server, or estimated by the server on its validation images."""
     rounds: int = 20
     """Number of rounds."""
     local_epochs: int = 2
@@ -140,8 +179,18 @@ class RunConfig:
     """After every so many rounds, and after the last, clients evaluate the global model on test examples like their
     own; 0 never."""
 
+    client_timeout: float | None = None
+    """Seconds a client has for a round; one that takes longer is left out of it (default: no limit)."""
+    min_clients: int = 1
+    """A round counts if so many clients succeed; otherwise the run stops with exit code 3."""
+    inject_failures: float = 0.0
+    """Share of the clients' rounds made to fail: by an error, weights that are not a number or, with --client-timeout,
+    slowness."""
+
     engine: Literal["inprocess", "ray"] = "inprocess"
-    """How clients are run: one after the other in this process, or in parallel by Flower's simulation on Ray."""
+    """How clients are run: in this process (or its --workers), or in parallel by Flower's simulation on Ray."""
+    workers: int | None = None
+    """Processes that train clients side by side (default: none in process, one for every --threads cores on Ray)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that trains and evaluates; auto takes a GPU if there is one."""
     threads: int | None = None
@@ -169,9 +218,10 @@ class RunConfig:
             self._check_natural()
         if self.strategy not in algorithms.names():
             raise UserError(f"--strategy {self.strategy} is unknown: choose one of {', '.join(algorithms.names())}")
-        for name in ("width", "clients", "min_partition_size", "rounds", "local_epochs"):
+        self._settle_options()
+        for name in ("width", "clients", "min_partition_size", "rounds", "local_epochs", "min_clients"):
             _at_least(name, getattr(self, name), 1)
-        for name in ("batch_size", "eval_every", "eval_batch_size", "limit_train", "limit_test", "threads"):
+        for name in ("batch_size", "eval_every", "eval_batch_size", "limit_train", "limit_test", "threads", "workers"):
             _at_least(name, getattr(self, name), 1)
         for name in ("shards_per_client", "classes_per_client"):
             _at_least(name, getattr(self, name), 1)
@@ -188,6 +238,63 @@ class RunConfig:
         _within("lr", self.lr, "0 < value", 0 < self.lr < float("inf"))
         _within("momentum", self.momentum, "0 <= value < 1", 0 <= self.momentum < 1)
         _within("weight_decay", self.weight_decay, "0 <= value", 0 <= self.weight_decay < float("inf"))
+        _within("inject_failures", self.inject_failures, "0 <= value <= 1", 0 <= self.inject_failures <= 1)
+        timeout = self.client_timeout
+        _within("client_timeout", timeout, "0 < value", timeout is None or 0 < timeout < float("inf"))
+        if self.min_clients > self.participants:
+            raise UserError(f"--min-clients {self.min_clients} is more than the {self.participants} of a round")
+        if self.bn_stats == "server" and not self.validation:
+            raise UserError("--bn-stats server needs --validation above 0: the images the statistics are taken from")
+        self._check_options()
+
+    def _settle_options(self) -> None:
+        """Give the strategy's options their defaults and refuse those of other strategies."""
+        taken = algorithms.options(self.strategy)
+        for name in sorted({option for strategy in algorithms.names() for option in algorithms.options(strategy)}):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, taken.get(name))
+            elif name not in taken:
+                users = [strategy for strategy in algorithms.names() if name in algorithms.options(strategy)]
+                raise UserError(f"{_flag(name)} goes with --strategy {' or '.join(users)}, not with {self.strategy}")
+
+    def _check_options(self) -> None:
+        """Refuse options of the strategy that are out of range or leave it too few participants."""
+        infinity = float("inf")
+        for name in ("server_lr", "tau", "feddyn_alpha", "moon_temperature", "q_lr"):
+            value = getattr(self, name)
+            _within(name, value, "0 < value", value is None or 0 < value < infinity)
+        for name in ("prox_mu", "moon_mu", "q"):
+            value = getattr(self, name)
+            _within(name, value, "0 <= value", value is None or 0 <= value < infinity)
+        for name in ("server_momentum", "beta1", "beta2"):
+            value = getattr(self, name)
+            _within(name, value, "0 <= value < 1", value is None or 0 <= value < 1)
+        _within("trim", self.trim, "0 < value < 0.5", self.trim is None or 0 < self.trim < 0.5)
+        _at_least("malicious", self.malicious, 0)
+        _at_least("selected", self.selected, 1)
+        if self.trim is not None and int(self.trim * self.participants) == 0:
+            raise UserError(f"--trim {self.trim:g} cuts nobody off {self.participants} participants of a round")
+        if self.malicious is not None:
+            # Blanchard et al. 2017, proposition 2; El Mhamdi et al. 2018, section 4.
+            least = 4 * self.malicious + 3 if self.strategy == "bulyan" else 2 * self.malicious + 3
+            if self.participants < least:
+                raise UserError(
+                    f"--strategy {self.strategy} with --malicious {self.malicious} needs {least} participants in a "
+                    f"round, not {self.participants}: raise --clients or --participation"
+                )
+        if self.selected is not None and self.selected > self.participants:
+            raise UserError(f"--selected {self.selected} is more than the {self.participants} participants of a round")
+
+    def option(self, name: str) -> Any:
+        """The value of a field that the chosen strategy has given a default."""
+        value = getattr(self, name)
+        assert value is not None, f"{self.strategy} has no {name}"
+        return value
+
+    @property
+    def participants(self) -> int:
+        """How many clients train in a round: a share of them, at least one."""
+        return max(1, round(self.participation * self.clients))
 
     def _settle_details(self) -> None:
         """Give the fields of ``DETAILS``, and the image size, the defaults that the other fields imply."""
@@ -284,13 +391,24 @@ def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
     ]
 
 
+def identity(config: RunConfig) -> str:
+    """What makes a run the run it is, as text: all fields but ``FREE_ON_RESUME``."""
+    fields = (field.name for field in dataclasses.fields(config))
+    return "\n".join(f"{name}: {getattr(config, name)}" for name in fields if name not in FREE_ON_RESUME)
+
+
 def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+@cache
+def _types() -> dict[str, Any]:
+    return get_type_hints(RunConfig)
+
+
 def _check_type(name: str, value: Any) -> None:
     """Refuse a value of the wrong type or outside a Literal: the command line never gives one, YAML and code may."""
-    hint = get_type_hints(RunConfig)[name]
+    hint = _types()[name]
     options = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
     for option in options:
         if get_origin(option) is Literal:

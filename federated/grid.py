@@ -80,16 +80,17 @@ class InProcessGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """The reply to the first pushed of the messages, if any waits; an exception becomes an error reply."""
-        wanted = set(message_ids)
+        wanted = message_ids if isinstance(message_ids, set) else set(message_ids)
         identifier = next((pushed for pushed in self._pending if pushed in wanted), None)
-        return [] if identifier is None else [self._handle(self._pending.pop(identifier))]
+        return [] if identifier is None else [self.handle(self._pending.pop(identifier))]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """The replies to all messages, in their order; nothing here can be late, so ``timeout`` changes nothing."""
         identifiers = list(self.push_messages(messages))
         return [reply for identifier in identifiers for reply in self.pull_messages([identifier])]
 
-    def _handle(self, message: Message) -> Message:
+    def handle(self, message: Message) -> Message:
+        """The ClientApp's reply to a message; an exception becomes an error reply."""
         context = self._contexts[message.metadata.dst_node_id]
         try:
             return self._client_app(message, context)

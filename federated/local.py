@@ -7,9 +7,10 @@ time. The model is passed in and only lends its structure and memory: its weight
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,10 @@ from fps_pretrain.checkpoint import LoadReport, load_encoder_weights
 from fps_pretrain.models import CifarResNet, build_classifier, build_encoder, normalise
 
 Weights = dict[str, Tensor]
-"""A model's state dict on the CPU."""
+"""A model's state dict on the CPU, or a part of one."""
+
+ClientState = dict[str, Weights]
+"""What a client remembers from round to round, such as a control variate: state dicts by name."""
 
 
 class TrainingDiverged(RuntimeError):
@@ -29,11 +33,23 @@ class TrainingDiverged(RuntimeError):
 
 
 class ClientUpdate(NamedTuple):
-    """What a client sends back: its weights, how many examples stand behind them, and metrics by name."""
+    """What a client makes of a round.
+
+    Attributes:
+        weights: the trained state dict.
+        num_examples: how many examples stand behind it.
+        metrics: numbers by name, sent to the server.
+        steps: how many steps of SGD were taken.
+        extra: further state dicts for the server, by name.
+        state: what the client wants to remember.
+    """
 
     weights: Weights
     num_examples: int
     metrics: dict[str, float]
+    steps: int
+    extra: Mapping[str, Weights] = MappingProxyType({})
+    state: Mapping[str, Weights] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -93,58 +109,132 @@ def weights_of(model: nn.Module) -> Weights:
     }
 
 
-def train_client(
-    model: nn.Module,
+@dataclass(frozen=True)
+class Problem:
+    """What is learned: how a batch becomes a model's input, and what its output should be.
+
+    Attributes:
+        inputs: ``(examples, batch of indices, hyper, generator)`` to the model's input.
+        loss: ``(outputs, targets)`` to the mean loss over the batch.
+    """
+
+    inputs: Callable[[Tensor, Tensor, Hyper, torch.Generator], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def image_inputs(images: Tensor, batch: Tensor, hyper: Hyper, generator: torch.Generator) -> Tensor:
+    """The images at ``batch``, augmented and normalised: uint8 ``(N, S, S, 3)`` to float ``(B, 3, S, S)``."""
+    return normalise(_augment(images, batch, hyper.augmentation, generator))
+
+
+CLASSIFICATION = Problem(image_inputs, F.cross_entropy)
+"""Images and labels, which every run of run_fl.py learns from."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client in a round: everything its training is a function of, beside the weights it starts from.
+
+    Attributes:
+        model: lends its structure; on the device of ``examples``.
+        examples: ``(N, ...)``; images are uint8 ``(N, S, S, 3)``.
+        targets: ``(N,)``; labels are int64.
+        hyper: the hyper-parameters of the round.
+        key: ``(seed, round, client)``, which fixes batches and augmentation.
+        options: the algorithm's options by name.
+        received: further state dicts from the server, by name.
+        state: what the client remembers from its last round, nothing in its first.
+        check: called before every batch; raises when the client's time is over.
+        problem: what is learned.
+    """
+
+    model: nn.Module
+    examples: Tensor
+    targets: Tensor
+    hyper: Hyper
+    key: tuple[int, int, int]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    received: Mapping[str, Weights] = field(default_factory=dict)
+    state: ClientState = field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
+    problem: Problem = CLASSIFICATION
+
+    def parameters_of(self, weights: Mapping[str, Tensor]) -> Weights:
+        """The entries of a state dict that are parameters of the model, in the model's order."""
+        return {name: weights[name] for name, _ in self.model.named_parameters()}
+
+    def beside_parameters(self, weights: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter of the model with a copy of its entry in ``weights``, on its device and in its layout."""
+        return [
+            (parameter, torch.empty_like(parameter, requires_grad=False).copy_(weights[name]))
+            for name, parameter in self.model.named_parameters()
+        ]
+
+
+def local_sgd(
+    client: Client,
     weights: Mapping[str, Tensor],
-    images: Tensor,
-    labels: Tensor,
-    hyper: Hyper,
-    key: tuple[int, int, int],
+    *,
+    adjust: Callable[[], None] | None = None,
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
 ) -> ClientUpdate:
     """Local SGD from ``weights`` (McMahan et al. 2017, "Communication-Efficient Learning", algorithm 1, ClientUpdate).
 
     Args:
-        model: lends its structure; on the device of ``images``.
-        weights: where training starts.
-        images: uint8 ``(N, S, S, 3)``.
-        labels: int64 ``(N,)``.
-        hyper: the hyper-parameters of the round.
-        key: ``(seed, round, client)``, which fixes batches and augmentation.
+        client: who trains, on what.
+        weights: where training starts; left as they are.
+        adjust: called before every step, to change the parameters' gradients.
+        forward: from a batch's input to the model's output and a term to add to its loss; the model alone if None.
 
     Returns:
-        The trained weights, N, and ``train_loss`` and ``train_accuracy``, averaged over all examples as they were
-        trained on.
+        The trained weights, N, the steps taken, and ``train_loss`` (without such a term) and ``train_accuracy``,
+        averaged over all examples as they were trained on.
 
     Raises:
         TrainingDiverged: the loss became infinite or not a number.
     """
-    seed, server_round, client = key
+    seed, server_round, number = client.key
+    model, hyper, targets = client.model, client.hyper, client.targets
     # Drawn on the CPU whatever the device, so that a GPU trains on the same batches.
-    generator = torch.Generator().manual_seed(seed_of(seed, "local", server_round, client))
+    generator = torch.Generator().manual_seed(seed_of(seed, "local", server_round, number))
     model.load_state_dict(weights)
     model.train()
     optimizer = torch.optim.SGD(
         model.parameters(), lr=hyper.lr, momentum=hyper.momentum, weight_decay=hyper.weight_decay
     )
-    total_loss = torch.zeros((), dtype=torch.float64, device=images.device)
-    correct = torch.zeros((), dtype=torch.int64, device=images.device)
-    seen = 0
+    total_loss = torch.zeros((), dtype=torch.float64, device=targets.device)
+    correct = torch.zeros((), dtype=torch.int64, device=targets.device)
+    seen = steps = 0
     for _ in range(hyper.local_epochs):
-        for batch in _batches(len(labels), hyper.batch_size, generator):
-            target = labels[batch.to(labels.device)]
+        for batch in _batches(len(targets), hyper.batch_size, generator):
+            client.check()
+            target = targets[batch.to(targets.device)]
             optimizer.zero_grad(set_to_none=True)
-            logits = model(normalise(_augment(images, batch, hyper.augmentation, generator)))
-            loss = F.cross_entropy(logits, target)
-            loss.backward()
+            inputs = client.problem.inputs(client.examples, batch, hyper, generator)
+            outputs, term = forward(inputs) if forward else (model(inputs), None)
+            loss = client.problem.loss(outputs, target)
+            (loss if term is None else loss + term).backward()
+            if adjust:
+                adjust()
             optimizer.step()
             total_loss += loss.detach().double() * len(batch)
-            correct += (logits.detach().argmax(1) == target).sum()
+            correct += (outputs.detach().argmax(1) == target).sum()
             seen += len(batch)
+            steps += 1
     train_loss = float(total_loss) / seen
     if not math.isfinite(train_loss):
         raise TrainingDiverged(f"the training loss is {train_loss}: lower --lr")
     metrics = {"train_loss": train_loss, "train_accuracy": int(correct) / seen}
-    return ClientUpdate(weights_of(model), len(labels), metrics)
+    return ClientUpdate(weights_of(model), len(targets), metrics, steps)
+
+
+def effective_steps(steps: int, momentum: float) -> float:
+    """How many plain steps a number of steps with momentum are worth: the sum of the gradients' coefficients.
+
+    ``||a||_1`` of Wang et al. (2020, "Tackling the Objective Inconsistency Problem", section 4.3, momentum
+    case): a gradient goes on moving the weights for as long as momentum remembers it.
+    """
+    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:

@@ -6,26 +6,33 @@ over them is our own, because Flower's has no start round, no files and no failu
 
 from __future__ import annotations
 
+import math
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from federated import algorithms, data, simulation, workspace
+from federated.batch_norm import with_norm
 from federated.client_app import client_app
 from federated.config import RunConfig
+from federated.failures import HANG_GRACE, last_line, reason_to_drop
 from federated.grid import InProcessGrid
 from federated.local import initial_classifier, initial_encoder, learning_rate, weights_of
 from federated.partition import describe, make_partition
 from federated.progress import RoundBar, console, log, log_file
 from federated.records import from_record
 from federated.run_folder import Row, RunFolder, State
+from federated.strategy import Federation
+from federated.workers import worker_grid
 from fps_pretrain.checkpoint import LoadReport, digest
 from fps_pretrain.errors import UserError
 
@@ -53,7 +60,7 @@ def run(config: RunConfig, *, quiet: bool = False, grid: Grid | None = None) -> 
 
     Raises:
         UserError: the run cannot be begun or resumed as asked. Nothing was written.
-        RunFailed: a client failed. Completed rounds are kept.
+        RunFailed: too many clients failed. Completed rounds are kept.
     """
     threads = torch.get_num_threads()
     with console(quiet):
@@ -70,7 +77,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     # All that can be refused is refused before the first write, the cheapest first.
     if config.engine == "ray" and grid is None:
         simulation.check_installed()
-    device = workspace.resolve_device(config.device)
+    workspace.resolve_device(config.device)
     folder = RunFolder.find(config.folder, config)
     state = folder.load_state() if folder else None
     encoder, report = initial_encoder(config)
@@ -93,8 +100,10 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     )
     resumed_from = state.round if state else None
     if folder is None or state is None:
-        weights = weights_of(initial_classifier(config, encoder, len(dataset.classes)))
-        state = State(0, weights, init_digest, data_digest)
+        classifier = initial_classifier(config, encoder, len(dataset.classes))
+        weights = weights_of(with_norm(classifier, config.norm))
+        never = torch.zeros(config.clients, dtype=torch.int64)
+        state = State(0, weights, init_digest, data_digest, client_rounds=never)
         folder = RunFolder.create(config.folder, config, dataset, partition, state)
 
     with folder.locked(), log_file(folder.path / "log.txt"):
@@ -102,15 +111,15 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         rows = folder.rewind(state.round)
         space = workspace.Workspace.build(config, dataset, partition)
         _announce(space, report, state, resumed=bool(rows), folder=folder.path)
-        message_config = workspace.message_config(config, folder.partition_file)
-        workspace.share(message_config, space)
-        with _engine(config, device, grid) as (nodes, check):
-            loop = _Loop(config, folder, space, nodes, check, message_config)
+        with _engine(config, folder, space, grid) as engine:
+            loop = _Loop(config, folder, space, engine)
             with RoundBar(config.rounds, state.round, quiet) as bar:
                 state = loop.run(state, bar, evaluated=bool(rows))
         folder.finish(config, dataset.classes, state.weights)
         rows = folder.history()
-        log.info(f"finished: test accuracy {rows[-1]['test_accuracy']:.4f}; results in {folder.path}")
+        failed = sum(len(row["failures"]) for row in rows)
+        left_out = f"; {failed} times a client was left out of a round" if failed else ""
+        log.info(f"finished: test accuracy {rows[-1]['test_accuracy']:.4f}{left_out}; results in {folder.path}")
     return RunResult(folder.path, rows, resumed_from)
 
 
@@ -133,14 +142,69 @@ def _announce(
         log.info(f"resumed after round {state.round}")
 
 
+@dataclass(frozen=True)
+class _Engine:
+    """What trains the clients.
+
+    Attributes:
+        grid: its nodes.
+        message_config: what messages tell of the run.
+        check: raises when the nodes cannot answer any more.
+        side_by_side: how many clients it trains at a time, or None if it ends those that hang by itself.
+    """
+
+    grid: Grid
+    message_config: ConfigRecord
+    check: Callable[[], None] = lambda: None
+    side_by_side: int | None = None
+
+
 @contextmanager
-def _engine(config: RunConfig, device: torch.device, grid: Grid | None) -> Iterator[tuple[Grid, Callable[[], None]]]:
-    """The nodes that train, and a function that raises when they cannot answer any more."""
-    if grid is None and config.engine == "ray":
-        with simulation.ray_grid(config, use_gpu=device.type == "cuda") as lent:
-            yield lent
-    else:
-        yield grid or InProcessGrid(client_app, config.clients), lambda: None
+def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[_Engine]:
+    """Start the engine, or use the grid that is given, and end it."""
+    if grid is not None:  # nodes that may be anywhere: what they know of this machine is nothing
+        message_config = workspace.message_config(config, folder.partition_file)
+        workspace.share(message_config, space)
+        yield _Engine(grid, message_config, side_by_side=config.clients)
+        return
+    elsewhere = config.engine == "ray" or config.workers is not None
+    message_config = workspace.message_config(
+        config, folder.partition_file, folder.training_data if elsewhere else None, folder.client_states
+    )
+    workspace.share(message_config, space)
+    try:
+        if elsewhere:
+            workspace.lay_out(space.dataset, folder.training_data)
+        if config.engine == "ray":
+            actors = simulation.actors(config)
+            with simulation.ray_grid(config, use_gpu=space.device.type == "cuda") as (nodes, check):
+                yield _Engine(nodes, message_config, check, side_by_side=actors)
+        elif config.workers is not None:
+            with worker_grid(config.clients, config.workers, message_config, config.client_timeout) as nodes:
+                yield _Engine(nodes, message_config)
+        else:
+            yield _Engine(InProcessGrid(client_app, config.clients), message_config)
+    finally:
+        shutil.rmtree(folder.training_data, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of a round, before the global model is judged.
+
+    Attributes:
+        state: the run after it.
+        participants: the clients that were asked, in order.
+        failures: those that were left out, with the reason.
+        client_metrics: what each of the others reported, ``num-examples`` and ``train_loss`` among it.
+        metrics: the mean of that.
+    """
+
+    state: State
+    participants: list[int]
+    failures: dict[int, str]
+    client_metrics: dict[int, dict[str, Any]]
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -148,9 +212,7 @@ class _Loop:
     config: RunConfig
     folder: RunFolder
     space: workspace.Workspace
-    grid: Grid
-    check: Callable[[], None]
-    message_config: ConfigRecord
+    engine: _Engine
 
     def run(self, state: State, bar: RoundBar, evaluated: bool) -> State:
         """All rounds after ``state.round``; returns the state after the last."""
@@ -158,80 +220,133 @@ class _Loop:
         if not evaluated:
             started = time.perf_counter()
             row = {"round": 0, **self.space.evaluate(state.weights), "train_loss": None, "train_accuracy": None}
-            self._record(row, [], started, bar)
+            self._record({**row, "participants": [], "failures": []}, started, bar)
         if state.round == config.rounds:
             return state
         partition_of = self._partitions()
-        algorithm = algorithms.load(config.strategy)
-        strategy = algorithm.build_strategy(config.participation, config.seed, partition_of)
+        strategy = self._strategy(partition_of)
+        strategy.load_state_dict(state.server)
         for server_round in range(state.round + 1, config.rounds + 1):
             started = time.perf_counter()
-            messages = list(
-                strategy.configure_train(server_round, ArrayRecord(state.weights), self.message_config, self.grid)
-            )
-            participants = [partition_of[message.metadata.dst_node_id] for message in messages]
-            replies = self._exchange(messages, bar)
-            failed = {partition_of[reply.metadata.src_node_id]: reply for reply in replies if reply.has_error()}
-            if failed:
-                first = min(failed)
-                others = f" (and {len(failed) - 1} of the other clients)" if len(failed) > 1 else ""
-                raise RunFailed(f"client {first} failed in round {server_round}{others}: {_last_line(failed[first])}")
-            arrays, metrics = strategy.aggregate_train(server_round, replies)
-            if arrays is None:
-                raise RunFailed(f"{config.strategy} made nothing of {len(replies)} replies in round {server_round}")
-            state = replace(state, round=server_round, weights=from_record(arrays))
-            row = {
-                "round": server_round,
-                "test_accuracy": None,
-                "test_loss": None,
-                "val_accuracy": None,
-                "val_loss": None,
-            }
-            if server_round % config.eval_every == 0 or server_round == config.rounds:
-                row.update(self.space.evaluate(state.weights))
-            self._record({**row, **(metrics or {})}, participants, started, bar)
+            result = self._round(server_round, state, strategy, partition_of, bar)
+            state = result.state
+            self._record(self._measure(result), started, bar)
+            # Until here a kill loses the round and nothing else; from here on it is done.
             self.folder.save_state(state)
         return state
 
-    def _record(self, row: Row, participants: list[int], started: float, bar: RoundBar) -> None:
+    def _strategy(self, partition_of: Mapping[int, int]) -> Federation:
+        """The algorithm's strategy, made a federation's."""
+        config = self.config
+        strategy = algorithms.load(config.strategy).build_strategy(config)
+        return Federation(strategy, self.space.parameters, config.participants, config.seed, partition_of)
+
+    def _round(
+        self, server_round: int, state: State, strategy: Federation, partition_of: Mapping[int, int], bar: RoundBar
+    ) -> Round:
+        """Ask clients, leave out those that fail, and combine the others' replies.
+
+        Raises:
+            RunFailed: fewer than ``--min-clients`` succeeded, or too few for the strategy.
+        """
+        config, engine = self.config, self.engine
+        arrays = ArrayRecord(state.weights)
+        messages = list(strategy.configure_train(server_round, arrays, engine.message_config, engine.grid))
+        participants = [partition_of[message.metadata.dst_node_id] for message in messages]
+        for message, client in zip(messages, participants, strict=True):
+            message.content.config_records["config"]["state-round"] = int(state.client_rounds[client])
+        replies = {
+            partition_of[reply.metadata.src_node_id]: reply for reply in self._exchange(messages, bar, self._patience())
+        }
+        failures = self._failures(server_round, participants, replies)
+        good = {client: replies[client] for client in participants if client not in failures}
+        if len(good) < config.min_clients:
+            first = next(iter(failures))
+            raise RunFailed(
+                f"{len(failures)} of {len(participants)} clients failed in round {server_round} and --min-clients is "
+                f"{config.min_clients}; client {first}: {failures[first]}"
+            )
+        reported = {c: dict(reply.content.metric_records["metrics"]) for c, reply in good.items()}
+        combined, metrics = strategy.aggregate_train(server_round, list(good.values()))
+        if combined is None:
+            raise RunFailed(f"{len(good)} replies in round {server_round} are too few for --strategy {config.strategy}")
+        weights = from_record(combined)
+        if config.bn_stats == "server":
+            weights = self.space.estimate_statistics(weights)
+        client_rounds = state.client_rounds.clone()
+        client_rounds[list(good)] = server_round
+        state = replace(
+            state, round=server_round, weights=weights, client_rounds=client_rounds, server=strategy.state_dict()
+        )
+        return Round(state, participants, failures, reported, dict((metrics or {}).items()))
+
+    def _failures(self, server_round: int, participants: list[int], replies: Mapping[int, Message]) -> dict[int, str]:
+        """Why which clients are left out of a round, in client order; all of it goes to the log."""
+        shapes = {name: t.shape for name, t in self.space.model.state_dict().items() if name in self.space.parameters}
+        failures = {}
+        for client in participants:
+            reply = replies.get(client)
+            reason = "gave no answer in time" if reply is None else reason_to_drop(reply, shapes)
+            if reason is not None:
+                failures[client] = reason
+                log.info(f"round {server_round}: client {client} is left out: {reason}")
+                if reply is not None and reply.has_error():
+                    log.debug(reply.error.reason)
+        return failures
+
+    def _measure(self, result: Round) -> Row:
+        """A line of metrics.jsonl: all that is measured after a round is measured here."""
+        config, server_round = self.config, result.state.round
+        row: Row = {"round": server_round, "test_accuracy": None, "test_loss": None, "val_accuracy": None}
+        row["val_loss"] = None
+        if server_round % config.eval_every == 0 or server_round == config.rounds:
+            row.update(self.space.evaluate(result.state.weights))
+        row.update(result.metrics)
+        row["participants"] = result.participants
+        row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
+        return row
+
+    def _record(self, row: Row, started: float, bar: RoundBar) -> None:
         row["lr"] = learning_rate(self.config, row["round"]) if row["round"] else None
-        row["participants"] = participants
         row["seconds"] = round(time.perf_counter() - started, 3)
         self.folder.append(row)
         bar.round(row)
 
     def _partitions(self) -> dict[int, int]:
         """Node id to partition id, as the nodes themselves tell."""
-        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in self.grid.get_node_ids()]
+        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in self.engine.grid.get_node_ids()]
         partition_of = {}
         for reply in self._exchange(queries):
             if reply.has_error():
-                raise RunFailed(f"node {reply.metadata.src_node_id} does not answer: {_last_line(reply)}")
+                log.debug(reply.error.reason)
+                raise RunFailed(f"node {reply.metadata.src_node_id} does not answer: {last_line(reply)}")
             answer = reply.content.config_records["node"]
             partition_of[reply.metadata.src_node_id] = int(str(answer["partition-id"]))
         if sorted(partition_of.values()) != list(range(self.config.clients)):
             raise RunFailed(f"the nodes hold partitions {sorted(partition_of.values())}, not one for each client")
         return partition_of
 
-    def _exchange(self, messages: list[Message], bar: RoundBar | None = None) -> list[Message]:
-        """Send messages and wait for all replies, error replies among them."""
-        pending = set(self.grid.push_messages(messages))
+    def _patience(self) -> float | None:
+        """Seconds a round may take on nodes that hang: as many turns as it needs, each of ``--client-timeout``."""
+        timeout, side_by_side = self.config.client_timeout, self.engine.side_by_side
+        if timeout is None or side_by_side is None:
+            return None
+        return timeout * math.ceil(self.config.participants / side_by_side) + HANG_GRACE
+
+    def _exchange(
+        self, messages: list[Message], bar: RoundBar | None = None, patience: float | None = None
+    ) -> list[Message]:
+        """Send messages and wait for all replies, error replies among them, or for ``patience`` seconds."""
+        end = math.inf if patience is None else time.monotonic() + patience
+        pending = set(self.engine.grid.push_messages(messages))
         replies: list[Message] = []
-        while pending:
-            arrived = list(self.grid.pull_messages(pending))
+        while pending and time.monotonic() < end:
+            arrived = list(self.engine.grid.pull_messages(pending))
             replies += arrived
             pending -= {reply.metadata.reply_to_message_id for reply in arrived}
             if not arrived:
-                self.check()
+                self.engine.check()
                 time.sleep(0.05)
             elif bar:
                 bar.client(len(replies), of=len(messages))
         return replies
-
-
-def _last_line(reply: Message) -> str:
-    """The last line of an error's reason, which may be a traceback; all of it goes to the log."""
-    reason = (reply.error.reason or "no reason given").strip()
-    log.debug(reason)
-    # Flower's simulation puts a client's message inside the text of an exception of its own.
-    return reason.splitlines()[-1].removeprefix("Exception ClientAppException occurred. Message: ").removesuffix("'>")

@@ -3,7 +3,8 @@
     config.yaml    the configuration as resolved
     metrics.jsonl  one line a round, round 0 being the evaluation before training
     partition.npz  which client holds which example, and partition.png, its picture
-    state.pt       the last completed round and its weights
+    state.pt       the last completed round: its weights, what the strategy carries, whose client states count
+    clients/       what clients remember, with algorithms that make them; see client_state.py
     model.pt       the final classifier, once finished, and curve.png
     log.txt        what was said, by Flower too
 
@@ -20,7 +21,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -30,12 +31,13 @@ from federated.config import RunConfig, differences, from_yaml, to_yaml
 from federated.data import Dataset
 from federated.local import Weights
 from federated.partition import Partition, load_partition, plot_partition, save_partition
+from federated.strategy import ServerState
 from fps_pretrain.checkpoint import read_file, write_atomically
 from fps_pretrain.errors import UserError
 
 STATE_FORMAT = "fps-run"
 MODEL_FORMAT = "fps-classifier"
-VERSION = 1
+VERSION = 2
 
 Row = dict[str, Any]
 """A line of metrics.jsonl."""
@@ -43,12 +45,23 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class State:
-    """A run after ``round`` rounds; the digests say which encoder and which data it began with."""
+    """A run after ``round`` rounds.
+
+    Attributes:
+        round: rounds completed.
+        weights: the global model's state dict.
+        init_digest: the encoder it began with.
+        data_digest: the data it began with.
+        client_rounds: for each client the last round in which its reply counted, 0 before any; int64 ``(clients,)``.
+        server: what the strategy carries from round to round.
+    """
 
     round: int
     weights: Weights
     init_digest: str
     data_digest: str
+    client_rounds: Tensor
+    server: ServerState = field(default_factory=dict)
 
 
 def read_history(folder: Path) -> list[Row]:
@@ -138,6 +151,16 @@ class RunFolder:
         """Which client holds which example."""
         return self.path / "partition.npz"
 
+    @property
+    def client_states(self) -> Path:
+        """Where clients keep what they remember."""
+        return self.path / "clients"
+
+    @property
+    def training_data(self) -> Path:
+        """Where the training examples lie for other processes while the run is worked on; see ``workspace.lay_out``."""
+        return self.path / ".training-data.partial"
+
     def load_partition(self) -> Partition:
         """The partition the run began with."""
         return load_partition(self.partition_file)
@@ -152,7 +175,7 @@ class RunFolder:
         content = read_file(path)
         if content.get("format") != STATE_FORMAT or content.get("version") != VERSION:
             raise UserError(f"{path} is not the state of a run, version {VERSION}")
-        return State(content["round"], content["weights"], content["init_digest"], content["data_digest"])
+        return State(**{field.name: content[field.name] for field in fields(State)})
 
     def save_state(self, state: State) -> None:
         """Replace state.pt, atomically."""
@@ -186,7 +209,7 @@ class RunFolder:
                 f"{self.path / 'metrics.jsonl'} lacks rounds that state.pt has: remove the run to start again"
             )
         for left_over in self.path.glob(".*.partial"):
-            left_over.unlink()
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         aside = self.path / ".metrics.jsonl.partial"
         aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
         aside.replace(self.path / "metrics.jsonl")

@@ -79,10 +79,21 @@ def ray_grid(config: RunConfig, use_gpu: bool) -> Iterator[tuple[Grid, Callable[
         thread.join()
 
 
+def actors(config: RunConfig) -> int:
+    """How many clients train side by side: ``--workers``, or as many as have ``--threads`` cores each."""
+    return min(config.workers or _cores() // _threads(config), config.clients)
+
+
+def _cores() -> int:
+    return os.cpu_count() or 1
+
+
+def _threads(config: RunConfig) -> int:
+    return min(config.threads or 1, _cores())
+
+
 def _backend_config(config: RunConfig, use_gpu: bool) -> BackendConfig:
-    cores = os.cpu_count() or 1
-    threads = min(config.threads or 1, cores)
-    workers = min(cores // threads, config.clients)
+    threads, workers = _threads(config), actors(config)
     return {
         "client_resources": {"num_cpus": threads, "num_gpus": 1 / workers if use_gpu else 0},
         "init_args": {"num_cpus": workers * threads, "logging_level": logging.ERROR, "log_to_driver": False},

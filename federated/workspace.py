@@ -1,7 +1,8 @@
 """What a process needs to train and evaluate: the data on its device, the partition, and one model to lend.
 
 Each process has one workspace at a time. The process that starts a run opens it; clients in the same process find it
-there, and clients elsewhere (Ray's workers) open their own from the run's configuration and its partition.npz.
+there; clients in other processes of this machine (workers, Ray's) open their own over the same training examples,
+which lie in a file that all of them map into memory; clients elsewhere load the data themselves.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from flwr.app import ConfigRecord
 from torch import Tensor, nn
 
 from federated import data
+from federated.batch_norm import estimate_statistics, parameter_names, with_norm
 from federated.config import RunConfig, from_yaml, to_yaml
-from federated.local import evaluate
+from federated.local import CLASSIFICATION, Problem, Weights, evaluate
 from federated.partition import Partition, load_partition
 from fps_pretrain.errors import UserError
 from fps_pretrain.models import build_classifier, build_encoder
@@ -25,7 +28,7 @@ from fps_pretrain.models import build_classifier, build_encoder
 
 @dataclass(frozen=True)
 class Workspace:
-    """Data, partition and model of a run on one device."""
+    """Data, partition and model of a run on one device; ``problem`` is what the model learns from the data."""
 
     config: RunConfig
     dataset: data.Dataset
@@ -33,6 +36,7 @@ class Workspace:
     model: nn.Module
     device: torch.device
     train: tuple[Tensor, Tensor]
+    problem: Problem = CLASSIFICATION
 
     @classmethod
     def build(cls, config: RunConfig, dataset: data.Dataset, partition: Partition) -> Workspace:
@@ -42,7 +46,8 @@ class Workspace:
             # cuDNN may otherwise choose another algorithm, with other roundings, the next time.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
-        model = build_classifier(build_encoder(config.arch, config.width, seed=0), len(dataset.classes), seed=0)
+        classifier = build_classifier(build_encoder(config.arch, config.width, seed=0), len(dataset.classes), seed=0)
+        model = with_norm(classifier, config.norm)
         # Measured on CPU: a training step of ResNet-20 takes 0.83 of the time in channels_last, evaluation 0.6.
         model = model.to(device).to(memory_format=torch.channels_last)
         return cls(config, dataset, partition, model, device, _on_device(dataset.train, device))
@@ -51,6 +56,16 @@ class Workspace:
         """A client's training images ``(n, S, S, 3)``, uint8, and labels ``(n,)``, on the device."""
         indices = torch.from_numpy(self.partition[client]).to(self.device)
         return self.train[0][indices], self.train[1][indices]
+
+    @property
+    def parameters(self) -> frozenset[str]:
+        """The names in the model's state dict that are parameters; the others are buffers."""
+        return parameter_names(self.model)
+
+    def estimate_statistics(self, weights: Mapping[str, Tensor]) -> Weights:
+        """``weights`` with BatchNorm's statistics taken from the validation images."""
+        images, _ = _on_device(self.dataset.validation, self.device)
+        return {**weights, **estimate_statistics(self.model, weights, images, self.config.eval_batch_size)}
 
     def evaluate(self, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
         """Loss and accuracy on the test and the validation examples; None where there is no validation set."""
@@ -84,15 +99,43 @@ def _on_device(split: data.Split, device: torch.device) -> tuple[Tensor, Tensor]
 _current: dict[tuple[str, str], Workspace] = {}
 
 
-def message_config(config: RunConfig, partition_file: Path) -> ConfigRecord:
-    """What a message tells a client about the run; paths are absolute, since a worker may run in another folder."""
+def message_config(
+    config: RunConfig, partition_file: Path, training_data: Path | None = None, client_states: Path | None = None
+) -> ConfigRecord:
+    """What a message tells a client about the run; paths are absolute, since a worker may run in another folder.
+
+    Args:
+        config: the run.
+        partition_file: which client holds which example.
+        training_data: what ``lay_out`` wrote, for clients in other processes of this machine.
+        client_states: where clients on this machine keep what they remember.
+    """
     kind, _, where = config.dataset.partition(":")
     located = dataclasses.replace(
         config,
         dataset=f"{kind}:{Path(where).resolve()}" if kind in ("folder", "parquet") else config.dataset,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
     )
-    return ConfigRecord({"run-config": to_yaml(located), "partition-file": str(partition_file.resolve())})
+    message = {"run-config": to_yaml(located), "partition-file": str(partition_file.resolve())}
+    for name, path in (("training-data", training_data), ("client-states", client_states)):
+        if path:
+            message[name] = str(path.resolve())
+    return ConfigRecord(dict(message))
+
+
+def lay_out(dataset: data.Dataset, folder: Path) -> None:
+    """Write the training examples as files that processes can map into their memory, one copy for all of them."""
+    folder.mkdir()
+    np.save(folder / "images.npy", dataset.train.images)
+    np.save(folder / "labels.npy", dataset.train.labels)
+    np.save(folder / "classes.npy", np.array(dataset.classes))
+
+
+def _laid_out(folder: Path) -> data.Dataset:
+    # Copy on write, so that PyTorch does not complain of memory it might write to; nobody writes, nothing is copied.
+    images, labels = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "labels"))
+    nothing = data.Split(images[:0], labels[:0])
+    return data.Dataset(data.Split(images, labels), nothing, nothing, tuple(np.load(folder / "classes.npy").tolist()))
 
 
 def share(message: ConfigRecord, workspace: Workspace) -> None:
@@ -113,7 +156,9 @@ def find(message: ConfigRecord) -> Workspace:
         close()
         config = from_yaml(key[0])
         torch.set_num_threads(config.threads or 1)
-        _current[key] = Workspace.build(config, data.load(config), load_partition(Path(key[1])))
+        laid_out = message.get("training-data")
+        dataset = _laid_out(Path(str(laid_out))) if laid_out else data.load(config)
+        _current[key] = Workspace.build(config, dataset, load_partition(Path(key[1])))
     return _current[key]
 
 

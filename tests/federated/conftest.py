@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from federated import workspace
 from federated.config import RunConfig
 from federated.rounds import run
 from federated.run_folder import Row, RunFolder
+from tests.federated.least_squares import Federated, LeastSquares
 
 TINY: dict[str, Any] = {
     "limit_train": 60,
@@ -50,3 +52,14 @@ def outcome(folder: Path) -> tuple[list[Row], dict[str, bytes]]:
 def run_quietly(config: RunConfig) -> tuple[list[Row], dict[str, bytes]]:
     """Carry a run to its end and return its outcome."""
     return outcome(run(config, quiet=True).folder)
+
+
+@pytest.fixture
+def federate(tmp_path: Path) -> Iterator[Callable[..., Federated]]:
+    """A federation over a least-squares problem with the fields given."""
+
+    def build(problem: LeastSquares, **fields: Any) -> Federated:
+        return Federated(problem, tmp_path / f"federation{len(list(tmp_path.iterdir()))}", fields)
+
+    yield build
+    workspace.close()

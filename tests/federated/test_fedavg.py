@@ -1,23 +1,23 @@
 from __future__ import annotations
 
-from itertools import permutations
-
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord
 from flwr.clientapp import ClientApp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated import algorithms, data, workspace
-from federated.algorithms.fedavg import FedAvg, sample_clients, weighted_mean
+from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.averaging import weighted_mean, weighted_sum
 from federated.client_app import client_app
 from federated.config import RunConfig
 from federated.grid import InProcessGrid
 from federated.local import normalise, weights_of
 from federated.partition import make_partition
 from federated.records import from_record
+from federated.strategy import Federation
 
 
 def random_weights(seed: int) -> dict[str, Tensor]:
@@ -30,8 +30,17 @@ def random_weights(seed: int) -> dict[str, Tensor]:
 
 
 def test_registry_finds_algorithms_by_file() -> None:
-    assert "fedavg" in algorithms.names()
-    assert isinstance(algorithms.load("fedavg").build_strategy(1.0, 0, {2: 0}), FedAvg)
+    assert {"fedavg", "scaffold", "krum"} < set(algorithms.names())
+    assert isinstance(algorithms.load("fedavg").build_strategy(RunConfig()), FedAvg)
+    assert algorithms.options("fedprox") == {"prox_mu": 0.01}
+    assert (algorithms.keeps_state("scaffold"), algorithms.keeps_state("fedavg")) == (True, False)
+
+
+@pytest.mark.parametrize("name", algorithms.names())
+def test_options_read_from_the_text_are_the_modules_and_fields(name: str) -> None:
+    assert algorithms.options(name) == getattr(algorithms.load(name), "OPTIONS", {})
+    for option, default in algorithms.options(name).items():
+        assert getattr(RunConfig(strategy=name), option) == default
 
 
 def test_weighted_mean_and_integer_buffers() -> None:
@@ -51,52 +60,15 @@ def test_identical_clients_change_nothing() -> None:
     assert all(torch.equal(mean[name], weights[name]) for name in weights)
 
 
-def test_arrival_order_does_not_matter() -> None:
-    grid = InProcessGrid(ClientApp(), 3)
-    strategy = FedAvg(1.0, 0, {node: node - 2 for node in grid.get_node_ids()})
-    replies = []
-    for node in grid.get_node_ids():
-        sent = Message(RecordDict(), node, "train")
-        metrics = MetricRecord({"num-examples": node * 3, "train_loss": 0.1 * node})
-        content = RecordDict({"arrays": ArrayRecord(random_weights(node)), "metrics": metrics})
-        replies.append(Message(content, reply_to=sent))
-    outcomes = []
-    for order in permutations(replies):
-        arrays, averaged = strategy.aggregate_train(1, order)
-        assert arrays is not None
-        outcomes.append(({name: array.data for name, array in arrays.items()}, dict(averaged or {})))
-    assert all(outcome == outcomes[0] for outcome in outcomes)
-    expected = weighted_mean([random_weights(node) for node in (2, 3, 4)], [6, 9, 12])
-    assert arrays is not None
-    assert torch.equal(from_record(arrays)["weight"], expected["weight"])
-
-
-def test_sampling_is_a_function_of_seed_and_round() -> None:
-    clients = list(range(20))
-    chosen = [sample_clients(0, server_round, clients, 0.3) for server_round in range(1, 50)]
-    assert chosen == [sample_clients(0, server_round, clients, 0.3) for server_round in range(1, 50)]
-    assert all(len(set(some)) == 6 and some == sorted(some) for some in chosen)
-    assert {client for some in chosen for client in some} == set(clients)
-    assert chosen[0] != chosen[1]
-    assert chosen[0] != sample_clients(1, 1, clients, 0.3)
-    assert sample_clients(0, 1, clients, 1.0) == clients
-    assert len(sample_clients(0, 1, clients, 0.001)) == 1
-
-
-def test_sampling_is_by_partition_not_by_node() -> None:
-    grid = InProcessGrid(ClientApp(), 5)
-    chosen = []
-    for nodes in ([2, 3, 4, 5, 6], [6, 4, 2, 5, 3]):
-        partition_of = {node: partition for partition, node in enumerate(nodes)}
-        messages = FedAvg(0.4, 0, partition_of).configure_train(1, ArrayRecord(), ConfigRecord(), grid)
-        chosen.append([partition_of[message.metadata.dst_node_id] for message in messages])
-    assert chosen[0] == chosen[1]
+def test_weighted_sum() -> None:
+    parts = [{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([10.0, 20.0])}]
+    assert torch.equal(weighted_sum(parts, [2.0, -1.0])["a"], torch.tensor([-8.0, -16.0]))
 
 
 def test_messages_share_no_records() -> None:
     grid = InProcessGrid(ClientApp(), 2)
     config = ConfigRecord({"run-config": "x"})
-    first, second = FedAvg(1.0, 0, {2: 0, 3: 1}).configure_train(4, ArrayRecord(random_weights(0)), config, grid)
+    first, second = FedAvg(**ALL_NODES).configure_train(4, ArrayRecord(random_weights(0)), config, grid)
     assert first.content.config_records["config"]["server-round"] == 4
     first.content.config_records["config"]["run-config"] = "changed"
     first.content.array_records["arrays"].pop("weight")
@@ -131,7 +103,8 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
     message_config = ConfigRecord({"run-config": "shared", "partition-file": ""})
     workspace.share(message_config, space)
     grid = InProcessGrid(client_app, clients)
-    strategy = FedAvg(1.0, 0, {node: node - 2 for node in grid.get_node_ids()})
+    partition_of = {node: node - 2 for node in grid.get_node_ids()}
+    strategy = Federation(FedAvg(**ALL_NODES), space.parameters, clients, 0, partition_of)
     replies = grid.send_and_receive(strategy.configure_train(1, ArrayRecord(start), message_config, grid))
     arrays, _ = strategy.aggregate_train(1, replies)
     workspace.close()

@@ -46,15 +46,32 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "augment": ({}, "none"),
     "seed": ({}, 1),
     "eval_every": ({"rounds": 2}, 2),
+    "server_lr": ({"strategy": "fedavgm"}, 0.5),
+    "server_momentum": ({"strategy": "fedavgm", "rounds": 2}, 0.1),
+    "beta1": ({"strategy": "fedadam"}, 0.5),
+    "beta2": ({"strategy": "fedadam"}, 0.5),
+    "tau": ({"strategy": "fedadagrad"}, 0.1),
+    "prox_mu": ({"strategy": "fedprox"}, 1.0),
+    "feddyn_alpha": ({"strategy": "feddyn"}, 0.5),
+    "moon_mu": ({"strategy": "moon", "rounds": 2}, 5.0),
+    "moon_temperature": ({"strategy": "moon", "rounds": 2}, 0.1),
+    "q": ({"strategy": "qfedavg"}, 2.0),
+    "q_lr": ({"strategy": "qfedavg"}, 0.5),
+    "trim": ({"strategy": "trimmedmean", "clients": 5}, 0.4),
+    "malicious": ({"strategy": "multikrum", "clients": 8}, 2),
+    "selected": ({"strategy": "multikrum", "clients": 5}, 2),
+    "norm": ({}, "group"),
+    "bn_stats": ({}, "server"),
+    "inject_failures": ({"rounds": 2}, 0.5),
 }
 """Fields whose change changes the weights or the measurements."""
 
 OTHERWISE = {
     "init", "head", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "dp", "dp_noise", "dp_clip",
     "dp_quantile", "dp_delta", "per_client_every", "tensorboard", "wandb", "eval_batch_size", "engine", "device",
-    "threads", "output",
+    "threads", "output", "workers", "client_timeout", "min_clients",
 }  # fmt: skip
-"""Fields with a test of their own below."""
+"""Fields with a test of their own, below or in test_failures.py and test_workers.py."""
 
 
 @pytest.fixture(autouse=True)

@@ -9,17 +9,20 @@ from torch import nn
 from torch.nn import functional as F
 
 from federated.config import RunConfig
+from federated.failures import ClientTimeout
 from federated.local import (
+    Client,
     Hyper,
     TrainingDiverged,
     _augment,
     _batches,
+    effective_steps,
     evaluate,
     initial_classifier,
     initial_encoder,
     learning_rate,
+    local_sgd,
     normalise,
-    train_client,
     weights_of,
 )
 
@@ -37,17 +40,17 @@ def model() -> nn.Module:
 def test_training_is_a_function_of_its_arguments(model: nn.Module) -> None:
     start = weights_of(model)
     kept = {name: tensor.clone() for name, tensor in start.items()}
-    first = train_client(model, start, IMAGES, LABELS, HYPER, (0, 1, 2))
+    first = local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 2)), start)
     torch.manual_seed(99)  # the global generator plays no part
-    again = train_client(model, start, IMAGES, LABELS, HYPER, (0, 1, 2))
-    other = train_client(model, start, IMAGES, LABELS, HYPER, (0, 1, 3))
-    assert first.num_examples == 20
+    again = local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 2)), start)
+    other = local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 3)), start)
+    assert (first.num_examples, first.steps) == (20, 6)  # 8 + 8 + 4, twice
     assert first.metrics == again.metrics
     for name, tensor in first.weights.items():
         assert torch.equal(tensor, again.weights[name])
         assert torch.equal(start[name], kept[name]), f"{name} was trained in place"
     assert not torch.equal(first.weights["head.weight"], other.weights["head.weight"])
-    assert first.weights["encoder.bn1.num_batches_tracked"] == 6  # 20 examples: 8 + 8 + 4, twice
+    assert first.weights["encoder.bn1.num_batches_tracked"] == 6
 
 
 def test_training_learns(model: nn.Module) -> None:
@@ -55,7 +58,7 @@ def test_training_learns(model: nn.Module) -> None:
     images[::2] += 100
     hyper = Hyper(lr=0.01, momentum=0.9, weight_decay=0.0, local_epochs=10, batch_size=8, augmentation="none")
     start = weights_of(model)
-    trained = train_client(model, start, images, torch.arange(20) % 2, hyper, (0, 1, 0))
+    trained = local_sgd(Client(model, images, torch.arange(20) % 2, hyper, (0, 1, 0)), start)
     loss, accuracy = evaluate(model, trained.weights, images, torch.arange(20) % 2, 7)
     assert accuracy == 1.0
     assert loss < 0.3
@@ -64,7 +67,7 @@ def test_training_learns(model: nn.Module) -> None:
 def test_divergence_is_an_error(model: nn.Module) -> None:
     hyper = Hyper(lr=1e30, momentum=0.9, weight_decay=0.0, local_epochs=1, batch_size=8, augmentation="none")
     with pytest.raises(TrainingDiverged, match="lower --lr"):
-        train_client(model, weights_of(model), IMAGES, LABELS, hyper, (0, 1, 0))
+        local_sgd(Client(model, IMAGES, LABELS, hyper, (0, 1, 0)), weights_of(model))
 
 
 @pytest.mark.parametrize(
@@ -77,7 +80,7 @@ def test_batches_cover_an_epoch_without_a_lonely_last_example(count: int, size: 
 
 
 def test_a_client_with_one_example_trains(model: nn.Module) -> None:
-    update = train_client(model, weights_of(model), IMAGES[:1, :8, :8], LABELS[:1], HYPER, (0, 1, 0))
+    update = local_sgd(Client(model, IMAGES[:1, :8, :8], LABELS[:1], HYPER, (0, 1, 0)), weights_of(model))
     assert all(torch.isfinite(tensor).all() for tensor in update.weights.values())
 
 
@@ -131,3 +134,45 @@ def test_runs_of_a_seed_share_the_head() -> None:
     assert not torch.equal(
         heads[0], initial_classifier(other, initial_encoder(other)[0], 10).state_dict()["head.weight"]
     )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_effective_steps_are_the_sum_of_the_gradients_coefficients(momentum: float) -> None:
+    parameter = torch.zeros(5, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.SGD([parameter], lr=1.0, momentum=momentum)
+    for step in range(5):  # step k has the gradient e_k: what it moved in the end is its coefficient
+        parameter.grad = F.one_hot(torch.tensor(step), 5).double()
+        optimizer.step()
+    assert effective_steps(5, momentum) == pytest.approx(-parameter.sum().item())
+
+
+def test_gradients_and_loss_can_be_changed_by_an_algorithm(model: nn.Module) -> None:
+    start = weights_of(model)
+    client = Client(model, IMAGES, LABELS, HYPER, (0, 1, 2))
+    plain = local_sgd(client, start)
+    bias = dict(model.named_parameters())["head.bias"]
+
+    def adjust() -> None:
+        assert bias.grad is not None
+        bias.grad.add_(1.0)
+
+    def forward(inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return model(inputs), bias.sum()
+
+    adjusted, penalised = local_sgd(client, start, adjust=adjust), local_sgd(client, start, forward=forward)
+    for update in (adjusted, penalised):
+        assert not torch.equal(plain.weights["head.bias"], update.weights["head.bias"])
+    torch.testing.assert_close(adjusted.weights, penalised.weights)
+    assert penalised.metrics == pytest.approx(adjusted.metrics), "the loss reported is the problem's alone"
+
+
+def test_a_client_whose_time_is_over_gives_up_between_batches(model: nn.Module) -> None:
+    calls = []
+
+    def check() -> None:
+        calls.append(1)
+        if len(calls) == 3:
+            raise ClientTimeout("took longer")
+
+    with pytest.raises(ClientTimeout):
+        local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 2), check=check), weights_of(model))

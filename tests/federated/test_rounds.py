@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 import torch
 from flwr.app import Context, RecordDict
+from torch import Tensor
 
 from federated import rounds, server_app
 from federated.client_app import client_app
 from federated.config import RunConfig, from_yaml
 from federated.grid import InProcessGrid
-from federated.local import ClientUpdate
+from federated.local import Client, ClientUpdate
 from federated.rounds import RunFailed, run
 from federated.run_folder import RunFolder, read_history
 from fps_pretrain.checkpoint import save_encoder
@@ -36,11 +37,11 @@ def fail_in_round(monkeypatch: pytest.MonkeyPatch, failing_round: int, clients: 
 
     original = fedavg.train_client
 
-    def train(*args: Any) -> ClientUpdate:
-        _, server_round, client = args[-1]
-        if server_round == failing_round and client in clients:
+    def train(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
+        _, server_round, number = client.key
+        if server_round == failing_round and number in clients:
             raise error
-        return original(*args)
+        return original(client, weights)
 
     monkeypatch.setattr(fedavg, "train_client", train)
 
@@ -66,7 +67,7 @@ def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
     for row in rows:
         assert set(row) == {
             "round", "test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_loss", "train_accuracy",
-            "lr", "participants", "seconds",
+            "lr", "participants", "failures", "seconds",
         }  # fmt: skip
     assert from_yaml((result.folder / "config.yaml").read_text()).participation == 0.5
     model = torch.load(result.folder / "model.pt", weights_only=True)
@@ -158,13 +159,11 @@ def test_resuming_after_sigkill(tiny: Tiny, tmp_path: Path) -> None:
     assert outcome(result.folder) == whole
 
 
-@pytest.mark.parametrize("clients", [{1}, {0, 1, 2}])
-def test_a_client_failure_fails_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, clients: set[int]) -> None:
+def test_a_run_without_clients_fails_and_goes_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        fail_in_round(patch, 2, clients, ValueError("the disk is on fire"))
+        fail_in_round(patch, 2, {0, 1, 2}, ValueError("the disk is on fire"))
         with pytest.raises(
-            RunFailed,
-            match=rf"client {min(clients)} failed in round 2( \(and 2 .*\))?: ValueError: the disk is on fire",
+            RunFailed, match=r"3 of 3 clients failed in round 2 .* client 0: ValueError: the disk is on fire$"
         ):
             run(tiny(), quiet=True)
     folder = tiny().folder
@@ -226,7 +225,7 @@ def test_another_checkpoint_of_the_same_name_is_noticed(tiny: Tiny, tmp_path: Pa
 
 def test_other_data_of_the_same_name_are_noticed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        fail_in_round(patch, 2, {0}, ValueError())
+        fail_in_round(patch, 2, {0, 1, 2}, ValueError())
         with pytest.raises(RunFailed):
             run(tiny(), quiet=True)
     loaded = rounds.data.load(tiny())
@@ -238,7 +237,7 @@ def test_other_data_of_the_same_name_are_noticed(tiny: Tiny, monkeypatch: pytest
 
 def test_two_processes_do_not_share_a_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        fail_in_round(patch, 2, {0}, ValueError())
+        fail_in_round(patch, 2, {0, 1, 2}, ValueError())
         with pytest.raises(RunFailed):
             run(tiny(), quiet=True)
     with (tiny().folder / "log.txt").open("a") as file:
@@ -251,7 +250,7 @@ def test_two_processes_do_not_share_a_run(tiny: Tiny, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("name", ["state.pt", "metrics.jsonl", "partition.npz"])
 def test_damage_is_an_error_not_a_restart(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     with monkeypatch.context() as patch:
-        fail_in_round(patch, 3, {0}, ValueError())
+        fail_in_round(patch, 3, {0, 1, 2}, ValueError())
         with pytest.raises(RunFailed):
             run(tiny(), quiet=True)
     path = tiny().folder / name

@@ -54,6 +54,11 @@ def test_from_a_checkpoint_and_again(run_script: RunScript, tmp_path: Path) -> N
         (["--partition", "random"], "--partition"),
         (["--lerning-rate", "1"], "--lerning-rate"),
         (["--participation", "2"], "--participation must satisfy"),
+        (["--prox-mu", "1"], "--prox-mu goes with --strategy fedprox, not with fedavg"),
+        (["--strategy", "bulyan", "--clients", "5"], "needs 7 participants in a round, not 5"),
+        (["--bn-stats", "local", "--norm", "group"], "--bn-stats goes with --norm batch"),
+        (["--min-clients", "11"], "--min-clients 11 is more than the 10 of a round"),
+        (["--inject-failures", "1.5"], "--inject-failures must satisfy"),
     ],
 )
 def test_wrong_flags(run_script: RunScript, tmp_path: Path, flags: list[str], word: str) -> None:
@@ -139,7 +144,7 @@ def test_a_failing_client_is_exit_code_3(run_script: RunScript, tmp_path: Path) 
     done = run_script("run_fl.py", *TINY, "--lr", "1e30", "--output", tmp_path / "run")
     assert done.returncode == 3
     assert "Traceback" not in done.stderr
-    assert "client 0 failed in round 1" in done.stderr.splitlines()[-1]
+    assert "3 of 3 clients failed in round 1" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,16 +15,19 @@ from tests.federated.conftest import run_quietly
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fps-federated[ray]'")
 
 
+FIELDS: dict[str, Any] = {"clients": 4, "participation": 0.75, "rounds": 3, "strategy": "scaffold"}
+
+
 def test_ray_gives_the_weights_of_one_process(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
-    fields = {"clients": 4, "participation": 0.75, "rounds": 2}
+    """With client states, and clients that fail: what is said of them is the same, too."""
+    fields = {**FIELDS, "inject_failures": 0.3, "seed": 2}
     in_process = run_quietly(tiny(output=tmp_path / "inprocess", **fields))
     in_parallel = run_quietly(tiny(output=tmp_path / "ray", engine="ray", **fields))
+    assert any(row["failures"] for row in in_process[0])
     assert in_process == in_parallel
 
 
 @pytest.mark.slow
-def test_a_failing_client_fails_the_run(tiny: Callable[..., RunConfig]) -> None:
-    with pytest.raises(
-        RunFailed, match=r"client 0 failed in round 1 \(and 2 .*\): the training loss is nan: lower --lr$"
-    ):
+def test_a_run_without_clients_fails(tiny: Callable[..., RunConfig]) -> None:
+    with pytest.raises(RunFailed, match=r"3 of 3 clients failed in round 1 .*: the training loss is nan: lower --lr$"):
         run(tiny(engine="ray", lr=1e30), quiet=True)

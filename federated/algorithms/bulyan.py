@@ -1,0 +1,24 @@
+"""Bulyan (El Mhamdi et al. 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium", section 4).
+
+Of the n - 2f clients with the best Krum scores (see ``krum``) each parameter is the mean of the n - 4f values nearest
+to their median. The strategy is Flower's.
+"""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import Bulyan as FlowerBulyan
+
+from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config import RunConfig
+
+OPTIONS = {"malicious": 1}
+
+
+def build_strategy(config: RunConfig) -> Bulyan:
+    """Flower's Bulyan."""
+    return Bulyan(**ALL_NODES, num_malicious_nodes=config.option("malicious"))
+
+
+class Bulyan(FlowerBulyan, FedAvg):
+    """Flower's Bulyan."""

@@ -1,0 +1,25 @@
+"""FedAdagrad (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
+
+With ``d = mean(w_k) - w``: ``v <- v + d^2``, ``w <- w + lr d / (sqrt(v) + tau)``. The strategy is Flower's, without
+momentum.
+"""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import FedAdagrad as FlowerFedAdagrad
+
+from federated.algorithms.fedadam import ServerOptimizer
+from federated.algorithms.fedavg import ALL_NODES
+from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config import RunConfig
+
+OPTIONS = {"server_lr": 0.01, "tau": 0.001}
+
+
+def build_strategy(config: RunConfig) -> FedAdagrad:
+    """Flower's FedAdagrad."""
+    return FedAdagrad(**ALL_NODES, eta=config.option("server_lr"), tau=config.option("tau"))
+
+
+class FedAdagrad(FlowerFedAdagrad, ServerOptimizer):
+    """Flower's FedAdagrad over the mean of ``fedavg``, with a state that can be saved."""

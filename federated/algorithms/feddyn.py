@@ -1,0 +1,94 @@
+"""FedDyn (Acar et al. 2021, "Federated Learning Based on Dynamic Regularization", algorithm 1).
+
+Each client keeps an estimate g_i of its own gradient at the model all agree on, and minimises (equation 1)
+``L_i(w) - <g_i, w> + alpha / 2 ||w - w_t||^2``: where clients agree, so do the optima of their objectives and the
+global one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from federated.algorithms.fedavg import ALL_NODES, FedAvg, arrays_of
+from federated.averaging import weighted_sum
+from federated.config import RunConfig
+from federated.local import Client, ClientUpdate, Weights, local_sgd
+from federated.records import from_record
+
+OPTIONS = {"feddyn_alpha": 0.01}
+KEEPS_STATE = True
+
+
+def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
+    """Local SGD on equation 1, then ``g_i <- g_i - alpha (w_i - w_t)`` (equation 3)."""
+    alpha = client.options["feddyn_alpha"]
+    parameters = client.parameters_of(weights)
+    own = client.state.get("gradient") or {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
+    terms = [
+        (parameter, origin, gradient)
+        for (parameter, origin), (_, gradient) in zip(
+            client.beside_parameters(weights), client.beside_parameters(own), strict=True
+        )
+    ]
+
+    @torch.no_grad()
+    def adjust() -> None:
+        for parameter, origin, gradient in terms:
+            if parameter.grad is not None:
+                parameter.grad.sub_(gradient).add_(parameter - origin, alpha=alpha)
+
+    update = local_sgd(client, weights, adjust=adjust)
+    new = {name: own[name] - alpha * (update.weights[name] - weights[name]) for name in own}
+    return update._replace(state={"gradient": new})
+
+
+def build_strategy(config: RunConfig) -> FedDyn:
+    """The server's lines 9 and 10."""
+    return FedDyn(config.option("feddyn_alpha"), config.clients)
+
+
+class FedDyn(FedAvg):
+    """``h <- h - (alpha / m) sum_i (w_i - w_t)`` and ``w_{t+1} = mean(w_i) - h / alpha``.
+
+    The mean is a plain one, as in the paper: every client counts the same, however many examples it has.
+
+    Args:
+        alpha: weight of the regularisation.
+        num_clients: m, all clients there are.
+    """
+
+    carried = ("h",)
+
+    def __init__(self, alpha: float, num_clients: int) -> None:
+        super().__init__(**ALL_NODES)
+        self.alpha = alpha
+        self.num_clients = num_clients
+        self.h: Weights | None = None
+        self._start: Weights = {}
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """FedAvg's messages."""
+        self._start = from_record(arrays)
+        return super().configure_train(server_round, arrays, config, grid)
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Lines 9 and 10."""
+        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        if not valid:
+            return None, None
+        clients = arrays_of(valid)
+        h = self.h or {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
+        step = self.alpha / self.num_clients
+        h = weighted_sum([h, self._start, *clients], [1.0, step * len(clients), *[-step] * len(clients)])
+        parameters = weighted_sum([*clients, h], [*[1 / len(clients)] * len(clients), -1 / self.alpha])
+        self.h = h
+        return ArrayRecord(parameters), self.mean_metrics(valid)

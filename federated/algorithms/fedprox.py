@@ -1,0 +1,42 @@
+"""FedProx (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", equation 2 and algorithm 2).
+
+A client minimises ``F_k(w) + mu / 2 ||w - w_t||^2``, which keeps it near the model it was sent. The strategy is
+Flower's; the term is the clients' part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from flwr.serverapp.strategy import FedProx as FlowerFedProx
+from torch import Tensor
+
+from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.config import RunConfig
+from federated.local import Client, ClientUpdate, local_sgd
+
+OPTIONS = {"prox_mu": 0.01}
+
+
+def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
+    """Local SGD whose gradients have ``mu (w - w_t)`` added."""
+    mu = client.options["prox_mu"]
+    start = client.beside_parameters(weights)
+
+    @torch.no_grad()
+    def adjust() -> None:
+        for parameter, origin in start:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - origin, alpha=mu)
+
+    return local_sgd(client, weights, adjust=adjust)
+
+
+def build_strategy(config: RunConfig) -> FedProx:
+    """Flower's FedProx."""
+    return FedProx(**ALL_NODES, proximal_mu=config.option("prox_mu"))
+
+
+class FedProx(FlowerFedProx, FedAvg):
+    """Flower's FedProx over the mean of ``fedavg``."""

@@ -1,0 +1,31 @@
+"""FedYogi (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
+
+With ``d = mean(w_k) - w``: ``m <- b1 m + (1 - b1) d``, ``v <- v - (1 - b2) d^2 sign(v - d^2)``,
+``w <- w + lr m / (sqrt(v) + tau)``. The strategy is Flower's.
+"""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import FedYogi as FlowerFedYogi
+
+from federated.algorithms.fedadam import ServerOptimizer
+from federated.algorithms.fedavg import ALL_NODES
+from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config import RunConfig
+
+OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
+
+
+def build_strategy(config: RunConfig) -> FedYogi:
+    """Flower's FedYogi."""
+    return FedYogi(
+        **ALL_NODES,
+        eta=config.option("server_lr"),
+        beta_1=config.option("beta1"),
+        beta_2=config.option("beta2"),
+        tau=config.option("tau"),
+    )
+
+
+class FedYogi(FlowerFedYogi, ServerOptimizer):
+    """Flower's FedYogi over the mean of ``fedavg``, with a state that can be saved."""

@@ -1,0 +1,54 @@
+"""MOON (Li, He and Song 2021, "Model-Contrastive Federated Learning", equation 3 and algorithm 1).
+
+A client's representation of an image is drawn towards the global model's and away from its own of the round before.
+The representation is the encoder's output; the paper puts a projection head in between, which a warm-started encoder
+does not have.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from federated.algorithms.fedavg import build_strategy as build_strategy  # the server does as in FedAvg
+from federated.local import Client, ClientUpdate, local_sgd
+
+OPTIONS = {"moon_mu": 1.0, "moon_temperature": 0.5}
+KEEPS_STATE = True
+
+
+def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
+    """Local SGD with ``mu`` times the model-contrastive loss (equation 4); remembers the trained model.
+
+    A client's first round has no model before it and is FedAvg's: the global model in its place would give a loss that
+    is constant.
+    """
+    previous = client.state.get("model")
+    if previous is None:
+        update = local_sgd(client, weights)
+    else:
+        mu, temperature = client.options["moon_mu"], client.options["moon_temperature"]
+        encoder, head = client.model.get_submodule("encoder"), client.model.get_submodule("head")
+        towards, away = _frozen_encoder(client, weights), _frozen_encoder(client, previous)
+
+        def forward(inputs: Tensor) -> tuple[Tensor, Tensor]:
+            features = encoder(inputs)
+            with torch.no_grad():
+                anchors = towards(inputs), away(inputs)
+            similarity = torch.stack([F.cosine_similarity(features, anchor) for anchor in anchors], dim=1)
+            first = torch.zeros(len(features), dtype=torch.int64, device=features.device)
+            return head(features), mu * F.cross_entropy(similarity / temperature, first)
+
+        update = local_sgd(client, weights, forward=forward)
+    return update._replace(state={"model": update.weights})
+
+
+def _frozen_encoder(client: Client, weights: Mapping[str, Tensor]) -> torch.nn.Module:
+    """A copy of the model's encoder with these weights, which BatchNorm's statistics belong to and stay with."""
+    model = copy.deepcopy(client.model)
+    model.load_state_dict(weights)
+    return model.get_submodule("encoder").eval().requires_grad_(False)

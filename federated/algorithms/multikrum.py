@@ -1,0 +1,24 @@
+"""Multi-Krum (Blanchard et al. 2017, "Machine Learning with Adversaries", section 5).
+
+The mean, weighted by examples, of the clients with the best Krum scores (see ``krum``). The strategy is Flower's.
+"""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import MultiKrum as FlowerMultiKrum
+
+from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config import RunConfig
+
+OPTIONS = {"malicious": 1, "selected": None}
+
+
+def build_strategy(config: RunConfig) -> MultiKrum:
+    """Flower's MultiKrum; by default all participants but the malicious are selected."""
+    selected = config.selected or config.participants - config.option("malicious")
+    return MultiKrum(**ALL_NODES, num_malicious_nodes=config.option("malicious"), num_nodes_to_select=selected)
+
+
+class MultiKrum(FlowerMultiKrum, FedAvg):
+    """Flower's MultiKrum; by default all participants but the malicious are selected."""

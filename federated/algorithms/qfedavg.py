@@ -1,0 +1,51 @@
+"""q-FedAvg (Li et al. 2020, "Fair Resource Allocation in Federated Learning", algorithm 2).
+
+Clients with a larger loss count for more: with ``F_k`` a client's loss under the global model and
+``D_k = L (w - w_k)``, ``w <- w - sum_k F_k^q D_k / sum_k (q F_k^(q-1) ||D_k||^2 + L F_k^q)``. The strategy is Flower's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from flwr.serverapp.strategy import QFedAvg as FlowerQFedAvg
+from torch import Tensor
+
+from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.config import RunConfig
+from federated.local import Client, ClientUpdate, local_sgd
+
+OPTIONS = {"q": 0.1, "q_lr": None}
+
+
+def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
+    """Plain local SGD; tells, too, the loss of the model it was sent."""
+    loss = _loss(client, weights)
+    update = local_sgd(client, weights)
+    return update._replace(metrics={**update.metrics, "initial_loss": loss})
+
+
+@torch.inference_mode()
+def _loss(client: Client, weights: Mapping[str, Tensor]) -> float:
+    """Mean loss over the client's examples, not augmented."""
+    client.model.load_state_dict(weights)
+    client.model.eval()
+    plain = replace(client.hyper, augmentation="none")
+    total = 0.0
+    for batch in torch.arange(len(client.targets)).split(256):
+        client.check()
+        outputs = client.model(client.problem.inputs(client.examples, batch, plain, torch.Generator()))
+        total += float(client.problem.loss(outputs, client.targets[batch.to(client.targets.device)])) * len(batch)
+    return total / len(client.targets)
+
+
+def build_strategy(config: RunConfig) -> QFedAvg:
+    """Flower's QFedAvg; L is estimated by the inverse of a learning rate, as in the paper, by default the clients'."""
+    rate = config.q_lr if config.q_lr is not None else config.lr
+    return QFedAvg(**ALL_NODES, client_learning_rate=rate, q=config.option("q"), train_loss_key="initial_loss")
+
+
+class QFedAvg(FlowerQFedAvg, FedAvg):
+    """Flower's QFedAvg."""

@@ -1,0 +1,24 @@
+"""Trimmed mean (Yin et al. 2018, "Byzantine-Robust Distributed Learning", algorithm 1, option II).
+
+Of the clients' values for a parameter a share is cut off at either end; the plain mean of the rest is taken. The
+strategy is Flower's.
+"""
+
+from __future__ import annotations
+
+from flwr.serverapp.strategy import FedTrimmedAvg as FlowerFedTrimmedAvg
+
+from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config import RunConfig
+
+OPTIONS = {"trim": 0.2}
+
+
+def build_strategy(config: RunConfig) -> FedTrimmedAvg:
+    """Flower's FedTrimmedAvg."""
+    return FedTrimmedAvg(**ALL_NODES, beta=config.option("trim"))
+
+
+class FedTrimmedAvg(FlowerFedTrimmedAvg, FedAvg):
+    """Flower's FedTrimmedAvg."""

@@ -1,0 +1,96 @@
+"""BatchNorm in a federation: whose statistics a model carries, and how to do without.
+
+A model's parameters are what algorithms combine. Its buffers, BatchNorm's running means and variances and its count of
+batches, are not weights: no server optimiser, clipping or noise may touch them. ``--bn-stats`` says what becomes of
+them after a round:
+
+- ``average``: the mean of the clients', weighted by examples; of the counts the maximum.
+- ``local``: as ``average`` for the server's copy, by which the global model is judged and saved; but each client keeps
+  its own from round to round and is judged by them (SiloBN, Andreux et al. 2020, "Siloed Federated Learning for
+  Multi-Centric Histopathology Datasets", section 3: statistics stay local, affine parameters are shared).
+- ``server``: clients send none; the server estimates them anew on its validation images, without their labels (Li et
+  al. 2017, "Revisiting Batch Normalization For Practical Domain Adaptation", section 3: AdaBN).
+
+In training mode BatchNorm normalises by the batch: the choice changes how a model is judged, not what it learns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fps_pretrain.models import normalise
+
+CHANNELS_PER_GROUP = 8
+"""As many as ResNet-20's narrowest stage has, halved: 2 groups there. Wu & He (2018, "Group Normalization", table 3)
+find 2 to 32 channels to a group about as good."""
+
+
+def with_norm(model: nn.Module, norm: str) -> nn.Module:
+    """The model for ``--norm``: as it is for batch; for group with GroupNorm in the place of each BatchNorm.
+
+    GroupNorm knows no batches and no statistics, so that clients with different data do not disagree about them (Hsieh
+    et al. 2020, "The Non-IID Data Quagmire of Decentralized Machine Learning", section 5). The affine parameters of a
+    warm start are kept.
+    """
+    if norm == "batch":
+        return model
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, _BatchNorm):
+                setattr(parent, name, _group_norm(child))
+    return model
+
+
+def _group_norm(batch_norm: _BatchNorm) -> nn.GroupNorm:
+    channels = batch_norm.num_features
+    groups = channels // CHANNELS_PER_GROUP if channels % CHANNELS_PER_GROUP == 0 else 1
+    norm = nn.GroupNorm(groups, channels, batch_norm.eps, batch_norm.affine)
+    if batch_norm.affine:
+        with torch.no_grad():
+            norm.weight.copy_(batch_norm.weight)
+            norm.bias.copy_(batch_norm.bias)
+    return norm
+
+
+def parameter_names(model: nn.Module) -> frozenset[str]:
+    """The names in the model's state dict that are parameters; all others are buffers."""
+    return frozenset(name for name, _ in model.named_parameters())
+
+
+def buffers_of(weights: Mapping[str, Tensor], parameters: frozenset[str]) -> dict[str, Tensor]:
+    """The entries of a state dict that are no parameters."""
+    return {name: tensor for name, tensor in weights.items() if name not in parameters}
+
+
+@torch.no_grad()
+def estimate_statistics(
+    model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, batch_size: int
+) -> dict[str, Tensor]:
+    """The buffers of ``weights`` with BatchNorm's statistics taken from images: the mean over batches of equal weight.
+
+    Args:
+        model: lends its structure; on the device of ``images``.
+        weights: a state dict of it.
+        images: uint8 ``(N, S, S, 3)``, N at least 2.
+        batch_size: images in a batch; a last batch of one is left out.
+    """
+    model.load_state_dict(weights)
+    model.train()
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # PyTorch's way to ask for a plain mean
+    try:
+        for start in range(0, len(images), batch_size):
+            if len(batch := images[start : start + batch_size]) > 1:
+                model(normalise(batch))
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+    names = parameter_names(model)
+    return {name: tensor.detach().cpu().clone() for name, tensor in buffers_of(model.state_dict(), names).items()}

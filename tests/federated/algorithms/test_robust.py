@@ -1,0 +1,88 @@
+"""median, trimmedmean, krum, multikrum and bulyan against a few lines of NumPy, with clients that lie."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from tests.federated.least_squares import Federated, LeastSquares, Vector
+
+Federate = Callable[..., Federated]
+
+HONEST, TRUTH = 6, np.array([1.0, -2.0, 3.0])
+
+
+def with_liars(liars: int, seed: int = 0) -> LeastSquares:
+    """Clients of different sizes that agree up to noise, and one or more that claim something far away."""
+    rng = np.random.default_rng(seed)
+    features, targets = [], []
+    for client in range(HONEST + liars):
+        x = rng.normal(size=(4 + 2 * client, 3))
+        believed = TRUTH if client < HONEST else rng.normal(scale=1000, size=3)
+        features.append(x)
+        targets.append(x @ believed + 0.1 * rng.normal(size=len(x)))
+    return LeastSquares(features, targets)
+
+
+def local(problem: LeastSquares) -> Vector:
+    """What each client sends in the first round ``(clients, 3)``."""
+    return np.stack([problem.descend(client, np.zeros(3), 0.1, 5) for client in range(problem.clients)])
+
+
+def krum_order(sent: Vector, malicious: int) -> list[int]:
+    """Clients from the best Krum score to the worst."""
+    distances = ((sent[:, None] - sent[None, :]) ** 2).sum(-1)
+    scores = np.sort(distances, axis=1)[:, 1 : len(sent) - malicious - 1].sum(1)
+    return [int(client) for client in np.argsort(scores)]
+
+
+def test_median(federate: Federate) -> None:
+    problem = with_liars(2)
+    (computed,) = federate(problem, strategy="median").run(1)
+    np.testing.assert_allclose(computed, np.median(local(problem), axis=0))
+
+
+@pytest.mark.parametrize(("trim", "cut"), [(0.2, 1), (0.3, 2)])
+def test_trimmed_mean(federate: Federate, trim: float, cut: int) -> None:
+    problem = with_liars(2)
+    (computed,) = federate(problem, strategy="trimmedmean", trim=trim).run(1)
+    np.testing.assert_allclose(computed, np.sort(local(problem), axis=0)[cut:-cut].mean(0))
+
+
+def test_krum(federate: Federate) -> None:
+    problem = with_liars(2)
+    (computed,) = federate(problem, strategy="krum", malicious=2).run(1)
+    sent = local(problem)
+    np.testing.assert_allclose(computed, sent[krum_order(sent, 2)[0]])
+
+
+@pytest.mark.parametrize("selected", [None, 3])
+def test_multikrum(federate: Federate, selected: int | None) -> None:
+    problem = with_liars(2)
+    (computed,) = federate(problem, strategy="multikrum", malicious=2, selected=selected).run(1)
+    sent = local(problem)
+    best = krum_order(sent, 2)[: selected or 6]
+    np.testing.assert_allclose(computed, np.average(sent[best], axis=0, weights=problem.shares[best]))
+    assert selected or sorted(best) == list(range(HONEST))
+
+
+def test_bulyan(federate: Federate) -> None:
+    problem = with_liars(1)
+    (computed,) = federate(problem, strategy="bulyan", malicious=1).run(1)
+    sent = local(problem)
+    chosen = sent[krum_order(sent, 1)[:5]]
+    nearest = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[:3]
+    np.testing.assert_allclose(computed, np.take_along_axis(chosen, nearest, axis=0).mean(0))
+
+
+@pytest.mark.parametrize("strategy", ["median", "trimmedmean", "krum", "multikrum", "bulyan"])
+def test_one_liar_does_no_harm(federate: Federate, strategy: str) -> None:
+    problem = with_liars(1)
+    off = {
+        name: float(np.linalg.norm(federate(problem, strategy=name, lr=0.2).run(12)[-1] - TRUTH))
+        for name in (strategy, "fedavg")
+    }
+    assert off[strategy] < 0.5
+    assert off["fedavg"] > 50
