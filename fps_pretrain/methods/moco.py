@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from lightly.models.modules.heads import MoCoProjectionHead
@@ -23,6 +23,9 @@ from fps_pretrain.errors import UserError
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models import Encoder
 
+_PART = 1_024
+"""Negatives at a time: 256 x 1,024 similarities are 1 MiB, which stays in the cache."""
+
 
 class KeyQueue(MemoryBankModule):
     """Keys ``(size, dim)`` of earlier batches, of length 1; the oldest are replaced, and a run resumes with them."""
@@ -37,6 +40,31 @@ class KeyQueue(MemoryBankModule):
         self._dequeue_and_enqueue(keys)
 
 
+class _LogSumExpOfSimilarities(torch.autograd.Function):
+    """log sum_k exp(q . n_k) for queries ``(N, D)`` and negatives ``(K, D)``, a part of the negatives at a time.
+
+    The N x K similarities are the largest thing in a step of MoCo; here a part of them stays in the cache from the
+    product to its last use, and the gradient with respect to the queries falls off on the way. Similarities are bounded
+    by 1 / temperature, so that no maximum has to be subtracted before ``exp``.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, negatives: Tensor) -> Tensor:
+        total = queries.new_zeros(len(queries), dtype=torch.float32)
+        weighted = torch.zeros_like(queries, dtype=torch.float32)
+        for part in negatives.split(_PART):
+            weights = (queries @ part.T).float().exp_()
+            total += weights.sum(dim=1)
+            weighted += (weights.to(part.dtype) @ part).float()
+        ctx.save_for_backward(weighted / total.unsqueeze(1))
+        return total.log()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (mean,) = ctx.saved_tensors
+        return gradients[0].unsqueeze(1) * mean, None
+
+
 def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: float) -> Tensor:
     """Cross-entropy of telling a query's key from negatives (He et al., equation 1), averaged over the queries.
 
@@ -47,9 +75,7 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
         temperature: divides the similarities.
     """
     positive = (queries * keys).sum(dim=1) / temperature
-    # The temperature divides the queries, not the N x K similarities, and the positive joins the sum at its end: the
-    # large matrix is made once and never copied.
-    negative = ((queries / temperature) @ negatives.T).float().logsumexp(dim=1)
+    negative = _LogSumExpOfSimilarities.apply(queries / temperature, negatives)  # type: ignore[no-untyped-call]
     return (torch.logaddexp(positive, negative) - positive).mean()
 
 
@@ -72,8 +98,8 @@ class Method(PairMethod):
             raise UserError(f"--method-options queue={size} must be at least the batch size, {config.batch_size}")
         if not 0 <= self.options["momentum"] < 1:
             raise UserError(f"--method-options momentum={self.options['momentum']:g} must be in [0, 1)")
-        if not self.options["temperature"] > 0:
-            raise UserError(f"--method-options temperature={self.options['temperature']:g} must be above 0")
+        if not self.options["temperature"] >= 0.02:  # exp(1 / temperature), summed over the queue, must be a number
+            raise UserError(f"--method-options temperature={self.options['temperature']:g} must be at least 0.02")
         self.projector = MoCoProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
         self.momentum_encoder = copy.deepcopy(encoder)
         self.momentum_projector = copy.deepcopy(self.projector)

@@ -1,0 +1,1 @@
+"""Measurements: what is fast, on which machine, against what."""
