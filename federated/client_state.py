@@ -35,8 +35,8 @@ class ClientStates:
     def take(self, client: int, server_round: int) -> ClientState:
         """As ``load``, to begin a round with: ``server_round`` is known to count, and all other versions go."""
         current = self._path(client, server_round)
-        for path in current.parent.glob("*.pt"):
-            if path != current:
+        for path in current.parent.iterdir() if current.parent.exists() else ():
+            if path != current:  # what an interrupted write left goes, too
                 path.unlink(missing_ok=True)
         return self.load(client, server_round)
 
