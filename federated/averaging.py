@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 
-def weighted_sum(weights: Sequence[Mapping[str, Tensor]], factors: Sequence[float]) -> dict[str, Tensor]:
+def weighted_sum(weights: Iterable[Mapping[str, Tensor]], factors: Sequence[float]) -> dict[str, Tensor]:
     """The sum of ``factors[i] * weights[i]``, added up in float64 in the order given, in the type of the first.
 
     Args:
-        weights: state dicts with the same names and shapes, floating point only.
+        weights: state dicts with the same names and shapes, floating point only; one is held at a time.
         factors: one for each.
     """
-    total = {}
-    for name, first in weights[0].items():
-        summed = torch.zeros(first.shape, dtype=torch.float64)
-        for client, factor in zip(weights, factors, strict=True):
-            summed.add_(client[name].double(), alpha=factor)
-        total[name] = summed.to(first.dtype)
-    return total
+    total: dict[str, Tensor] = {}
+    types: dict[str, torch.dtype] = {}
+    for client, factor in zip(weights, factors, strict=True):
+        for name, tensor in client.items():
+            if name not in total:
+                total[name], types[name] = torch.zeros(tensor.shape, dtype=torch.float64), tensor.dtype
+            total[name].add_(tensor.double(), alpha=factor)
+    return {name: tensor.to(types[name]) for name, tensor in total.items()}
 
 
 def weighted_mean(weights: Sequence[Mapping[str, Tensor]], counts: Sequence[float]) -> dict[str, Tensor]:

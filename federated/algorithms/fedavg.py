@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
 
-from federated.averaging import weighted_mean
+from federated.averaging import weighted_sum
 from federated.config import RunConfig
 from federated.local import Client, ClientUpdate, Weights, local_sgd
 from federated.records import from_record
@@ -68,7 +68,9 @@ class FedAvg(FlowerFedAvg):
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         if not valid:
             return None, None
-        return ArrayRecord(weighted_mean(arrays_of(valid), examples_of(valid))), self.mean_metrics(valid)
+        counts = examples_of(valid)
+        mean = weighted_sum(arrays_of(valid), [count / sum(counts) for count in counts])
+        return ArrayRecord(mean), self.mean_metrics(valid)
 
     def mean_metrics(self, replies: list[Message]) -> MetricRecord:
         """The clients' metrics, averaged by their numbers of examples."""
@@ -93,9 +95,9 @@ class FedAvg(FlowerFedAvg):
                 setattr(self, name, dict(state[name]))
 
 
-def arrays_of(replies: list[Message], name: str = "arrays") -> list[Weights]:
-    """The state dicts under ``name`` in the replies."""
-    return [from_record(reply.content.array_records[name]) for reply in replies]
+def arrays_of(replies: list[Message], name: str = "arrays") -> Iterator[Weights]:
+    """The state dicts under ``name`` in the replies, one after the other: many clients' at once may not fit."""
+    return (from_record(reply.content.array_records[name]) for reply in replies)
 
 
 def examples_of(replies: list[Message]) -> list[int]:

@@ -8,6 +8,7 @@ global one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -85,10 +86,10 @@ class FedDyn(FedAvg):
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         if not valid:
             return None, None
-        clients = arrays_of(valid)
+        count = len(valid)
         h = self.h or {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
         step = self.alpha / self.num_clients
-        h = weighted_sum([h, self._start, *clients], [1.0, step * len(clients), *[-step] * len(clients)])
-        parameters = weighted_sum([*clients, h], [*[1 / len(clients)] * len(clients), -1 / self.alpha])
+        h = weighted_sum(chain([h, self._start], arrays_of(valid)), [1.0, step * count, *[-step] * count])
+        parameters = weighted_sum(chain(arrays_of(valid), [h]), [*[1 / count] * count, -1 / self.alpha])
         self.h = h
         return ArrayRecord(parameters), self.mean_metrics(valid)

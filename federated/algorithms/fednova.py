@@ -8,6 +8,7 @@ as many such steps as they took on average (equation 6): ``x <- x - tau_eff sum_
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
@@ -56,5 +57,5 @@ class FedNova(FedAvg):
         steps = [float(str(reply.content.metric_records["metrics"]["effective_steps"])) for reply in valid]
         mean_steps = sum(share * taken for share, taken in zip(shares, steps, strict=True))
         factors = [share * (mean_steps / taken) for share, taken in zip(shares, steps, strict=True)]
-        parameters = weighted_sum([self._start, *arrays_of(valid)], [1 - sum(factors), *factors])
+        parameters = weighted_sum(chain([self._start], arrays_of(valid)), [1 - sum(factors), *factors])
         return ArrayRecord(parameters), self.mean_metrics(valid)

@@ -7,6 +7,7 @@ go along ``g_i(y) - c_i + c``, so that clients with different data do not drift 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from itertools import chain
 
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -90,7 +91,8 @@ class Scaffold(FedAvg):
         if not valid or self.control is None:
             return None, None
         share = self.server_lr / len(valid)
-        parameters = weighted_sum([self._start, *arrays_of(valid)], [1 - self.server_lr, *[share] * len(valid)])
-        changes = arrays_of(valid, "control")
-        self.control = weighted_sum([self.control, *changes], [1.0, *[1 / self.num_clients] * len(valid)])
+        factors = [1 - self.server_lr, *[share] * len(valid)]
+        parameters = weighted_sum(chain([self._start], arrays_of(valid)), factors)
+        factors = [1.0, *[1 / self.num_clients] * len(valid)]
+        self.control = weighted_sum(chain([self.control], arrays_of(valid, "control")), factors)
         return ArrayRecord(parameters), self.mean_metrics(valid)

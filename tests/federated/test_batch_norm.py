@@ -1,0 +1,148 @@
+"""BatchNorm's statistics after a round, and GroupNorm in its place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
+from torch import nn
+
+from federated import client_app, data, workspace
+from federated.batch_norm import buffers_of, estimate_statistics, parameter_names, with_norm
+from federated.config import RunConfig
+from federated.grid import InProcessGrid
+from federated.local import evaluate
+from federated.partition import make_partition
+from federated.rounds import run
+from federated.run_folder import RunFolder
+from fps_pretrain.checkpoint import save_encoder
+from fps_pretrain.models import build_classifier, build_encoder, normalise
+
+Tiny = Callable[..., RunConfig]
+
+
+def classifier() -> nn.Sequential:
+    return build_classifier(build_encoder("resnet20", seed=1), 10, seed=2)
+
+
+def test_group_norm_takes_batch_norms_place_and_parameters() -> None:
+    before = classifier()
+    for module in before.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight)
+            nn.init.uniform_(module.bias)
+    expected = {name: tensor.clone() for name, tensor in before.named_parameters()}
+    after = with_norm(before, "group")
+    kinds = [type(module) for module in after.modules()]
+    assert nn.BatchNorm2d not in kinds
+    assert kinds.count(nn.GroupNorm) == 19
+    assert {module.num_groups for module in after.modules() if isinstance(module, nn.GroupNorm)} == {2, 4, 8}
+    assert not list(after.buffers())
+    parameters = dict(after.named_parameters())
+    assert list(parameters) == list(expected)
+    assert all(torch.equal(parameters[name], tensor) for name, tensor in expected.items())
+    one, two = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 16, 16)
+    torch.testing.assert_close(after(torch.cat([one, two]))[:1], after(one))  # whatever else is in the batch
+
+
+def test_batch_norm_is_left_as_it_is() -> None:
+    model = classifier()
+    assert with_norm(model, "batch") is model
+    assert any(isinstance(module, nn.BatchNorm2d) for module in model.modules())
+
+
+def test_group_norm_runs_from_a_checkpoint_with_batch_norm(tiny: Tiny, tmp_path: Path) -> None:
+    save_encoder(tmp_path / "encoder.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
+    folder = run(tiny(init=str(tmp_path / "encoder.pt"), norm="group", rounds=1), quiet=True).folder
+    assert not [name for name in RunFolder(folder).load_state().weights if "running" in name]
+
+
+def test_statistics_are_those_of_the_images() -> None:
+    images = torch.randint(0, 256, (10, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    model = classifier()
+    momenta = [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    estimated = estimate_statistics(model, classifier().state_dict(), images, batch_size=5)
+    assert set(estimated) == set(buffers_of(model.state_dict(), parameter_names(model)))
+    assert [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)] == momenta
+    outputs = classifier().get_submodule("encoder").get_submodule("conv1")(normalise(images))
+    halves = outputs.detach().split(5)
+    mean = torch.stack([half.mean((0, 2, 3)) for half in halves]).mean(0)
+    variance = torch.stack([half.var((0, 2, 3)) for half in halves]).mean(0)
+    torch.testing.assert_close(estimated["encoder.bn1.running_mean"], mean)
+    torch.testing.assert_close(estimated["encoder.bn1.running_var"], variance)
+    assert estimated["encoder.bn1.num_batches_tracked"] == 2
+
+
+def final_weights(config: RunConfig) -> dict[str, torch.Tensor]:
+    return RunFolder(run(config, quiet=True).folder).load_state().weights
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_whose_statistics_changes_nothing_that_is_learned(tiny: Tiny, tmp_path: Path, strategy: str) -> None:
+    weights = {
+        bn_stats: final_weights(tiny(output=tmp_path / bn_stats, strategy=strategy, bn_stats=bn_stats))
+        for bn_stats in ("average", "local", "server")
+    }
+    average = weights["average"]
+    for bn_stats in ("local", "server"):
+        for name, tensor in weights[bn_stats].items():
+            if "running" not in name and "batches" not in name:
+                assert torch.equal(tensor, average[name]), name
+        assert not torch.equal(weights[bn_stats]["encoder.bn1.running_mean"], average["encoder.bn1.running_mean"])
+    counts = {name: int(w["encoder.bn1.num_batches_tracked"]) for name, w in weights.items()}
+    assert counts == {"average": 9, "local": 9, "server": 1}  # three rounds of three batches; one batch for the server
+
+
+def answer(kind: str, space: workspace.Workspace, weights: dict[str, torch.Tensor], **more: Any) -> Message:
+    """A client's answer to a message with these weights."""
+    message_config = ConfigRecord({"run-config": "shared", "partition-file": "", "server-round": 1, **more})
+    workspace.share(message_config, space)
+    content = RecordDict({"arrays": ArrayRecord(weights), "config": message_config})
+    InProcessGrid(client_app.client_app, 1)
+    message = Message(content, 2, kind)
+    context = Context(1, 2, {"partition-id": 0}, RecordDict(), {})
+    return client_app.client_app(message, context)
+
+
+def space_of(config: RunConfig) -> workspace.Workspace:
+    dataset = data.load(config)
+    return workspace.Workspace.build(config, dataset, make_partition(config, dataset.train.labels))
+
+
+def test_statistics_for_the_server_do_not_leave_the_client(tiny: Tiny) -> None:
+    space = space_of(tiny(bn_stats="server"))
+    weights = classifier().state_dict()
+    reply = answer("train", space, weights, **{"state-round": 0})
+    workspace.close()
+    assert set(reply.content.array_records["arrays"]) == space.parameters
+
+
+def test_clients_are_judged_by_their_own_statistics(tiny: Tiny, tmp_path: Path) -> None:
+    space = space_of(tiny(bn_stats="local"))
+    weights = dict(classifier().state_dict())
+    more = {"client-states": str(tmp_path / "clients")}
+    trained = answer("train", space, weights, **{**more, "state-round": 0})
+    losses = [
+        answer("evaluate", space, weights, **{**more, "state-round": version}).content.metric_records["metrics"]["loss"]
+        for version in (0, 1)
+    ]
+    sent = {name: torch.from_numpy(array.numpy()) for name, array in trained.content.array_records["arrays"].items()}
+    own = {**weights, **buffers_of(sent, space.parameters)}
+    images, labels = space.examples_of(0)
+    assert losses[0] == evaluate(space.model, weights, images, labels, 256)[0]
+    assert losses[1] == evaluate(space.model, own, images, labels, 256)[0]
+    assert losses[0] != losses[1]
+    again = answer("evaluate", space, weights, **{**more, "state-round": 1})
+    workspace.close()
+    assert not again.has_error(), "evaluating removed what the client remembers"
+
+
+def test_a_node_elsewhere_needs_a_folder_for_its_state(tiny: Tiny) -> None:
+    space = space_of(tiny(strategy="scaffold"))
+    reply = answer("train", space, classifier().state_dict(), **{"state-round": 0})
+    workspace.close()
+    assert "state-dir" in str(reply.error.reason)
