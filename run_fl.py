@@ -3,28 +3,69 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from federated.config import RunConfig
+from federated.config_file import expand
 from fps_pretrain import cli
+from fps_pretrain.errors import UserError
 
 PROG = "run_fl.py"
 
 EXIT_FAILED = 3
-"""Exit code of a run in which a client failed; the same command goes on from the last completed round."""
+"""Exit code of a run that could not go on; the same command goes on from the last completed round."""
 
 
-def main(config: RunConfig) -> int:
+@dataclass(frozen=True)
+class Command:
+    """What the command line says: a run, and how to go about it."""
+
+    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    """Options of the run."""
+    config: Path | None = None
+    """YAML file of options, such as a run folder's config.yaml; flags override it."""
+    dry_run: bool = False
+    """Print the resolved configuration, the partition and an estimate of time and memory; write nothing."""
+    quiet: bool = False
+    """Say nothing but errors."""
+    verbose: bool = False
+    """Say everything that goes to the log."""
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise UserError("--quiet and --verbose exclude each other")
+
+
+def main(command: Command) -> int:
     """Carry the run to its end; returns the exit code."""
     # PyTorch and Flower take seconds to import: only once the flags are known to be right.
+    if command.dry_run:
+        from federated.estimate import dry_run
+
+        print(dry_run(command.run))
+        return 0
     from federated.rounds import RunFailed, run
 
     try:
-        run(config)
+        run(command.run, quiet=command.quiet, verbose=command.verbose)
     except RunFailed as error:
         print(f"{PROG}: failed: {error}; the same command goes on from the last completed round", file=sys.stderr)
         return EXIT_FAILED
     return 0
 
 
+def parse(arguments: list[str]) -> Command:
+    """The command in these arguments; leaves with one line and exit code 2 if they are wrong."""
+    try:
+        expanded = expand(arguments)
+    except UserError as error:
+        cli.refuse(PROG, f"{error} (see {PROG} --help)")
+    return cli.parse(Command, PROG, expanded, description=__doc__ or "")
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(PROG, main, cli.parse(RunConfig, PROG, description=__doc__ or "")))
+    sys.exit(cli.run(PROG, main, parse(sys.argv[1:])))

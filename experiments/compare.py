@@ -73,7 +73,7 @@ class CompareConfig:
 def main(config: CompareConfig) -> int:
     """Run what is missing, then write the page; returns the exit code."""
     from federated import rounds
-    from federated.local import initial_encoder
+    from federated.initialise import initial_encoder
     from federated.run_folder import RunFolder
 
     runs = list(config.runs())

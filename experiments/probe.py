@@ -53,7 +53,7 @@ def main(config: ProbeConfig) -> int:
     import torch
 
     from federated import data
-    from federated.local import initial_encoder
+    from federated.initialise import initial_encoder
     from fps_pretrain.models import normalise
     from fps_pretrain.probe import knn_accuracy
 

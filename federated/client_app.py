@@ -10,10 +10,11 @@ import hashlib
 import traceback
 from pathlib import Path
 
+import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated import algorithms, local, workspace
+from federated import algorithms, initialise, local, workspace
 from federated.batch_norm import buffers_of
 from federated.client_state import ClientStates
 from federated.config import identity
@@ -36,6 +37,26 @@ def query(message: Message, context: Context) -> Message:
     return Message(RecordDict({"node": answer}), reply_to=message)
 
 
+@client_app.query("labels")
+def count_labels(message: Message, context: Context) -> Message:
+    """Tell how many training examples of each class this node has."""
+    space = workspace.find(message.content.config_records["config"], context.node_config)
+    counts = torch.bincount(space.examples_of(_partition_id(context))[1].cpu(), minlength=len(space.dataset.classes))
+    return Message(RecordDict({"labels": ConfigRecord({"counts": counts.tolist()})}), reply_to=message)
+
+
+@client_app.query("class_sums")
+def class_sums(message: Message, context: Context) -> Message:
+    """Sum the features of this node's training examples by class; see ``initialise.centroid_head``."""
+    space = workspace.find(message.content.config_records["config"], context.node_config)
+    weights = from_record(message.content.array_records["arrays"])
+    images, labels = space.examples_of(_partition_id(context))
+    sums, counts = initialise.class_sums(
+        space.model, weights, images, labels, len(space.dataset.classes), space.config.eval_batch_size
+    )
+    return Message(RecordDict({"arrays": ArrayRecord({"sums": sums, "counts": counts})}), reply_to=message)
+
+
 @client_app.train()
 def train(message: Message, context: Context) -> Message:
     """Train on this node's examples.
@@ -56,7 +77,7 @@ def train(message: Message, context: Context) -> Message:
 
 def _train(message: Message, context: Context) -> ClientUpdate:
     message_config = message.content.config_records["config"]
-    space = workspace.find(message_config)
+    space = workspace.find(message_config, context.node_config)
     config, number = space.config, _partition_id(context)
     server_round = int(str(message_config["server-round"]))
     deadline = Deadline(config.client_timeout)
@@ -99,14 +120,14 @@ def _train(message: Message, context: Context) -> ClientUpdate:
 
 @client_app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the weights on this node's training examples."""
+    """Evaluate the weights on this node's own test examples, or on its training examples if it has no others."""
     message_config = message.content.config_records["config"]
-    space = workspace.find(message_config)
+    space = workspace.find(message_config, context.node_config)
     number = _partition_id(context)
     weights = from_record(message.content.array_records["arrays"])
     if space.config.bn_stats == "local" and (states := _states(message_config, context, space)):
         weights = _with_own_statistics(weights, states.load(number, int(str(message_config["state-round"]))))
-    images, labels = space.examples_of(number)
+    images, labels = space.held_out_of(number)
     loss, accuracy = local.evaluate(space.model, weights, images, labels, space.config.eval_batch_size)
     metrics = MetricRecord({"num-examples": len(labels), "loss": loss, "accuracy": accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

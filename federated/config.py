@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``--help`` and a wrong flag answer at on
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 
 from federated import algorithms
+from fps_pretrain.architectures import check_architecture
 from fps_pretrain.errors import UserError
 
 BUILT_IN_DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet")
@@ -45,6 +47,9 @@ DETAILS: dict[str, tuple[str, tuple[str, ...], Any]] = {
 """Fields that only some values of another field use: that field, those values, and the default with them. Without such
 a value they are None, and giving one is refused: a flag that does nothing is a mistake."""
 
+PRIVATE = ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "fedprox", "moon")
+"""Strategies that use clients' replies through their mean alone, which is what ``--dp`` protects."""
+
 
 @dataclass(frozen=True)
 class RunConfig:
@@ -59,10 +64,11 @@ class RunConfig:
     torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too)."""
     head: Literal["random", "centroid"] = "random"
     """Classifier a run starts from: fresh, or made of the class means of all clients' features (FedNCM)."""
-    arch: Literal["resnet20", "resnet32", "resnet44", "resnet56"] = "resnet20"
-    """Architecture of the encoder: a CIFAR ResNet (He et al. 2016, section 4.2)."""
+    arch: str = "resnet20"
+    """Architecture of the encoder: a CIFAR ResNet (resnet20, 32, 44 or 56; He et al. 2016, section 4.2), or one of
+    torchvision's, such as resnet18."""
     width: int = 1
-    """Multiplier of the encoder's channels."""
+    """Multiplier of a CIFAR ResNet's channels."""
 
     dataset: str = "digits"
     """digits (bundled with scikit-learn), cifar10, cifar100, tiny-imagenet, folder:PATH (train/ and test/ with one
@@ -207,6 +213,8 @@ class RunConfig:
             _check_type(field.name, getattr(self, field.name))
         self._settle_details()
         _check_dataset(self.dataset)
+        _at_least("width", self.width, 1)
+        check_architecture(self.arch, self.width)
         _check_init(self.init, self.arch, self.width)
         if self.data_dir is not None and not self.dataset.startswith(("cifar", "tiny-imagenet", "hub:")):
             raise UserError(
@@ -216,10 +224,14 @@ class RunConfig:
             raise UserError("--dataset tiny-imagenet needs --data-dir: the folder tiny-imagenet-200")
         if self.partition == "natural":
             self._check_natural()
+        if self.partition == "nodes":
+            self._check_nodes()
+        if self.dp != "none":
+            self._check_privacy()
         if self.strategy not in algorithms.names():
             raise UserError(f"--strategy {self.strategy} is unknown: choose one of {', '.join(algorithms.names())}")
         self._settle_options()
-        for name in ("width", "clients", "min_partition_size", "rounds", "local_epochs", "min_clients"):
+        for name in ("clients", "min_partition_size", "rounds", "local_epochs", "min_clients"):
             _at_least(name, getattr(self, name), 1)
         for name in ("batch_size", "eval_every", "eval_batch_size", "limit_train", "limit_test", "threads", "workers"):
             _at_least(name, getattr(self, name), 1)
@@ -320,6 +332,22 @@ class RunConfig:
                 else "--id-column goes with parquet:PATH and hub:NAME; a folder's examples lie in train/CLASS/WHO/"
             )
 
+    def _check_nodes(self) -> None:
+        # The default holds nothing out here: the server has no training examples.
+        if self.validation in (RunConfig.validation, 0.0):
+            object.__setattr__(self, "validation", 0.0)
+        for name, value in (("validation", self.validation), ("limit_train", self.limit_train)):
+            if value:
+                raise UserError(
+                    f"{_flag(name)} does not go with --partition nodes: the nodes have the training examples"
+                )
+
+    def _check_privacy(self) -> None:
+        if self.strategy not in PRIVATE:
+            raise UserError(f"--dp goes with --strategy {', '.join(PRIVATE)}, not with {self.strategy}")
+        if self.head == "centroid":
+            raise UserError("--dp does not cover --head centroid, for which clients send class means as they are")
+
     @property
     def partition_title(self) -> str:
         """The partition with its detail, for pictures and pages."""
@@ -351,6 +379,13 @@ class RunConfig:
         detail = self.alpha or self.shards_per_client or self.classes_per_client or self.size_skew or ""
         init = Path(self.init.replace(":", "-")).stem
         return Path("runs") / f"{data}-{self.partition}{detail}-{init}-s{self.seed}"
+
+
+def unused_beside(values: Mapping[str, Any], chosen: Collection[str]) -> set[str]:
+    """Those of ``values``, fields by name, that belong to a choice which the fields in ``chosen`` make anew."""
+    options = {name for strategy in algorithms.names() for name in algorithms.options(strategy)}
+    choice_of = {name: choice for name, (choice, _, _) in DETAILS.items()} | dict.fromkeys(options, "strategy")
+    return {name for name in values if choice_of.get(name) in chosen and name not in chosen}
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from torch.nn import functional as F
 from federated.config import RunConfig
 from federated.downloads import CACHE, one_line
 from federated.keys import seed_of
+from fps_pretrain.architectures import is_cifar_resnet
 from fps_pretrain.checkpoint import LoadReport, digest, load_encoder_weights, write_atomically
 from fps_pretrain.errors import UserError
-from fps_pretrain.models import build_classifier, build_encoder, normalise
+from fps_pretrain.models import build_classifier, build_encoder, check_encoder, normalise
 
 
 def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
@@ -29,6 +31,12 @@ def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
             weights that are neither in their library's cache nor to be downloaded.
     """
     encoder = build_encoder(config.arch, config.width, seed_of(config.seed, "encoder"))
+    if not is_cifar_resnet(config.arch):
+        assert config.image_size is not None
+        try:
+            check_encoder(encoder, config.arch, config.image_size)
+        except UserError as error:
+            raise UserError(str(error).replace("--size", "--image-size")) from error
     if config.init == "random":
         return encoder, None
     source, _, name = config.init.partition(":")
@@ -134,6 +142,15 @@ def centroid_head(weights: Mapping[str, Tensor], clients: Sequence[tuple[Tensor,
     return {**weights, **head}
 
 
+def describe_provenance(report: LoadReport | None) -> str:
+    """What a checkpoint says of its pre-training, to be put behind other words; nothing if it says nothing."""
+    said = report.provenance if report else {}
+    parts = [str(said["method"])] if "method" in said else []
+    if isinstance(said.get("pairs_seen"), int):
+        parts.append(f"{said['pairs_seen']:,} pairs")
+    return "".join(f", {part}" for part in parts)
+
+
 def write_record(path: Path, config: RunConfig, report: LoadReport | None, weights: Mapping[str, Tensor]) -> None:
     """Write what a run began with (YAML): where its weights came from, what of them was loaded, and their digests."""
     encoder = {name.removeprefix("encoder."): t for name, t in weights.items() if name.startswith("encoder.")}
@@ -152,5 +169,6 @@ def write_record(path: Path, config: RunConfig, report: LoadReport | None, weigh
             "missing": report.missing,
             "unexpected": report.unexpected,
         }
-        record["provenance"] = report.provenance
+        # Anybody's file may hold anything that is plain; what YAML cannot say is told in words.
+        record["provenance"] = json.loads(json.dumps(report.provenance, default=str))
     path.write_text(yaml.safe_dump(record, sort_keys=False))

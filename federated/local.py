@@ -18,8 +18,7 @@ from torch.nn import functional as F
 
 from federated.config import RunConfig
 from federated.keys import seed_of
-from fps_pretrain.checkpoint import LoadReport, load_encoder_weights
-from fps_pretrain.models import CifarResNet, build_classifier, build_encoder, normalise
+from fps_pretrain.models import normalise
 
 Weights = dict[str, Tensor]
 """A model's state dict on the CPU, or a part of one."""
@@ -81,24 +80,6 @@ def learning_rate(config: RunConfig, server_round: int) -> float:
     if config.lr_schedule == "constant":
         return config.lr
     return config.lr * 0.5 * (1 + math.cos(math.pi * (server_round - 1) / config.rounds))
-
-
-def initial_encoder(config: RunConfig) -> tuple[CifarResNet, LoadReport | None]:
-    """The encoder a run starts from, on the CPU, and what loading its checkpoint did (None if it is random).
-
-    Random weights depend on ``config.seed`` alone.
-
-    Raises:
-        UserError: ``config.init`` is no checkpoint for this architecture; see ``load_encoder_weights``.
-    """
-    encoder = build_encoder(config.arch, config.width, seed_of(config.seed, "encoder"))
-    report = None if config.init == "random" else load_encoder_weights(config.init, encoder, config.arch, config.width)
-    return encoder, report
-
-
-def initial_classifier(config: RunConfig, encoder: CifarResNet, num_classes: int) -> nn.Module:
-    """``encoder`` with a fresh head, the same for all runs of a seed, so that they differ in the encoder only."""
-    return build_classifier(encoder, num_classes, seed_of(config.seed, "head"))
 
 
 def weights_of(model: nn.Module) -> Weights:

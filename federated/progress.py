@@ -15,10 +15,10 @@ log = logging.getLogger("federated")
 
 
 @contextmanager
-def console(quiet: bool) -> Iterator[None]:
-    """Send what the run says to stderr, unless ``quiet``."""
+def console(quiet: bool, verbose: bool = False) -> Iterator[None]:
+    """Send what the run says to stderr, unless ``quiet``; with ``verbose`` what else goes to the log, too."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setLevel(logging.CRITICAL if quiet else logging.INFO)
+    handler.setLevel(logging.CRITICAL if quiet else logging.DEBUG if verbose else logging.INFO)
     level, propagate = log.level, log.propagate
     log.addHandler(handler)
     log.setLevel(logging.DEBUG)
@@ -79,6 +79,11 @@ class RoundBar:
         if row["test_accuracy"] is not None:
             self._evaluation = f"test accuracy {row['test_accuracy']:.4f}, loss {row['test_loss']:.4f}"
             training = f", training loss {row['train_loss']:.4f}" if row["train_loss"] is not None else ""
+            if "client_accuracy_mean" in row:
+                mean, worst = row["client_accuracy_mean"], row["client_accuracy_worst_tenth"]
+                training += f", at the clients {mean:.4f}, at the worst tenth {worst:.4f}"
+            if "dp_epsilon" in row:
+                training += f", epsilon {row['dp_epsilon']:.3g}"
             log.log(
                 self._level,
                 f"round {row['round']}/{self._rounds}: {self._evaluation}{training}, {row['seconds']:.1f} s",

@@ -16,18 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
-from federated import algorithms, data, simulation, workspace
+from federated import algorithms, data, evaluation, initialise, loggers, privacy, simulation, workspace
 from federated.batch_norm import with_norm
 from federated.client_app import client_app
 from federated.config import RunConfig
 from federated.failures import HANG_GRACE, last_line, reason_to_drop
 from federated.grid import InProcessGrid
-from federated.local import initial_classifier, initial_encoder, learning_rate, weights_of
-from federated.partition import describe, make_partition
+from federated.initialise import initial_classifier, initial_encoder
+from federated.local import Weights, learning_rate, weights_of
+from federated.partition import describe, describe_counts, make_partition, plot_counts
 from federated.progress import RoundBar, console, log, log_file
 from federated.records import from_record
 from federated.run_folder import Row, RunFolder, State
@@ -50,12 +52,13 @@ class RunResult:
     resumed_from: int | None
 
 
-def run(config: RunConfig, *, quiet: bool = False, grid: Grid | None = None) -> RunResult:
+def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: Grid | None = None) -> RunResult:
     """Carry a run to its end: begin it, resume it, or find it finished.
 
     Args:
         config: the run; its folder holds the results.
         quiet: say nothing on the terminal.
+        verbose: say everything that goes to the log.
         grid: nodes to use instead of those of ``config.engine``, one for each client.
 
     Raises:
@@ -63,7 +66,7 @@ def run(config: RunConfig, *, quiet: bool = False, grid: Grid | None = None) -> 
         RunFailed: too many clients failed. Completed rounds are kept.
     """
     threads = torch.get_num_threads()
-    with console(quiet):
+    with console(quiet, verbose):
         try:
             if config.threads:
                 torch.set_num_threads(config.threads)
@@ -77,6 +80,11 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     # All that can be refused is refused before the first write, the cheapest first.
     if config.engine == "ray" and grid is None:
         simulation.check_installed()
+    if config.partition == "nodes" and grid is None:
+        raise UserError("--partition nodes is for flwr run, where nodes have data of their own: docs/deployment.md")
+    loggers.check_installed(config)
+    if config.dp != "none":
+        privacy.check_installed()
     workspace.resolve_device(config.device)
     folder = RunFolder.find(config.folder, config)
     state = folder.load_state() if folder else None
@@ -111,8 +119,11 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         rows = folder.rewind(state.round)
         space = workspace.Workspace.build(config, dataset, partition)
         _announce(space, report, state, resumed=bool(rows), folder=folder.path)
-        with _engine(config, folder, space, grid) as engine:
-            loop = _Loop(config, folder, space, engine)
+        with (
+            _engine(config, folder, space, grid) as engine,
+            loggers.loggers(config, folder.path, rows) as publish,
+        ):
+            loop = _Loop(config, folder, space, engine, report, publish)
             with RoundBar(config.rounds, state.round, quiet) as bar:
                 state = loop.run(state, bar, evaluated=bool(rows))
         folder.finish(config, dataset.classes, state.weights)
@@ -130,10 +141,15 @@ def _announce(
     config, dataset = space.config, space.dataset
     sizes = f"{len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test examples"
     spread = describe(space.partition, dataset.train.labels, len(dataset.classes))
+    if config.partition == "nodes":
+        spread = f"{config.clients} nodes with data of their own"
     encoder = f"{config.arch}, width {config.width}, sha256 {state.init_digest[:12]}"
+    origin = initialise.describe_provenance(report)
     log.info(f"data    {config.dataset}: {sizes}, {len(dataset.classes)} classes, {config.image_size} px")
     log.info(f"clients {spread} ({config.partition})")
-    log.info(f"init    {report or 'random weights'} ({encoder})")
+    log.info(f"init    {report or 'random weights'} ({encoder}{origin})")
+    if config.head == "centroid":
+        log.info("head    the class means of the clients' features")
     log.info(f"run     {config.strategy}, {config.rounds} rounds, {config.engine} on {space.device}, in {folder}")
     if config.threads is None and space.device.type == "cpu" and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
@@ -163,7 +179,8 @@ class _Engine:
 def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[_Engine]:
     """Start the engine, or use the grid that is given, and end it."""
     if grid is not None:  # nodes that may be anywhere: what they know of this machine is nothing
-        message_config = workspace.message_config(config, folder.partition_file)
+        classes = space.dataset.classes if config.partition == "nodes" else ()
+        message_config = workspace.message_config(config, folder.partition_file, classes=classes)
         workspace.share(message_config, space)
         yield _Engine(grid, message_config, side_by_side=config.clients)
         return
@@ -213,32 +230,90 @@ class _Loop:
     folder: RunFolder
     space: workspace.Workspace
     engine: _Engine
+    report: LoadReport | None
+    publish: loggers.Logger
 
     def run(self, state: State, bar: RoundBar, evaluated: bool) -> State:
         """All rounds after ``state.round``; returns the state after the last."""
         config = self.config
+        partition_of = self._partitions() if state.round < config.rounds else {}
+        if state.round == 0:
+            state = self._begin(state, partition_of)
         if not evaluated:
             started = time.perf_counter()
             row = {"round": 0, **self.space.evaluate(state.weights), "train_loss": None, "train_accuracy": None}
-            self._record({**row, "participants": [], "failures": []}, started, bar)
+            if config.per_client_every:
+                row.update(self._per_client(state, partition_of))
+            self._record({**row, "clients": evaluation.reported({}), "participants": [], "failures": []}, started, bar)
         if state.round == config.rounds:
             return state
-        partition_of = self._partitions()
         strategy = self._strategy(partition_of)
         strategy.load_state_dict(state.server)
         for server_round in range(state.round + 1, config.rounds + 1):
             started = time.perf_counter()
             result = self._round(server_round, state, strategy, partition_of, bar)
             state = result.state
-            self._record(self._measure(result), started, bar)
+            self._record(self._measure(result, partition_of), started, bar)
             # Until here a kill loses the round and nothing else; from here on it is done.
             self.folder.save_state(state)
         return state
+
+    def _begin(self, state: State, partition_of: Mapping[int, int]) -> State:
+        """What the clients are asked before the first round; a run that is resumed there asks again."""
+        if self.config.partition == "nodes":
+            answers = self._ask_all("query.labels", state, partition_of)
+            counts = np.array([answer.config_records["labels"]["counts"] for answer in answers])
+            plot_counts(self.folder.path / "partition.png", counts, self.space.dataset.classes)
+            log.info(f"clients {describe_counts(counts)}")
+        if self.config.head == "centroid":
+            answers = self._ask_all("query.class_sums", state, partition_of, state.weights)
+            sums = [from_record(answer.array_records["arrays"]) for answer in answers]
+            pairs = [(part["sums"], part["counts"]) for part in sums]
+            state = replace(state, weights=initialise.centroid_head(state.weights, pairs))
+        initialise.write_record(self.folder.path / "init.yaml", self.config, self.report, state.weights)
+        return state
+
+    def _per_client(self, state: State, partition_of: Mapping[int, int]) -> Row:
+        """How the global model does at each client."""
+        dataset, weights = self.space.dataset, state.weights
+        if self.config.partition == "nodes":
+            answers = self._ask_all(MessageType.EVALUATE, state, partition_of, weights)
+            accuracies = np.array([answer.metric_records["metrics"]["accuracy"] for answer in answers])
+        else:
+            accuracies = evaluation.client_accuracies(
+                self.space.hits(weights), dataset.test, dataset.train, self.space.partition, len(dataset.classes)
+            )
+        return evaluation.summarise(accuracies)
+
+    def _ask_all(
+        self, message_type: str, state: State, partition_of: Mapping[int, int], weights: Weights | None = None
+    ) -> list[RecordDict]:
+        """What all clients answer, in client order.
+
+        Raises:
+            RunFailed: one does not.
+        """
+        shared = ArrayRecord(weights or {})
+        messages = []
+        for node, client in sorted(partition_of.items(), key=lambda pair: pair[1]):
+            told = {**self.engine.message_config, "state-round": int(state.client_rounds[client])}
+            content = RecordDict({"config": ConfigRecord(told), "arrays": ArrayRecord(dict(shared))})
+            messages.append(Message(content, node, message_type))
+        answers: dict[int, RecordDict] = {}
+        for reply in self._exchange(messages):
+            client = partition_of[reply.metadata.src_node_id]
+            if reply.has_error():
+                log.debug(reply.error.reason)
+                raise RunFailed(f"client {client} does not answer: {last_line(reply)}")
+            answers[client] = reply.content
+        return [answers[client] for client in sorted(answers)]
 
     def _strategy(self, partition_of: Mapping[int, int]) -> Federation:
         """The algorithm's strategy, made a federation's."""
         config = self.config
         strategy = algorithms.load(config.strategy).build_strategy(config)
+        if config.dp != "none":
+            strategy = privacy.CentralPrivacy(strategy, config)
         return Federation(strategy, self.space.parameters, config.participants, config.seed, partition_of)
 
     def _round(
@@ -294,14 +369,18 @@ class _Loop:
                     log.debug(reply.error.reason)
         return failures
 
-    def _measure(self, result: Round) -> Row:
+    def _measure(self, result: Round, partition_of: Mapping[int, int]) -> Row:
         """A line of metrics.jsonl: all that is measured after a round is measured here."""
         config, server_round = self.config, result.state.round
         row: Row = {"round": server_round, "test_accuracy": None, "test_loss": None, "val_accuracy": None}
         row["val_loss"] = None
         if server_round % config.eval_every == 0 or server_round == config.rounds:
             row.update(self.space.evaluate(result.state.weights))
+        last = server_round == config.rounds
+        if config.per_client_every and (last or server_round % config.per_client_every == 0):
+            row.update(self._per_client(result.state, partition_of))
         row.update(result.metrics)
+        row["clients"] = evaluation.reported(result.client_metrics)
         row["participants"] = result.participants
         row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
         return row
@@ -310,6 +389,7 @@ class _Loop:
         row["lr"] = learning_rate(self.config, row["round"]) if row["round"] else None
         row["seconds"] = round(time.perf_counter() - started, 3)
         self.folder.append(row)
+        self.publish(row)
         bar.round(row)
 
     def _partitions(self) -> dict[int, int]:

@@ -2,18 +2,55 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from federated import rounds
-from federated.config import from_yaml
+from federated.config import RunConfig, from_yaml, unused_beside
+from federated.config_file import read_file
+from federated.progress import console, log
+
+REMINDER = 60.0
+"""Seconds between two lines about nodes that are waited for."""
 
 server_app = ServerApp()
 
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The run that ``context.run_config`` describes (flags without their dashes in front), on Flower's own grid."""
-    fields = {name.replace("-", "_"): value for name, value in context.run_config.items()}
-    rounds.run(from_yaml(yaml.safe_dump(fields)), grid=grid)
+    """The run that ``context.run_config`` describes, on Flower's own grid, once there is a node for each client."""
+    config = config_of(context.run_config)
+    with console(quiet=False):
+        wait_for_nodes(grid, config.clients)
+    rounds.run(config, grid=grid)
+
+
+def config_of(run_config: Mapping[str, Any]) -> RunConfig:
+    """The configuration that Flower's options describe: flags without their dashes in front.
+
+    One that is empty is not given. The others override the YAML file that ``config`` names on the server.
+
+    Raises:
+        UserError: the file cannot be read, or a value is out of range.
+    """
+    given = {name.replace("-", "_"): value for name, value in run_config.items() if value != ""}
+    path = given.pop("config", None)
+    values = read_file(Path(str(path))) if path else {}
+    kept = {name: value for name, value in values.items() if name not in unused_beside(values, set(given))}
+    return from_yaml(yaml.safe_dump({**kept, **given}))
+
+
+def wait_for_nodes(grid: Grid, clients: int) -> None:
+    """Return once there are as many nodes as clients; machines need not be started in any order."""
+    reminded = -REMINDER
+    while (found := len(list(grid.get_node_ids()))) < clients:
+        if time.monotonic() - reminded > REMINDER:
+            log.info(f"waiting for nodes: {found} of {clients} are here")
+            reminded = time.monotonic()
+        time.sleep(1)

@@ -8,18 +8,22 @@ which lie in a file that all of them map into memory; clients elsewhere load the
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import cast
 
 import numpy as np
 import torch
 from flwr.app import ConfigRecord
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from federated import data
 from federated.batch_norm import estimate_statistics, parameter_names, with_norm
 from federated.config import RunConfig, from_yaml, to_yaml
+from federated.evaluation import correct
 from federated.local import CLASSIFICATION, Problem, Weights, evaluate
 from federated.partition import Partition, load_partition
 from fps_pretrain.errors import UserError
@@ -54,8 +58,19 @@ class Workspace:
 
     def examples_of(self, client: int) -> tuple[Tensor, Tensor]:
         """A client's training images ``(n, S, S, 3)``, uint8, and labels ``(n,)``, on the device."""
+        if self.config.partition == "nodes":  # what is here is this node's
+            return self.train
         indices = torch.from_numpy(self.partition[client]).to(self.device)
         return self.train[0][indices], self.train[1][indices]
+
+    def held_out_of(self, client: int) -> tuple[Tensor, Tensor]:
+        """A node's own test examples, as ``examples_of``; its training examples where it has none."""
+        return _on_device(self.dataset.test, self.device) if len(self.dataset.test) else self.examples_of(client)
+
+    def hits(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
+        """Which of the test examples the weights have right."""
+        images, labels = _on_device(self.dataset.test, self.device)
+        return correct(self.model, weights, images, labels, self.config.eval_batch_size)
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -96,11 +111,15 @@ def _on_device(split: data.Split, device: torch.device) -> tuple[Tensor, Tensor]
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
-_current: dict[tuple[str, str], Workspace] = {}
+_current: dict[tuple[str, str, str], Workspace] = {}
 
 
 def message_config(
-    config: RunConfig, partition_file: Path, training_data: Path | None = None, client_states: Path | None = None
+    config: RunConfig,
+    partition_file: Path,
+    training_data: Path | None = None,
+    client_states: Path | None = None,
+    classes: Sequence[str] = (),
 ) -> ConfigRecord:
     """What a message tells a client about the run; paths are absolute, since a worker may run in another folder.
 
@@ -109,6 +128,7 @@ def message_config(
         partition_file: which client holds which example.
         training_data: what ``lay_out`` wrote, for clients in other processes of this machine.
         client_states: where clients on this machine keep what they remember.
+        classes: the names of the classes, for nodes that have data of their own.
     """
     kind, _, where = config.dataset.partition(":")
     located = dataclasses.replace(
@@ -120,7 +140,7 @@ def message_config(
     for name, path in (("training-data", training_data), ("client-states", client_states)):
         if path:
             message[name] = str(path.resolve())
-    return ConfigRecord(dict(message))
+    return ConfigRecord({**message, **({"classes": list(classes)} if classes else {})})
 
 
 def lay_out(dataset: data.Dataset, folder: Path) -> None:
@@ -149,18 +169,36 @@ def close() -> None:
     _current.clear()
 
 
-def find(message: ConfigRecord) -> Workspace:
-    """The workspace for a message's configuration, opened from files if this process has none."""
-    key = _key(message)
+def find(message: ConfigRecord, node: Mapping[str, object] = MappingProxyType({})) -> Workspace:
+    """The workspace for a message's configuration, opened from files if this process has none.
+
+    Args:
+        message: what ``message_config`` made.
+        node: the configuration of the node; with ``--partition nodes`` it says where its ``data`` are.
+
+    Raises:
+        UserError: it does not say, or the data cannot be used.
+    """
+    if "classes" in message and "data" not in node:
+        raise UserError('--partition nodes: start this node with data="FOLDER" in its --node-config')
+    key = _key(message, node)
     if key not in _current:
         close()
         config = from_yaml(key[0])
         torch.set_num_threads(config.threads or 1)
-        laid_out = message.get("training-data")
-        dataset = _laid_out(Path(str(laid_out))) if laid_out else data.load(config)
-        _current[key] = Workspace.build(config, dataset, load_partition(Path(key[1])))
+        if config.partition == "nodes":
+            _current[key] = _of_node(config, cast(list[str], message["classes"]), node)
+        else:
+            laid_out = message.get("training-data")
+            dataset = _laid_out(Path(str(laid_out))) if laid_out else data.load(config)
+            _current[key] = Workspace.build(config, dataset, load_partition(Path(key[1])))
     return _current[key]
 
 
-def _key(message: ConfigRecord) -> tuple[str, str]:
-    return str(message["run-config"]), str(message["partition-file"])
+def _of_node(config: RunConfig, classes: Sequence[str], node: Mapping[str, object]) -> Workspace:
+    train, test = data.load_of_node(Path(str(node["data"])), config, classes)
+    return Workspace.build(config, data.Dataset(train, train.take(np.empty(0, np.int64)), test, tuple(classes)), [])
+
+
+def _key(message: ConfigRecord, node: Mapping[str, object] = MappingProxyType({})) -> tuple[str, str, str]:
+    return str(message["run-config"]), str(message["partition-file"]), str(node.get("data", ""))

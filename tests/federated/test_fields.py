@@ -63,15 +63,21 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "norm": ({}, "group"),
     "bn_stats": ({}, "server"),
     "inject_failures": ({"rounds": 2}, 0.5),
+    "head": ({}, "centroid"),
+    "dp": ({}, "fixed"),
+    "dp_noise": ({"dp": "fixed"}, 2.0),
+    "dp_clip": ({"dp": "fixed"}, 0.1),
+    "dp_quantile": ({"dp": "adaptive", "rounds": 2}, 0.9),
+    "dp_delta": ({"dp": "fixed"}, 1e-3),
+    "per_client_every": ({}, 1),
 }
 """Fields whose change changes the weights or the measurements."""
 
 OTHERWISE = {
-    "init", "head", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "dp", "dp_noise", "dp_clip",
-    "dp_quantile", "dp_delta", "per_client_every", "tensorboard", "wandb", "eval_batch_size", "engine", "device",
-    "threads", "output", "workers", "client_timeout", "min_clients",
+    "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
+    "eval_batch_size", "engine", "device", "threads", "output", "workers", "client_timeout", "min_clients",
 }  # fmt: skip
-"""Fields with a test of their own, below or in test_failures.py and test_workers.py."""
+"""Fields with a test of their own, below or in test_data.py, test_failures.py, test_loggers.py and test_workers.py."""
 
 
 @pytest.fixture(autouse=True)

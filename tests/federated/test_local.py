@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from federated.config import RunConfig
 from federated.failures import ClientTimeout
+from federated.initialise import initial_classifier, initial_encoder
 from federated.local import (
     Client,
     Hyper,
@@ -18,8 +19,6 @@ from federated.local import (
     _batches,
     effective_steps,
     evaluate,
-    initial_classifier,
-    initial_encoder,
     learning_rate,
     local_sgd,
     normalise,

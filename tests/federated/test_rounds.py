@@ -54,6 +54,7 @@ def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
     result = run(tiny(participation=0.5, eval_every=2, lr_schedule="cosine"), quiet=True)
     assert {path.name for path in result.folder.iterdir()} == {
         "config.yaml", "metrics.jsonl", "partition.npz", "partition.png", "state.pt", "model.pt", "curve.png",
+        "init.yaml",
         "log.txt",
     }  # fmt: skip
     rows = read_history(result.folder)
@@ -67,7 +68,7 @@ def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
     for row in rows:
         assert set(row) == {
             "round", "test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_loss", "train_accuracy",
-            "lr", "participants", "failures", "seconds",
+            "lr", "clients", "participants", "failures", "seconds",
         }  # fmt: skip
     assert from_yaml((result.folder / "config.yaml").read_text()).participation == 0.5
     model = torch.load(result.folder / "model.pt", weights_only=True)

@@ -1,0 +1,77 @@
+"""Options from a YAML file, as flags: what the command line says comes behind them and so overrides them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from federated.config import RunConfig, unused_beside
+from fps_pretrain.errors import UserError
+
+FLAG = "--config"
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """``arguments`` with ``--config FILE`` replaced by the file's options as flags, in front of all others.
+
+    A flag that makes another choice (``--partition``, ``--strategy``) drops what the file says for its own choice alone
+    (``alpha``, ``prox_mu``).
+
+    Raises:
+        UserError: the file is missing, no YAML mapping, or has keys that are no options.
+    """
+    rest = list(arguments)
+    files = []
+    for index in reversed(range(len(rest))):
+        flag, equals, value = rest[index].partition("=")
+        if flag != FLAG:
+            continue
+        if not equals and index + 1 == len(rest):
+            raise UserError(f"{FLAG} needs a file")
+        files.append(value if equals else rest[index + 1])
+        del rest[index : index + (1 if equals else 2)]
+    if not files:
+        return rest
+    if len(files) > 1:
+        raise UserError(f"{FLAG} may be given once")
+    values = read_file(Path(files[0]))
+    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in rest}
+    dropped = unused_beside(values, flags)
+    return [part for name, value in values.items() if name not in dropped for part in _as_flag(name, value)] + rest
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """A file's options by the names of their fields.
+
+    Raises:
+        UserError: as ``expand`` says.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{FLAG} {path} cannot be read") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{FLAG} {path} is not YAML") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{FLAG} {path} must map options to values, such as 'rounds: 30'")
+    values = {str(name).replace("-", "_"): value for name, value in values.items()}
+    known = {field.name for field in dataclasses.fields(RunConfig)}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"{FLAG} {path} has options that there are not: {', '.join(unknown)}")
+    for name, value in values.items():
+        if isinstance(value, (list, dict)):
+            raise UserError(f"{FLAG} {path}: {name} must be a single value")
+    return values
+
+
+def _as_flag(name: str, value: Any) -> list[str]:
+    flag = name.replace("_", "-")
+    if value is None:
+        return []
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", str(value)]

@@ -1,0 +1,135 @@
+"""What a run would be and cost, before it is begun: ``--dry-run``."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from federated import algorithms, data
+from federated.batch_norm import with_norm
+from federated.config import RunConfig, to_yaml
+from federated.initialise import initial_classifier, initial_encoder
+from federated.local import Client, Hyper, evaluate, weights_of
+from federated.partition import describe, make_partition
+from federated.strategy import sample_clients
+from federated.workspace import Workspace
+from fps_pretrain.errors import UserError
+
+PROBE_BATCHES = 4
+"""Batches that are trained on, once to warm up and once against the clock."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run asks for: steps of SGD, summed over rounds and those who take part in them; evaluated examples; and
+    how many replies a round has."""
+
+    steps: int
+    evaluated: int
+    replies: int
+
+
+def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Work:
+    """Count a run's work.
+
+    Args:
+        config: the run.
+        sizes: examples of each client.
+        evaluation_examples: test and validation examples.
+    """
+    batches = [math.ceil(size / config.batch_size) * config.local_epochs for size in sizes]
+    clients = list(range(config.clients))
+    steps = sum(
+        batches[client]
+        for server_round in range(1, config.rounds + 1)
+        for client in sample_clients(config.seed, server_round, clients, config.participants)
+    )
+    evaluations = 1 + config.rounds // config.eval_every + (config.rounds % config.eval_every > 0)
+    return Work(steps, evaluations * evaluation_examples, config.participants)
+
+
+def dry_run(config: RunConfig) -> str:
+    """The resolved configuration (YAML), the partition, and an estimate of time and memory, as one text.
+
+    Time is measured: some steps of the algorithm's own local training, and an evaluation, on this machine as it is.
+
+    Raises:
+        UserError: the run could not be begun.
+    """
+    if config.partition == "nodes":
+        raise UserError("--dry-run cannot see the nodes' data: leave out --partition nodes")
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    encoder, report = initial_encoder(config)
+    dataset = data.load(config)
+    partition = make_partition(config, dataset.train.labels, dataset.train.owners)
+    space = Workspace.build(config, dataset, partition)
+    weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
+    work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
+    step, example = _seconds(space, weights)
+    workers = config.workers or 1
+    seconds = work.steps * step / workers + work.evaluated * example
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    parameters = sum(weights[name].numel() for name in space.parameters)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # Replies wait for each other before they are combined, as messages and as tensors.
+    peak = resident + 2 * work.replies * size
+    lines = [
+        to_yaml(config).rstrip(),
+        "",
+        f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
+        f"examples, {len(dataset.classes)} classes",
+        f"partition  {config.partition_title}: {describe(partition, dataset.train.labels, len(dataset.classes))}",
+        f"init       {report or 'random weights'}",
+        f"model      {parameters:,} parameters, {size / 1e6:.1f} MB a message",
+        f"time       {duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms"
+        f"{f' on {workers} workers' if workers > 1 else ''}, {work.evaluated:,} evaluated examples of "
+        f"{1e3 * example:.2f} ms, as measured now on {space.device}",
+        f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {work.replies} replies",
+        f"traffic    {2 * config.rounds * work.replies * size / 1e9:.2f} GB between server and clients",
+        f"folder     {config.folder}",
+    ]
+    if space.device.type == "cuda":
+        lines.insert(-2, f"GPU        {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    return "\n".join(lines)
+
+
+def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Seconds of a training step, by the run's algorithm, and of evaluating an example."""
+    config = space.config
+    count = min(len(space.train[1]), PROBE_BATCHES * config.batch_size)
+    images, labels = space.train[0][:count], space.train[1][:count]
+    # What a server sends beside the model (SCAFFOLD's control variate) has the shapes of its parameters.
+    beside = {name: torch.zeros_like(weights[name]) for name in space.parameters}
+    client = Client(
+        model=space.model,
+        examples=images,
+        targets=labels,
+        hyper=Hyper.of(config, 1),
+        key=(config.seed, 1, 0),
+        options={name: getattr(config, name) for name in algorithms.options(config.strategy)},
+        received=defaultdict(lambda: beside),
+    )
+    train = algorithms.load(config.strategy).train_client
+    for _ in range(2):
+        started = time.perf_counter()
+        steps = train(client, weights).steps
+        step = (time.perf_counter() - started) / steps
+    for _ in range(2):
+        started = time.perf_counter()
+        evaluate(space.model, weights, images, labels, config.eval_batch_size)
+        example = (time.perf_counter() - started) / count
+    return step, example
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
