@@ -240,6 +240,14 @@ def plot_curve(path: Path, rows: list[Row], title: str) -> None:
             points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
             if points:
                 axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
+        if quantity == "accuracy":
+            for key, name in (
+                ("client_accuracy_mean", "mean of clients"),
+                ("client_accuracy_worst_tenth", "worst tenth"),
+            ):
+                points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
         axes.set(xlabel="round", ylabel=quantity)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)

@@ -140,6 +140,30 @@ def test_an_output_that_is_no_run(run_script: RunScript, tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 
+def test_a_dry_run_writes_nothing(run_script: RunScript, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text("partition: shards\nrounds: 7\n")
+    done = run_script("run_fl.py", "--config", "run.yaml", *TINY, "--dry-run", "--output", "run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert "rounds: 2\n" in done.stdout  # the flag's
+    assert "IID: 3 clients with 18 to 18 examples" in done.stdout
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_quiet_and_verbose(run_script: RunScript, tmp_path: Path) -> None:
+    quiet = run_script("run_fl.py", *TINY, "--quiet", "--output", tmp_path / "quiet")
+    assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
+    assert "round 2/2" in (tmp_path / "quiet" / "log.txt").read_text()
+    refused = run_script("run_fl.py", *TINY, "--quiet", "--lr", "0.5", "--output", tmp_path / "quiet")
+    assert_refused(refused, "another configuration")
+    flags = ["--inject-failures", "0.5", "--rounds", "4"]
+    verbose = run_script("run_fl.py", *TINY, *flags, "--verbose", "--output", tmp_path / "verbose")
+    plain = run_script("run_fl.py", *TINY, *flags, "--output", tmp_path / "plain")
+    assert "Traceback" in verbose.stderr  # of the clients' errors, as in the log
+    assert "Traceback" not in plain.stderr
+    assert_refused(run_script("run_fl.py", "--quiet", "--verbose"), "--quiet and --verbose exclude each other")
+
+
 def test_a_failing_client_is_exit_code_3(run_script: RunScript, tmp_path: Path) -> None:
     done = run_script("run_fl.py", *TINY, "--lr", "1e30", "--output", tmp_path / "run")
     assert done.returncode == 3
