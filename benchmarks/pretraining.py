@@ -184,6 +184,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1, help="PyTorch threads of the training process")
     parser.add_argument("--workers", type=int, default=1, help="processes that make views")
     options = parser.parse_args()
+    import pytorch_lightning  # noqa: F401  (sets its own level of logging when it is imported)
+
     torch.set_num_threads(options.threads)
     warnings.filterwarnings("ignore")
     for library in ("pytorch_lightning", "lightning_fabric"):

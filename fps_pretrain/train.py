@@ -142,6 +142,9 @@ def _make_trainer(config: PretrainConfig, method: PairMethod, gpu: bool, precisi
     """The Trainer of a run; everything that is kept goes into the run folder."""
     assert config.run_dir is not None
     several = config.world_size > 1
+    if gpu:  # cuDNN may otherwise choose another algorithm, with other roundings, the next time
+        torch.backends.cudnn.deterministic = True
+        torch.backends.cudnn.benchmark = False
     plugins: list[Any] = [StateIO(config.run_dir)]
     sync = several and method.sync_batchnorm
     if sync and not gpu:
@@ -264,7 +267,8 @@ def train(config: PretrainConfig) -> int:
                 "holds the encoder; --no-resume starts over"
             )
             return 0
-        tell_others(config.run_dir, state)
+        if config.world_size > 1:
+            tell_others(config.run_dir, state)
         _announce(config, gpu, precision, state)
         callbacks.append(quality := QualityProbe(config, source, data, encoder))
     else:

@@ -27,6 +27,29 @@ def test_trains_writes_and_keeps(run_script, tmp_path):
     assert kept["provenance"]["digest"] == content["provenance"]["digest"]
 
 
+def test_trains_an_encoder_of_torchvisions_with_moco(run_script, tmp_path):
+    command = ["run_pretrain.py", "--method", "moco", "--arch", "resnet18", "--size", 64, *TINY]
+    done = run_script(
+        *command, "--method-options", "queue=64", "--output", tmp_path / "a.pt", "--run-dir", tmp_path / "r"
+    )
+    assert done.returncode == 0, done.stderr
+    encoder = checkpoint.load_encoder(tmp_path / "a.pt")
+    assert encoder.feature_dim == 512
+    assert checkpoint.read_file(tmp_path / "a.pt")["provenance"]["method"] == "moco"
+    assert (tmp_path / "r" / "training.html").stat().st_size > 10_000
+
+
+def test_a_run_that_diverges_ends_with_exit_code_3_and_a_line(run_script, tmp_path):
+    command = ["run_pretrain.py", "--epochs", 2, "--pairs-per-epoch", 64, "--batch-size", 8, "--workers", 0]
+    done = run_script(*command, "--lr", "1e30", "--output", tmp_path / "a.pt", "--run-dir", tmp_path / "r")
+    assert done.returncode == 3, done.stderr
+    assert "Traceback" not in done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    for words in ("step", "last good state", "--lr"):
+        assert words in last
+    assert not (tmp_path / "a.pt").exists()
+
+
 @pytest.mark.parametrize("size", [32, 96])
 def test_preview(run_script, tmp_path, size):
     done = run_script("run_pretrain.py", "preview", "--pairs", 5, "--size", size, "--output", tmp_path / "p")
@@ -60,6 +83,12 @@ def test_preview(run_script, tmp_path, size):
         (["--seed", "-1"], "--seed"),
         (["--speed", "3"], "--speed"),
         (["--output", "."], "--output"),
+        (["--source", "folder:nowhere"], "--source"),
+        (["--method", "simsiam", "--method-options", "queue=10"], "--method-options"),
+        (["--arch", "squeezenet1_0"], "--arch"),
+        (["--arch", "vit_b_32", "--size", "32"], "--size"),
+        (["--devices", "3"], "--batch-size"),
+        (["--probe-data", "nowhere"], "--probe-data"),
         (["preview", "--pairs", "0"], "--pairs"),
     ],
 )
