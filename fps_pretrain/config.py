@@ -26,13 +26,33 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 MAY_DIFFER_ON_RESUME = (
-    *("workers", "device", "devices", "nodes", "threads", "resume", "output", "run_dir"),
+    *("render", "workers", "device", "devices", "nodes", "threads", "resume", "output", "run_dir"),
     *("state_every", "probe_every", "probe_data", "linear_probe"),
 )
 """Fields that say where and how fast a run goes and what is looked at, not what it computes."""
 
+MAX_THREADS = 1024
+
 FOLDER = "folder:"
 """What ``--source`` begins with when it names a folder of images."""
+
+
+def read_numbers(flag: str, texts: tuple[str, ...]) -> dict[str, float]:
+    """Numbers given as ``NAME=VALUE``.
+
+    Raises:
+        UserError: one is not ``NAME=NUMBER``; the message names the flag.
+    """
+    numbers = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            numbers[name] = float(value)
+        except ValueError:
+            raise UserError(f"{flag} takes NAME=NUMBER, got '{text}'") from None
+        if not math.isfinite(numbers[name]):
+            raise UserError(f"{flag} {text} is not a finite number")
+    return numbers
 
 
 @dataclass(frozen=True)
@@ -41,8 +61,10 @@ class PairOptions:
 
     size: int | None = None
     """Side of a view in pixels; None for the paper's: 32, or 224 with an encoder of torchvision's."""
-    classes: int = 100_000
-    """Number of fractal codes."""
+    classes: int | None = None
+    """Number of fractal codes; None for 100,000, or all of --codes."""
+    codes: Path | None = None
+    """File of codes (.npz) to take instead of those of the seed."""
     objects: tuple[int, int] | None = None
     """Fewest and most objects in a view; None for the paper's (2 2 up to 64 px, 2 5 above)."""
     colour: Literal["random", "jitter"] = "random"
@@ -53,6 +75,12 @@ class PairOptions:
     """What is behind the objects."""
     composed_views: Literal[1, 2] = 2
     """1 makes both views of one composed image (the paper's ablation)."""
+    pool: int = 0
+    """Pairs that share a pool of images, 1024 for about what the released code does; 0 renders every object of every
+    view afresh."""
+    recipe_numbers: tuple[str, ...] = ()
+    """Any other number of the recipe as NAME=VALUE, such as compose.scale_low=0.3 augment.grey_probability=0; the
+    README lists them."""
     seed: int = 0
     """Fixes codes and pairs (and, in training, the initial weights)."""
 
@@ -71,16 +99,34 @@ class PairOptions:
         """The side of a view in pixels, given or not."""
         return self.size if self.size is not None else 32
 
+    @property
+    def num_classes(self) -> int:
+        """How many codes there are to draw from.
+
+        Raises:
+            UserError: the file of codes is none, or holds fewer than asked for.
+        """
+        if self.codes is None:
+            return self.classes if self.classes is not None else 100_000
+        from fps_pretrain.fractals.code_file import count_codes
+
+        held = count_codes(self.codes)
+        if self.classes is not None and self.classes > held:
+            raise UserError(f"--classes {self.classes}: {self.codes} holds {held} codes")
+        return self.classes if self.classes is not None else held
+
     def recipe(self) -> Recipe:
         """The recipe in the form that compiled code takes."""
         return make_recipe(
             self.view_size,
-            num_classes=self.classes,
+            num_classes=self.num_classes,
             objects=self.objects,
             colour=self.colour,
             jitter=self.jitter,
             background=self.background,
             composed_views=self.composed_views,
+            pool=self.pool,
+            numbers=read_numbers("--recipe-numbers", self.recipe_numbers),
         )
 
 
@@ -115,9 +161,11 @@ class PretrainConfig(PairOptions):
     """Weight decay of SGD."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """bf16: bfloat16 autocast; auto: bf16 where the processor has instructions for it, else 32."""
+    render: Literal["auto", "cpu", "device"] = "auto"
+    """Where fractal pairs are made: by the CPU's threads, or on the device that trains; auto: on a GPU that trains."""
     workers: int | None = None
-    """Processes that render pairs; 0 renders in the training process. None for 1 on a CPU, cores - 1 (8 at most) with a
-    GPU."""
+    """Threads that make pairs on the CPU while the network trains (processes, for a folder of images); 0 makes them
+    between two steps. None for 1 on a CPU, cores - 1 (8 at most) with a GPU."""
     threads: int | None = None
     """Threads of the training process; None leaves it to torch."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -160,6 +208,12 @@ class PretrainConfig(PairOptions):
         check_architecture(self.arch, self.width)
         self._check_source()
         self.options()
+        for name in ("threads", "workers"):
+            value = getattr(self, name)
+            if value is not None and value > MAX_THREADS:
+                raise UserError(f"--{name} must be at most {MAX_THREADS}, got {value}")
+        if self.render == "device" and self.folder is not None:
+            raise UserError("--render device makes fractals; images of a folder are read by the CPU")
         for name in ("epochs", "pairs_per_epoch", "threads", "devices", "nodes", "log_every", "save_every"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -197,8 +251,9 @@ class PretrainConfig(PairOptions):
         given = [
             f"--{field.name.replace('_', '-')}"
             for field in fields(PairOptions)
-            if field.name not in ("size", "seed") and getattr(self, field.name) != field.default
+            if field.name not in ("size", "seed", "recipe_numbers") and getattr(self, field.name) != field.default
         ]
+        given += [f"--recipe-numbers {text}" for text in self.recipe_numbers if not text.startswith("augment.")]
         if given:
             raise UserError(f"{', '.join(given)} changes fractals; with --source folder it would do nothing")
 
@@ -223,16 +278,7 @@ class PretrainConfig(PairOptions):
         Raises:
             UserError: one is not ``NAME=NUMBER``.
         """
-        options = {}
-        for text in self.method_options:
-            name, _, value = text.partition("=")
-            try:
-                options[name] = float(value)
-            except ValueError:
-                raise UserError(f"--method-options takes NAME=NUMBER, got '{text}'") from None
-            if not math.isfinite(options[name]):
-                raise UserError(f"--method-options {text} is not a finite number")
-        return options
+        return read_numbers("--method-options", self.method_options)
 
     def resolve(self, has_gpu: bool, images: int | None = None) -> PretrainConfig:
         """The same run with the preset's values filled in.

@@ -6,8 +6,12 @@ a batch in order of their rank, so that the pairs of a step do not depend on how
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
-from typing import Any, Protocol
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pytorch_lightning as L
@@ -15,11 +19,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from fps_pretrain.batches import fractal_batch, load_codes
 from fps_pretrain.config import PretrainConfig
 from fps_pretrain.errors import UserError
 from fps_pretrain.folder import FolderPairs
-from fps_pretrain.fractals.recipe import Recipe
-from fps_pretrain.views import fractal_batch
+from fps_pretrain.fractals.code_file import codes_digest
+from fps_pretrain.fractals.pairs import SEEDED_CODES, SLOT_AUGMENT, Codes
+from fps_pretrain.fractals.recipe import Recipe, describe
+from fps_pretrain.fractals.tensors import CodeTable, code_table, compose, subkeys
+from fps_pretrain.progress import Stopwatch
+from fps_pretrain.tensor_views import augment
+
+MadeBy = Literal["threads", "processes", "device"]
 
 
 class PairSource(Protocol):
@@ -28,13 +39,20 @@ class PairSource(Protocol):
     size: int
     """Side of a view in pixels."""
 
-    def fill(self, epoch: int, first: int, out: np.ndarray) -> None:
+    made_by: MadeBy
+    """What makes several batches, or parts of one, at the same time."""
+
+    def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
         """Make consecutive pairs of an epoch.
 
         Args:
             epoch: the epoch, from 0.
             first: index of the first pair in the epoch.
-            out: output ``(2, batch, 3, size, size)``, float32, normalised: first views, then second views.
+            count: how many.
+            threads: how many threads may share the work; the pairs are the same with any number.
+
+        Returns:
+            ``(2, count, 3, size, size)``, float32, normalised: first views, then second views.
         """
 
     def description(self) -> dict[str, Any]:
@@ -42,52 +60,141 @@ class PairSource(Protocol):
 
 
 class FractalSource:
-    """Pairs composed of fractals, keyed by (seed, epoch, index)."""
+    """Pairs composed of fractals, keyed by (seed, epoch, index), made by compiled threads.
 
-    def __init__(self, recipe: Recipe, seed: int) -> None:
+    Args:
+        recipe: what pairs look like.
+        seed: fixes codes and pairs.
+        codes: codes to take instead of the seed's.
+    """
+
+    made_by: MadeBy = "threads"
+
+    def __init__(self, recipe: Recipe, seed: int, codes: Codes = SEEDED_CODES) -> None:
         self.recipe = recipe
         self.seed = seed
+        self.codes = codes
         self.size = recipe.size
 
-    def fill(self, epoch: int, first: int, out: np.ndarray) -> None:
+    def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
         """See ``PairSource``."""
-        fractal_batch(self.recipe, self.seed, epoch, first, out)
+        out = np.empty((2, count, 3, self.size, self.size), np.float32)
+        fractal_batch(self.recipe, self.seed, epoch, first, out, codes=self.codes, threads=threads)
+        return torch.from_numpy(out)
 
     def description(self) -> dict[str, Any]:
-        """The recipe's numbers."""
-        return {**self.recipe._asdict(), "source": "fractals"}
+        """The recipe's numbers, and a digest of the codes where they come from a file."""
+        codes = {"codes": codes_digest(*self.codes)} if self.codes.sizes.size else {}
+        return {**describe(self.recipe), **codes, "source": "fractals"}
 
 
-def make_source(config: PretrainConfig) -> PairSource:
+class DeviceFractalSource(FractalSource):
+    """The same pairs, made by torch operations on the device that trains.
+
+    A device has the same overhead for a few pairs as for thousands: they are made in blocks, and handed out in batches.
+
+    Args:
+        recipe: what pairs look like.
+        seed: fixes codes and pairs.
+        codes: codes to take instead of the seed's.
+        device: where to make them.
+        block: pairs made at a time; None for as many as make four million pixels a view.
+    """
+
+    made_by: MadeBy = "device"
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        seed: int,
+        codes: Codes = SEEDED_CODES,
+        *,
+        device: torch.device,
+        block: int | None = None,
+    ) -> None:
+        super().__init__(recipe, seed, codes)
+        self.device = device
+        self.block = block or max(32, 2**22 // recipe.size**2)
+        self._table: CodeTable | None = None
+        self._made: tuple[int, int] | None = None
+        self._views = torch.empty(0)
+        self.making = Stopwatch()
+
+    def _settle(self) -> None:
+        """Wait until the device has done what it was asked to: once a block, to tell its time from the trainer's."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def _make(self, epoch: int, number: int) -> Tensor:
+        """Block ``number`` of an epoch; the last one made is kept."""
+        if self._made != (epoch, number):
+            if self._table is None:
+                self._table = code_table(self.recipe, self.codes, self.seed, self.device)
+            self._views = torch.empty(0)  # makes room for the next
+            self._settle()
+            with self.making:
+                views, keys = compose(self.recipe, self._table, self.seed, epoch, number * self.block, self.block)
+                flat = augment(
+                    views.flatten(0, 1), self.recipe.augment, subkeys(keys.flatten(), SLOT_AUGMENT), self.size
+                )
+                self._settle()
+            self._views = flat.unflatten(0, (2, self.block))
+            self._made = (epoch, number)
+        return self._views
+
+    def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
+        """See ``PairSource``; the tensor is on the device."""
+        parts = []
+        while count:
+            number, start = divmod(first, self.block)
+            stop = min(start + count, self.block)
+            parts.append(self._make(epoch, number)[:, start:stop])
+            first, count = first + stop - start, count - (stop - start)
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def make_source(config: PretrainConfig, device: torch.device) -> PairSource:
     """The source that a configuration names.
 
+    Args:
+        config: the run.
+        device: where this process trains.
+
     Raises:
-        UserError: the folder holds no images.
+        UserError: the folder holds no images, or the file of codes no codes.
     """
-    if config.folder is None:
-        return FractalSource(config.recipe(), config.seed)
-    return FolderPairs(config.folder, config.view_size, config.seed)
+    if config.folder is not None:
+        return FolderPairs(config.folder, config.view_size, config.seed, config.recipe().augment)
+    recipe, codes = config.recipe(), load_codes(config.codes)
+    if config.render == "device" or (config.render == "auto" and device.type == "cuda"):
+        return DeviceFractalSource(recipe, config.seed, codes, device=device)
+    return FractalSource(recipe, config.seed, codes)
 
 
 class PairBatches(Dataset[Tensor]):
     """Item ``step`` is a device's share ``(2, batch / devices, 3, size, size)`` of that step's batch, float32."""
 
     def __init__(
-        self, source: PairSource, batch_size: int, steps_per_epoch: int, rank: int = 0, world_size: int = 1
+        self,
+        source: PairSource,
+        batch_size: int,
+        steps_per_epoch: int,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 1,
     ) -> None:
         self.source = source
         self.batch_size = batch_size
         self.steps_per_epoch = steps_per_epoch
         self.rank = rank
         self.world_size = world_size
+        self.threads = threads
 
     def __getitem__(self, step: int) -> Tensor:
         """Make the share of a step, counted from the start of the run."""
         epoch, position = divmod(step, self.steps_per_epoch)
         share = self.batch_size // self.world_size
-        out = np.empty((2, share, 3, self.source.size, self.source.size), np.float32)
-        self.source.fill(epoch, position * self.batch_size + self.rank * share, out)
-        return torch.from_numpy(out)
+        return self.source.batch(epoch, position * self.batch_size + self.rank * share, share, self.threads)
 
 
 class EpochSteps(Sampler[int]):
@@ -108,6 +215,74 @@ class EpochSteps(Sampler[int]):
 
     def __len__(self) -> int:
         return self.steps_per_epoch
+
+
+class PairLoader:
+    """Batches made ahead of the trainer, and a clock of how long it waits for them.
+
+    Fractals are made by threads of this process, which hold no lock of Python's; images of a folder by processes; what
+    the training device makes itself it makes when asked.
+
+    Args:
+        batches: the batches by step.
+        sampler: which steps.
+        workers: threads or processes; 0 makes a batch when asked for it.
+
+    Attributes:
+        waiting: the clock; for pairs that the training device makes, how long it is busy with them.
+    """
+
+    AHEAD = 3
+
+    def __init__(self, batches: PairBatches, sampler: EpochSteps, workers: int) -> None:
+        self.batches = batches
+        self.sampler = sampler
+        self.workers = workers
+        source = batches.source
+        self.waiting = source.making if isinstance(source, DeviceFractalSource) else Stopwatch()
+        self._processes: DataLoader[Tensor] | None = None
+        if workers and source.made_by == "processes":
+            self._processes = DataLoader(
+                batches,
+                batch_size=None,
+                sampler=sampler,
+                num_workers=workers,
+                persistent_workers=True,
+                prefetch_factor=4,
+                pin_memory=torch.cuda.is_available(),
+            )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def _from_threads(self) -> Iterator[Tensor]:
+        """A thread makes the batches, with ``workers`` threads for each, while the trainer is busy with others."""
+        steps = iter(self.sampler)
+        pool = ThreadPoolExecutor(1, "pairs")
+        try:
+            made = deque(pool.submit(self.batches.__getitem__, step) for step in islice(steps, self.AHEAD))
+            while made:
+                batch = made.popleft().result()
+                made.extend(pool.submit(self.batches.__getitem__, step) for step in islice(steps, 1))
+                yield batch
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        source: Iterator[Tensor]
+        if self._processes is not None:
+            source = iter(self._processes)
+        elif self.workers and self.batches.source.made_by == "threads":
+            source = self._from_threads()
+        else:
+            source = (self.batches[step] for step in self.sampler)
+        while True:
+            # A device keeps its own time: it answers at once, and is busy long after.
+            with nullcontext() if self.batches.source.made_by == "device" else self.waiting:
+                batch = next(source, None)
+            if batch is None:
+                return
+            yield batch
 
 
 class PairData(L.LightningDataModule):
@@ -135,19 +310,18 @@ class PairData(L.LightningDataModule):
                 "restore them, or pass --no-resume to start over"
             )
 
-    def train_dataloader(self) -> DataLoader[Tensor]:
+    def train_dataloader(self) -> PairLoader:
         """Batches from the step the trainer stands at."""
         config, trainer = self.config, self.trainer
         assert trainer is not None
         assert config.batch_size is not None
-        return DataLoader(
-            PairBatches(
-                self.source, config.batch_size, config.steps_per_epoch, trainer.global_rank, trainer.world_size
-            ),
-            batch_size=None,
-            sampler=EpochSteps(config.steps_per_epoch, trainer.global_step),
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            prefetch_factor=4 if self.workers else None,
-            pin_memory=torch.cuda.is_available(),
+        batches = PairBatches(
+            self.source,
+            config.batch_size,
+            config.steps_per_epoch,
+            trainer.global_rank,
+            trainer.world_size,
+            max(1, self.workers),
         )
+        steps = EpochSteps(config.steps_per_epoch, trainer.global_step)
+        return PairLoader(batches, steps, self.workers)

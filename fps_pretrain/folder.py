@@ -10,14 +10,18 @@ import hashlib
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
+from fps_pretrain.batches import augment_pair
 from fps_pretrain.errors import UserError
-from fps_pretrain.fractals.rng import PAIR_STREAM, stream
-from fps_pretrain.views import augment
+from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, ViewNumbers
+from fps_pretrain.fractals.rng import PAIR_STREAM, make_key
+from fps_pretrain.views import pack
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
@@ -60,15 +64,19 @@ class FolderPairs:
         folder: where the images are, in folders of any depth.
         size: side of a view in pixels.
         seed: fixes order and crops.
+        numbers: how views are augmented.
 
     Raises:
         UserError: the folder holds no images.
     """
 
-    def __init__(self, folder: Path, size: int, seed: int) -> None:
+    made_by: Literal["threads", "processes", "device"] = "processes"
+
+    def __init__(self, folder: Path, size: int, seed: int, numbers: ViewNumbers = DEFAULT_VIEW_NUMBERS) -> None:
         self.folder = folder
         self.size = size
         self.seed = seed
+        self.numbers = numbers
         self.paths = list_images(folder)
         if not self.paths:
             raise UserError(f"--source folder:{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -79,19 +87,26 @@ class FolderPairs:
         number, position = divmod(index, len(self.paths))
         return self.folder / self.paths[_order(self.seed, epoch, number, len(self.paths))[position]]
 
-    def fill(self, epoch: int, first: int, out: np.ndarray) -> None:
+    def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
         """See ``data.PairSource``.
 
         Raises:
             UserError: an image cannot be decoded.
         """
-        for i in range(out.shape[1]):
-            image = read_image(self.path_of(epoch, first + i))
-            state = stream(self.seed, PAIR_STREAM, epoch, first + i)
-            for view in range(2):
-                augment(image, state, out[view, i])
+        out = np.empty((2, count, 3, self.size, self.size), np.float32)
+        for i in range(count):
+            image = pack(read_image(self.path_of(epoch, first + i)))
+            key = make_key(self.seed, PAIR_STREAM, epoch, first + i)
+            out[:, i] = augment_pair(np.stack([image, image]), key, self.size, self.numbers)
+        return torch.from_numpy(out)
 
     def description(self) -> dict[str, Any]:
         """Number of images and a digest of their names."""
         names = hashlib.sha256("\n".join(self.paths).encode()).hexdigest()
-        return {"source": "folder", "size": self.size, "images": len(self.paths), "names": names}
+        return {
+            "source": "folder",
+            "size": self.size,
+            "augment": self.numbers._asdict(),
+            "images": len(self.paths),
+            "names": names,
+        }

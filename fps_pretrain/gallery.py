@@ -8,12 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fps_pretrain.batches import augment_pair, load_codes
 from fps_pretrain.config import PreviewConfig
 from fps_pretrain.errors import UserError
-from fps_pretrain.fractals.pairs import compose_pair, pair_classes
-from fps_pretrain.fractals.recipe import Recipe
+from fps_pretrain.fractals.pairs import composed
 from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
-from fps_pretrain.views import augment
+from fps_pretrain.views import unpack
 
 _SHEET_WIDTH = 1600
 _LABEL_HEIGHT = 16
@@ -45,18 +45,6 @@ def neighbour_sheet(rows: list[list[np.ndarray]], marked: list[set[int]]) -> np.
                 sheet[top - 4 : top + side + 4, left - 4 : left + side + 4] = _FRAME
             sheet[top : top + side, left : left + side] = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
     return sheet
-
-
-def draw_pair(recipe: Recipe, seed: int, index: int, augmented: bool) -> np.ndarray:
-    """The pair of key ``(seed, 0, index)`` as images ``(2, size, size, 3)``, uint8 RGB."""
-    views = np.empty((2, recipe.size, recipe.size, 3), np.uint8)
-    state = compose_pair(recipe, seed, 0, index, views)
-    if not augmented:
-        return views
-    out = np.empty((2, 3, recipe.size, recipe.size), np.float32)
-    for view in range(2):
-        augment(views[view], state, out[view])
-    return to_images(out)
 
 
 def _sheet(pairs: list[np.ndarray], labels: list[str]) -> np.ndarray:
@@ -97,12 +85,16 @@ def preview(config: PreviewConfig) -> int:
     folder = config.output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output {folder} exists and is not an empty folder: name another one")
+    codes = load_codes(config.codes)
     folder.mkdir(parents=True, exist_ok=True)
-    pairs = [draw_pair(recipe, config.seed, index, config.augment) for index in range(config.pairs)]
+    pairs, labels = [], []
+    for index in range(config.pairs):
+        views, key, classes = composed(recipe, config.seed, 0, index, codes)
+        pairs.append(to_images(augment_pair(views, key, numbers=recipe.augment)) if config.augment else unpack(views))
+        labels.append(f"{index}: " + " ".join(map(str, classes)))
     for index, pair in enumerate(pairs):
         for view, name in enumerate("ab"):
             _write(folder / f"pair-{index:03d}-view-{name}.png", pair[view])
-    labels = [f"{i}: " + " ".join(str(k) for k in pair_classes(recipe, config.seed, 0, i)) for i in range(config.pairs)]
     _write(folder / "sheet.png", _sheet(pairs, labels))
     print(f"wrote {config.pairs} pairs and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
     return 0

@@ -3,11 +3,58 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import pytorch_lightning as L
 from pytorch_lightning.callbacks import Callback
 from tqdm import tqdm
+
+
+class Stopwatch:
+    """Seconds spent inside its ``with`` blocks."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._since = 0.0
+
+    def __enter__(self) -> None:
+        self._since = time.perf_counter()
+
+    def __exit__(self, *error: object) -> None:
+        self.seconds += time.perf_counter() - self._since
+
+
+class DataWait(Callback):
+    """Logs the share of time that the trainer has waited for pairs since the last line of the log, as ``data_wait``.
+
+    Where the training device makes the pairs itself, making them is what it waits for.
+
+    Args:
+        every: steps between two values.
+    """
+
+    def __init__(self, every: int) -> None:
+        self.every = every
+        self._waited, self._time = 0.0, 0.0
+
+    @staticmethod
+    def _so_far(trainer: L.Trainer) -> float:
+        assert trainer.train_dataloader is not None
+        return float(trainer.train_dataloader.waiting.seconds)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start from here: the first batches, and the compiler before them, belong to the start of the run."""
+        self._waited, self._time = self._so_far(trainer), time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Log the share together with the loss."""
+        if trainer.global_step % self.every:
+            return
+        waited, now = self._so_far(trainer), time.perf_counter()
+        share = (waited - self._waited) / (now - self._time)
+        pl_module.log("data_wait", share, rank_zero_only=trainer.world_size > 1)
+        self._waited, self._time = waited, now
 
 
 class PairProgress(Callback):

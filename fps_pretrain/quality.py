@@ -110,8 +110,7 @@ class QualityProbe(Callback):
         self.data = data
         self.folder: Path = config.run_dir
         count = 256 if source.size <= 64 else 96
-        self.views = np.empty((2, count, 3, source.size, source.size), np.float32)
-        source.fill(0, 0, self.views)
+        self.views = source.batch(0, 0, count).cpu().numpy()
         every = config.steps_per_epoch * config.batch_size if config.probe_every is None else config.probe_every
         self.every_steps = max(1, round(every / config.batch_size)) if every else 0
         self.record = CSVLogger(config.run_dir, name="probes")

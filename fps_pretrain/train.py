@@ -29,7 +29,7 @@ from fps_pretrain.methods import method_class
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models import Encoder, build_encoder, check_encoder
 from fps_pretrain.probe_data import load_probe_data
-from fps_pretrain.progress import PairProgress
+from fps_pretrain.progress import DataWait, PairProgress
 from fps_pretrain.quality import CollapseAlarm, PairRate, QualityProbe, describe, say
 from fps_pretrain.run_folder import RESULT, open_run, result_of, tell_others, wait_for_first
 from fps_pretrain.state import KeepState, StateIO
@@ -46,6 +46,15 @@ def _uses_gpu(config: PretrainConfig) -> bool:
     if gpu and config.devices > torch.cuda.device_count():
         raise UserError(f"--devices {config.devices}: torch finds {torch.cuda.device_count()} CUDA devices here")
     return gpu
+
+
+def _device(gpu: bool) -> torch.device:
+    """Where this process trains: launchers number the processes of a machine, and Lightning gives each its GPU."""
+    return (
+        torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))))
+        if gpu
+        else torch.device("cpu")
+    )
 
 
 def _precision(config: PretrainConfig, gpu: bool) -> Any:
@@ -248,13 +257,14 @@ def train(config: PretrainConfig) -> int:
     config = config.resolve(gpu, images)
     first = getattr(rank_zero_only, "rank", 0) == 0  # from the variables that launchers set
     encoder, method = _build(config)
-    source = make_source(config)
+    source = make_source(config, _device(gpu))
     precision = _precision(config, gpu)
     assert config.batch_size is not None
     assert config.run_dir is not None
     callbacks: list[Callback] = [
         PairProgress(config.total_steps, config.batch_size),
         PairRate(config.batch_size, config.log_every),
+        DataWait(config.log_every),
         CollapseAlarm(config.log_every, config.total_steps),
     ]
     if first:

@@ -1,8 +1,10 @@
-"""Iterated function systems: sampling codes and jittering them.
+"""Iterated function systems: sampling codes, jittering them, and files of codes.
 
 A code is ``n`` affine maps of the plane in an array ``(n, 2, 3)``: the linear part in ``[:, :, :2]``, the translation
-in ``[:, :, 2]``. Sampling follows Anderson and Farrell (WACV 2022, section 3.2) with the constants of Chen et al.
-(ICLR 2023). A seed replaces the authors' file of codes: class ``k`` of a seed is the same code everywhere.
+in ``[:, :, 2]``. Compiled code holds it in an array ``(4, 2, 3)`` beside its ``n``. Sampling follows Anderson and
+Farrell (WACV 2022, section 3.2) with the constants of Chen et al. (ICLR 2023). A seed replaces the authors' file of
+codes: class ``k`` of a seed is the same code everywhere, worked out where it is needed, so that a million classes cost
+no memory.
 """
 
 from __future__ import annotations
@@ -10,182 +12,160 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numba import njit
 
-from fps_pretrain.fractals.recipe import JITTER_BASIC, JITTER_FRACTALDB, JITTER_NONE, JITTER_SVD
-from fps_pretrain.fractals.rng import CODE_STREAM, PROBE_STREAM, chance, integer, stream, uniform, uniform_in
+from fps_pretrain.fractals.compiled import compiled, kernel
+from fps_pretrain.fractals.recipe import (
+    JITTER_BASIC,
+    JITTER_FRACTALDB,
+    JITTER_NONE,
+    JITTER_SVD,
+    MAX_MAPS,
+    CodeNumbers,
+    ImageNumbers,
+)
+from fps_pretrain.fractals.rng import CODE_STREAM, PROBE_STREAM, chance, integer, make_key, uniform_in
+from fps_pretrain.fractals.walk import Walk, empty_walk, hit_counts, take_walk
 
-MAX_MAPS = 4
 JITTER_TRIES = 4
+JITTER_SLOTS = 16
+"""Random numbers set aside for one try."""
 
-_PROBE_POINTS = 256
+PROBE_POINTS = 256
 _PROBE_SIDE = 16
+PROBE_GRID = (_PROBE_SIDE + 2) ** 2
 _MIN_PROBE_CELLS = 14
+_MAX_DRAWS = 32
+
+_SLOT_MAPS, _SLOT_SIGMA, _SLOT_SINGULAR, _SLOT_LINEAR = 0, 1, 2, 16
 
 
-@njit(cache=True, nogil=True)
-def sample_singular_values(state: np.ndarray, n: int) -> np.ndarray:
-    """Singular values ``(n, 2)`` with ``0 <= s2 <= s1 <= 1`` whose sum of ``s1 + 2 s2`` is the drawn sigma-factor.
+@kernel()
+def sample_singular_values(key: np.uint64, n: int, numbers: CodeNumbers, values: np.ndarray) -> None:
+    """Fill ``values (n, 2)``, ``0 <= s2 <= s1 <= 1``; the sum of ``s1 + 2 s2`` is the drawn sigma-factor.
 
-    The sigma-factor is uniform on [(5 + n) / 2, (6 + n) / 2]. ``p`` is what is left to spend, ``q`` the least that
-    must be spent now so that the remaining maps (at most 3 each) can spend the rest.
+    The sigma-factor is uniform on [(5 + n) / 2, (6 + n) / 2] by default. ``p`` is what is left to spend, ``q`` the
+    least that must be spent now so that the remaining maps (at most 3 each) can spend the rest.
     """
-    values = np.empty((n, 2))
-    alpha = uniform_in(state, (5.0 + n) / 2.0, (6.0 + n) / 2.0)
+    alpha = uniform_in(key, _SLOT_SIGMA, (numbers.sigma_low + n) / 2.0, (numbers.sigma_high + n) / 2.0)
     p = alpha
     q = alpha - 3.0 * n + 3.0
     for k in range(n - 1):
-        s1 = uniform_in(state, max(0.0, q / 3.0), min(1.0, p))
+        s1 = uniform_in(key, _SLOT_SINGULAR + 2 * k, max(0.0, q / 3.0), min(1.0, p))
         p -= s1
         q -= s1
-        s2 = uniform_in(state, max(0.0, q / 2.0), min(s1, p / 2.0))
+        s2 = uniform_in(key, _SLOT_SINGULAR + 2 * k + 1, max(0.0, q / 2.0), min(s1, p / 2.0))
         p -= 2.0 * s2
         q += 3.0 - 2.0 * s2
         values[k, 0] = s1
         values[k, 1] = s2
-    s2 = uniform_in(state, max(0.0, (p - 1.0) / 2.0), p / 3.0)
+    s2 = uniform_in(key, _SLOT_SINGULAR + 2 * n - 2, max(0.0, (p - 1.0) / 2.0), p / 3.0)
     values[n - 1, 0] = p - 2.0 * s2
     values[n - 1, 1] = s2
-    return values
 
 
-@njit(cache=True, nogil=True)
-def sample_code(state: np.ndarray) -> np.ndarray:
-    """A code ``(n, 2, 3)`` with n uniform on {2, 3, 4}: rotations, random axis signs, translations in [-1, 1]^2."""
-    n = 2 + integer(state, 3)
-    singular = sample_singular_values(state, n)
-    code = np.empty((n, 2, 3))
+@kernel()
+def _set_linear(linear: np.ndarray, u: float, s1: float, s2: float, v: float) -> None:
+    """Write rotation by u, scaling by s1 and s2, rotation by v into the linear part of a map ``(2, 3)``."""
+    cu, su, cv, sv = math.cos(u), math.sin(u), math.cos(v), math.sin(v)
+    linear[0, 0] = cu * s1 * cv - su * s2 * sv
+    linear[0, 1] = -cu * s1 * sv - su * s2 * cv
+    linear[1, 0] = su * s1 * cv + cu * s2 * sv
+    linear[1, 1] = -su * s1 * sv + cu * s2 * cv
+
+
+@kernel()
+def sample_code(key: np.uint64, numbers: CodeNumbers, code: np.ndarray) -> int:
+    """Fill ``code (4, 2, 3)`` with n maps, n uniform on {2, 3, 4} by default, and return n.
+
+    Rotations are uniform, the axes have random signs, translations are uniform on [-1, 1]^2 by default.
+    """
+    n = numbers.min_maps + integer(key, _SLOT_MAPS, numbers.max_maps - numbers.min_maps + 1)
+    singular = code[:, 0]  # each map's values lie where its rotations will be written
+    sample_singular_values(key, n, numbers, singular)
     for k in range(n):
-        u = uniform_in(state, -math.pi, math.pi)
-        v = uniform_in(state, -math.pi, math.pi)
+        slot = _SLOT_LINEAR + 6 * k
         # Signs on the axes of both rotations: only their products per singular direction matter.
-        s1 = singular[k, 0] * (1.0 if chance(state, 0.5) else -1.0)
-        s2 = singular[k, 1] * (1.0 if chance(state, 0.5) else -1.0)
-        cu, su, cv, sv = math.cos(u), math.sin(u), math.cos(v), math.sin(v)
-        code[k, 0, 0] = cu * s1 * cv - su * s2 * sv
-        code[k, 0, 1] = -cu * s1 * sv - su * s2 * cv
-        code[k, 1, 0] = su * s1 * cv + cu * s2 * sv
-        code[k, 1, 1] = -su * s1 * sv + cu * s2 * cv
-        code[k, 0, 2] = uniform_in(state, -1.0, 1.0)
-        code[k, 1, 2] = uniform_in(state, -1.0, 1.0)
-    return code
+        s1 = singular[k, 0] * (1.0 if chance(key, slot, 0.5) else -1.0)
+        s2 = singular[k, 1] * (1.0 if chance(key, slot + 1, 0.5) else -1.0)
+        u = uniform_in(key, slot + 2, -math.pi, math.pi)
+        _set_linear(code[k], u, s1, s2, uniform_in(key, slot + 3, -math.pi, math.pi))
+        code[k, 0, 2] = uniform_in(key, slot + 4, -numbers.translation, numbers.translation)
+        code[k, 1, 2] = uniform_in(key, slot + 5, -numbers.translation, numbers.translation)
+    return n
 
 
-@njit(cache=True, nogil=True)
+@kernel()
 def singular_values(a: float, b: float, c: float, d: float) -> tuple[float, float]:
     """The singular values of ``[[a, b], [c, d]]``, the larger first."""
     e, f = (a + d) / 2.0, (a - d) / 2.0
     g, h = (c + b) / 2.0, (c - b) / 2.0
-    q, r = math.hypot(e, h), math.hypot(f, g)
+    q, r = math.sqrt(e * e + h * h), math.sqrt(f * f + g * g)
     return q + r, abs(q - r)
 
 
-@njit(cache=True, nogil=True)
-def _is_contraction(code: np.ndarray) -> bool:
-    for k in range(code.shape[0]):
+@kernel()
+def is_contraction(code: np.ndarray, n: int) -> bool:
+    """Whether no map has a singular value above 1."""
+    for k in range(n):
         largest, _ = singular_values(code[k, 0, 0], code[k, 0, 1], code[k, 1, 0], code[k, 1, 1])
         if largest > 1.0:
             return False
     return True
 
 
-@njit(cache=True, nogil=True)
-def chaos_game(code: np.ndarray, points: int, state: np.ndarray) -> np.ndarray:
-    """Points ``(points, 2)`` of the code's attractor: map k is chosen with probability proportional to ``|det A_k|``.
+@kernel()
+def class_code(numbers: CodeNumbers, seed: int, class_id: int, walk: Walk, counts: np.ndarray, code: np.ndarray) -> int:
+    """Fill ``code (4, 2, 3)`` with the code of a class and return its number of maps.
 
-    The walk starts at the fixed point of map 0, which lies on the attractor.
+    It is the first of the class's draws whose attractor, seen by 256 points, has an extent to show.
+
+    Args:
+        numbers: the recipe's.
+        seed: the seed of the codes.
+        class_id: the class.
+        walk: scratch for at least 256 points.
+        counts: scratch for at least 18 x 18 cells, int32.
+        code: output.
     """
-    n = code.shape[0]
-    cumulative = np.empty(MAX_MAPS)
-    total = 0.0
-    for k in range(n):
-        total += abs(code[k, 0, 0] * code[k, 1, 1] - code[k, 0, 1] * code[k, 1, 0])
-        cumulative[k] = total
-    if total <= 0.0:  # every map is flat: the areas say nothing, so all are equally likely
-        for k in range(n):
-            cumulative[k] = k + 1.0
-        total = float(n)
-
-    a, b, c, d = code[0, 0, 0], code[0, 0, 1], code[0, 1, 0], code[0, 1, 1]
-    e, f = code[0, 0, 2], code[0, 1, 2]
-    det = (1.0 - a) * (1.0 - d) - b * c
-    x, y = 0.0, 0.0
-    if abs(det) > 1e-9:
-        x = ((1.0 - d) * e + b * f) / det
-        y = (c * e + (1.0 - a) * f) / det
-
-    walk = np.empty((points, 2))
-    for i in range(points):
-        r = uniform(state) * total
-        k = 0
-        while k < n - 1 and r >= cumulative[k]:
-            k += 1
-        x, y = (
-            code[k, 0, 0] * x + code[k, 0, 1] * y + code[k, 0, 2],
-            code[k, 1, 0] * x + code[k, 1, 1] * y + code[k, 1, 2],
-        )
-        walk[i, 0] = x
-        walk[i, 1] = y
-    return walk
+    n = 0
+    for attempt in range(_MAX_DRAWS):
+        n = sample_code(make_key(seed, CODE_STREAM, class_id, attempt), numbers, code)
+        take_walk(code, n, PROBE_POINTS, make_key(seed, PROBE_STREAM, class_id, attempt), walk)
+        if hit_counts(walk, PROBE_POINTS, _PROBE_SIDE, counts):
+            hit = 0
+            for i in range(PROBE_GRID):
+                hit += counts[i] > 0
+            if hit >= _MIN_PROBE_CELLS:
+                break
+    return n
 
 
-@njit(cache=True, nogil=True)
-def hit_counts(walk: np.ndarray, side: int, counts: np.ndarray) -> int:
-    """Count the walk's points in the cells of ``counts (side, side)``, their bounding box filling it (x to rows).
-
-    Returns:
-        How many cells were hit, or 0 when the points exploded (not finite, beyond 1e6) or collapsed (no extent).
-    """
-    low_x = high_x = walk[0, 0]
-    low_y = high_y = walk[0, 1]
-    for i in range(walk.shape[0]):
-        x, y = walk[i, 0], walk[i, 1]
-        if not (abs(x) < 1e6 and abs(y) < 1e6):
-            return 0
-        low_x, high_x = min(low_x, x), max(high_x, x)
-        low_y, high_y = min(low_y, y), max(high_y, y)
-    if high_x - low_x < 1e-6 or high_y - low_y < 1e-6:
-        return 0
-    scale_x = (side - 1) / (high_x - low_x)
-    scale_y = (side - 1) / (high_y - low_y)
-    counts[:] = 0
-    hit = 0
-    for i in range(walk.shape[0]):
-        row = int((walk[i, 0] - low_x) * scale_x)
-        column = int((walk[i, 1] - low_y) * scale_y)
-        if counts[row, column] == 0:
-            hit += 1
-        counts[row, column] += 1
-    return hit
+@kernel()
+def copy_code(code: np.ndarray, out: np.ndarray) -> None:
+    """Copy a code ``(4, 2, 3)``."""
+    for k in range(MAX_MAPS):
+        for i in range(2):
+            for j in range(3):
+                out[k, i, j] = code[k, i, j]
 
 
-@njit(cache=True, nogil=True)
-def class_code(seed: int, class_id: int) -> np.ndarray:
-    """The code ``(n, 2, 3)`` of a class: the first of the class's draws whose attractor has an extent to show."""
-    counts = np.empty((_PROBE_SIDE, _PROBE_SIDE), np.int32)
-    attempt = 0
-    while True:
-        code = sample_code(stream(seed, CODE_STREAM, class_id, attempt))
-        walk = chaos_game(code, _PROBE_POINTS, stream(seed, PROBE_STREAM, class_id, attempt))
-        if hit_counts(walk, _PROBE_SIDE, counts) >= _MIN_PROBE_CELLS:
-            return code
-        attempt += 1
-
-
-@njit(cache=True, nogil=True)
-def _vary(code: np.ndarray, mode: int, state: np.ndarray) -> np.ndarray:
+@kernel()
+def _vary(
+    code: np.ndarray, n: int, mode: int, numbers: ImageNumbers, key: np.uint64, slot: int, varied: np.ndarray
+) -> None:
     """One candidate variation of a code; it may leave the unit ball."""
-    n = code.shape[0]
-    varied = code.copy()
+    copy_code(code, varied)
     if mode == JITTER_BASIC:
-        k = integer(state, n)
-        factor = uniform_in(state, 0.8, 1.1)
-        varied[k] *= factor
+        k = integer(key, slot, n)
+        factor = uniform_in(key, slot + 1, numbers.jitter_low, numbers.jitter_high)
+        for i in range(2):
+            for j in range(3):
+                varied[k, i, j] *= factor
     elif mode == JITTER_FRACTALDB:
         # Kataoka et al. (ACCV 2020, section 3.2): one of the six parameters is weighted by 1 +- 0.1 or 0.2.
-        column = integer(state, 6)
-        weights = (0.8, 0.9, 1.1, 1.2)
-        weight = weights[integer(state, 4)]
+        column = integer(key, slot, 6)
+        choice = integer(key, slot + 1, 4)
+        weight = 0.8 + 0.1 * (choice + (1 if choice > 1 else 0))
         for k in range(n):
             varied[k, column // 3, column % 3] *= weight
     else:
@@ -193,36 +173,45 @@ def _vary(code: np.ndarray, mode: int, state: np.ndarray) -> np.ndarray:
             a, b, c, d = code[k, 0, 0], code[k, 0, 1], code[k, 1, 0], code[k, 1, 1]
             e, f = (a + d) / 2.0, (a - d) / 2.0
             g, h = (c + b) / 2.0, (c - b) / 2.0
-            q, r = math.hypot(e, h), math.hypot(f, g)
+            q, r = math.sqrt(e * e + h * h), math.sqrt(f * f + g * g)
             plus, minus = math.atan2(h, e), math.atan2(g, f)
             u, v = (plus + minus) / 2.0, (plus - minus) / 2.0
-            s1 = (q + r) * uniform_in(state, 0.8, 1.1)
-            s2 = (q - r) * uniform_in(state, 0.8, 1.1)  # negative where the map mirrors
+            s1 = (q + r) * uniform_in(key, slot + 4 * k, numbers.jitter_low, numbers.jitter_high)
+            s2 = (q - r) * uniform_in(
+                key, slot + 4 * k + 1, numbers.jitter_low, numbers.jitter_high
+            )  # negative where the map mirrors
             if mode == JITTER_SVD:
-                u += uniform_in(state, -math.pi / 18.0, math.pi / 18.0)
-                v += uniform_in(state, -math.pi / 18.0, math.pi / 18.0)
-            cu, su, cv, sv = math.cos(u), math.sin(u), math.cos(v), math.sin(v)
-            varied[k, 0, 0] = cu * s1 * cv - su * s2 * sv
-            varied[k, 0, 1] = -cu * s1 * sv - su * s2 * cv
-            varied[k, 1, 0] = su * s1 * cv + cu * s2 * sv
-            varied[k, 1, 1] = -su * s1 * sv + cu * s2 * cv
-    return varied
+                u += uniform_in(key, slot + 4 * k + 2, -math.pi / 18.0, math.pi / 18.0)
+                v += uniform_in(key, slot + 4 * k + 3, -math.pi / 18.0, math.pi / 18.0)
+            _set_linear(varied[k], u, s1, s2, v)
 
 
-@njit(cache=True, nogil=True)
-def jitter_code(code: np.ndarray, mode: int, state: np.ndarray) -> np.ndarray:
-    """A variation of a code for one image; the code itself when four tries all leave the unit ball.
+@kernel()
+def jitter_code(code: np.ndarray, n: int, mode: int, numbers: ImageNumbers, key: np.uint64, varied: np.ndarray) -> None:
+    """Write a variation of a code for one image; the code itself when four tries all leave the unit ball.
 
     Args:
-        code: ``(n, 2, 3)``.
+        code: ``(4, 2, 3)``.
+        n: its number of maps.
         mode: an index into ``recipe.JITTERS``. ``basic`` multiplies one random map by U(0.8, 1.1); ``fractaldb`` one
             of the six parameters of every map by 0.8, 0.9, 1.1 or 1.2; ``sval`` every singular value by U(0.8, 1.1);
             ``svd`` does that and turns both rotations by up to 10 degrees.
-        state: the random stream.
+        numbers: the recipe's.
+        key: the image's key; its first 64 slots are used here.
+        varied: output ``(4, 2, 3)``.
     """
     if mode != JITTER_NONE:
-        for _ in range(JITTER_TRIES):
-            varied = _vary(code, mode, state)
-            if _is_contraction(varied):
-                return varied
-    return code
+        for attempt in range(JITTER_TRIES):
+            _vary(code, n, mode, numbers, key, attempt * JITTER_SLOTS, varied)
+            if is_contraction(varied, n):
+                return
+    copy_code(code, varied)
+
+
+@compiled()
+def fill_code_table(numbers: CodeNumbers, seed: int, first: int, codes: np.ndarray, sizes: np.ndarray) -> None:
+    """Write the codes of classes ``first``, ``first`` + 1 ... into ``codes (k, 4, 2, 3)``, their n into ``sizes``."""
+    walk, counts = empty_walk(PROBE_POINTS), np.empty(PROBE_GRID, np.int32)
+    codes[:] = 0.0
+    for k in range(codes.shape[0]):
+        sizes[k] = class_code(numbers, seed, first + k, walk, counts, codes[k])

@@ -1,194 +1,427 @@
 """A fractal pair: two images composed of the same classes of fractals (Chen et al., ICLR 2023, section 4).
 
 Both views hold the same set of classes; each object's image, flips, colour, size and place differ between them.
-Two departures from the released code: every image is rendered for its pair instead of taken from a pool of earlier
-ones, so that a pair depends on its key alone; and the other classes of a pair are uniform over all classes instead of
-over the at most 1,024 that have images in the pool.
+
+The released code draws images from a pool that grows and forgets as it goes. Here a pair depends on its key alone. By
+default every object of every view is an image of its own, rendered for it, and the other classes of a pair are uniform
+over all classes. With ``Recipe.pool`` the pool is a function of the key, too: see ``choose_classes``.
 """
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import numpy as np
-from numba import njit
 
-from fps_pretrain.fractals.codes import class_code
-from fps_pretrain.fractals.recipe import COLOUR_JITTER, MAX_OBJECTS, Recipe
-from fps_pretrain.fractals.render import colour_table, diamond_square, render
-from fps_pretrain.fractals.rng import EPOCH_STREAM, PAIR_STREAM, chance, integer, stream, uniform_in
+from fps_pretrain.fractals.codes import class_code, copy_code
+from fps_pretrain.fractals.compiled import compiled, kernel
+from fps_pretrain.fractals.recipe import COLOUR_JITTER, MAX_MAPS, ImageNumbers, Recipe
+from fps_pretrain.fractals.render import ImageScratch, colour_table, diamond_square, empty_image_scratch, render
+from fps_pretrain.fractals.rng import (
+    EPOCH_STREAM,
+    IMAGE_STREAM,
+    PAIR_STREAM,
+    chance,
+    integer,
+    make_key,
+    subkey,
+    uniform_in,
+)
+
+# Slots of a pair's key
+SLOT_COUNT, SLOT_OTHERS, SLOT_SHIFTS, SLOT_VIEWS = 0, 1, 32, 64
+# Slots of a view's key
+SLOT_BLUR, SLOT_SIGMA, SLOT_TEXTURE, SLOT_TEXTURE_COLOUR, SLOT_AUGMENT, SLOT_OBJECTS = 0, 1, 2, 3, 8, 16
+# Slots of an object's key
+SLOT_CHOICE, SLOT_COLOUR, SLOT_ORIENTATION, SLOT_SIDE, SLOT_LEFT, SLOT_TOP, SLOT_IMAGE = 0, 1, 4, 7, 8, 9, 10
 
 
-@njit(cache=True, nogil=True)
-def requested_class(seed: int, epoch: int, index: int, num_classes: int) -> int:
-    """The class pair ``index`` must show: over an epoch every class comes equally often, in an order of its own."""
-    state = stream(seed, EPOCH_STREAM, epoch, 0)
-    offset = integer(state, num_classes)
-    stride = 1 + integer(state, num_classes)
+class Codes(NamedTuple):
+    """Codes from a file instead of from the seed; empty arrays stand for the seed's.
+
+    Attributes:
+        maps: ``(classes, 4, 2, 3)``, float64.
+        sizes: number of maps of each, int64.
+    """
+
+    maps: np.ndarray
+    sizes: np.ndarray
+
+
+SEEDED_CODES = Codes(np.empty((0, MAX_MAPS, 2, 3)), np.empty(0, np.int64))
+
+
+class Scratch(NamedTuple):
+    """What one thread needs to compose pairs, made once a batch.
+
+    Attributes:
+        classes: ``(objects,)``, the classes of the pair at hand.
+        places: ``(objects,)``, their places in the pool.
+        taken: ``(objects,)``, those in rising order.
+        maps: ``(objects, 4, 2, 3)``, their codes.
+        sizes: ``(objects,)``, their numbers of maps.
+        images: ``(objects,)``, the keys of the images in ``levels``.
+        levels: ``(objects, render_side^2)``, grey levels as ``render.stamp`` writes them.
+        image: for rendering one image.
+        table: ``(257,)``, uint64, colours of one object.
+        offsets: ``(4, size)``, uint32, and
+        weights: ``(size,)``, int32, where an object's pixels come from.
+        planes: ``(2, size^2)``, float32, one channel before and between the two passes of the blur.
+        bits: uint32, and
+        texture: float32, for a background, where there is one.
+    """
+
+    classes: np.ndarray
+    places: np.ndarray
+    taken: np.ndarray
+    maps: np.ndarray
+    sizes: np.ndarray
+    images: np.ndarray
+    levels: np.ndarray
+    image: ImageScratch
+    table: np.ndarray
+    offsets: np.ndarray
+    weights: np.ndarray
+    planes: np.ndarray
+    bits: np.ndarray
+    texture: np.ndarray
+
+
+@compiled()
+def empty_scratch(recipe: Recipe) -> Scratch:
+    """Scratch for pairs of a recipe."""
+    objects, side = recipe.max_objects, recipe.render_side
+    extent = 2 ** math.ceil(math.log2(recipe.size - 1)) + 1 if recipe.background else 1
+    return Scratch(
+        np.empty(objects, np.int64),
+        np.empty(objects, np.int64),
+        np.empty(objects, np.int64),
+        np.empty((objects, MAX_MAPS, 2, 3)),
+        np.empty(objects, np.int64),
+        np.empty(objects, np.uint64),
+        np.empty((objects, side * side), np.uint16),
+        empty_image_scratch(recipe.points, side),
+        np.empty(257, np.uint64),
+        np.empty((4, recipe.size), np.uint32),
+        np.empty(recipe.size, np.int32),
+        np.empty((2, recipe.size * recipe.size), np.float32),
+        np.empty(extent * extent, np.uint32),
+        np.empty((extent, extent), np.float32),
+    )
+
+
+@kernel()
+def epoch_order(seed: int, epoch: int, num_classes: int) -> tuple[int, int]:
+    """The order of the classes in an epoch: pair i must show class ``(offset + i x stride) mod num_classes``.
+
+    Returns:
+        offset and stride; the stride shares no factor with ``num_classes``, so that every class comes equally often.
+    """
+    key = make_key(seed, EPOCH_STREAM, epoch, 0)
+    offset = integer(key, 0, num_classes)
+    stride = 1 + integer(key, 1, num_classes)
     while math.gcd(stride, num_classes) != 1:
         stride += 1
-    return (offset + (index % num_classes) * stride) % num_classes
+    return offset, stride
 
 
-@njit(cache=True, nogil=True)
-def choose_classes(recipe: Recipe, requested: int, classes: np.ndarray, state: np.ndarray) -> int:
-    """Fill ``classes`` with the requested class and different others, uniform over the rest; returns how many."""
-    count = recipe.min_objects + integer(state, recipe.max_objects - recipe.min_objects + 1)
-    classes[0] = requested
-    for k in range(1, count):
-        fresh = False
-        while not fresh:
-            classes[k] = integer(state, recipe.num_classes)
-            fresh = True
+@kernel()
+def choose_classes(recipe: Recipe, order: tuple[int, int], index: int, key: np.uint64, scratch: Scratch) -> int:
+    """Choose the classes of a pair: the requested one, then different others; returns how many.
+
+    Without a pool the others are uniform over all classes. With one, the epoch is cut into blocks of ``recipe.pool``
+    pairs and the others are uniform over the classes requested in the pair's own block. An image belongs to the pair
+    that requests its class and is shown wherever that class is shown in the block. So an image is used about four
+    times at 32 px, as it is in the released code, whose pool holds the 1,024 classes rendered last.
+
+    Args:
+        recipe: what pairs look like.
+        order: of the epoch, from ``epoch_order``.
+        index: the pair within the epoch.
+        key: the pair's key.
+        scratch: its ``classes`` and ``places`` are filled; a place counts from the start of the block.
+    """
+    offset, stride = order
+    count = recipe.min_objects + integer(key, SLOT_COUNT, recipe.max_objects - recipe.min_objects + 1)
+    if recipe.pool:
+        choices = min(recipe.pool, recipe.num_classes)
+        start = index // recipe.pool * recipe.pool
+        own = (index - start) % recipe.num_classes
+    else:
+        choices = recipe.num_classes
+        start = 0
+        own = (offset + (index % choices) * stride) % choices
+    taken = scratch.taken
+    for k in range(count):
+        pick = own
+        if k > 0:
+            pick = integer(key, SLOT_OTHERS + k, choices - k)
             for j in range(k):
-                fresh = fresh and classes[j] != classes[k]
+                pick += pick >= taken[j]
+        at = k
+        while at > 0 and taken[at - 1] > pick:
+            taken[at] = taken[at - 1]
+            at -= 1
+        taken[at] = pick
+        scratch.places[k] = pick
+        if recipe.pool:
+            scratch.classes[k] = (offset + ((start + pick) % recipe.num_classes) * stride) % recipe.num_classes
+        else:
+            scratch.classes[k] = pick
     return count
 
 
-@njit(cache=True, nogil=True)
+@kernel()
+def image_key(recipe: Recipe, seed: int, epoch: int, index: int, place: int, object_key: np.uint64) -> np.uint64:
+    """The key of an object's image: its own, or, with a pool, that of one of the images its class has in the block."""
+    if recipe.pool == 0:
+        return subkey(object_key, SLOT_IMAGE)
+    images = min(recipe.pool_images, 1 + (recipe.pool - 1 - place) // recipe.num_classes)
+    owner = index // recipe.pool * recipe.pool + place + integer(object_key, SLOT_CHOICE, images) * recipe.num_classes
+    return make_key(seed, IMAGE_STREAM, epoch, owner)
+
+
+@kernel()
 def paste(
-    grey: np.ndarray, table: np.ndarray, side: int, top: int, left: int, orientation: int, view: np.ndarray
+    levels: np.ndarray, side: int, top: int, left: int, orientation: int, scratch: Scratch, view: np.ndarray
 ) -> None:
     """Colour a grey image, resize it bilinearly and paste its non-black pixels.
 
+    Weights are in units of 2^-13: times 8-bit colours they fill 21 bits, so one product serves three channels.
+
     Args:
-        grey: ``(s, s)``, float32 in [0, 1].
-        table: ``(256, 3)``, the colour of each grey level, 0 .. 255.
+        levels: grey levels as ``render.stamp`` writes them, flat, ``s^2``.
         side: the object's side in the view, in pixels.
         top: row of its upper left corner; it may overhang.
         left: column of its upper left corner.
         orientation: bits 0, 1, 2 transpose, flip vertically, flip horizontally.
-        view: ``(size, size, 3)``, uint8, changed in place.
+        scratch: its ``table`` gives the colours.
+        view: ``(size, size)``, uint32, changed in place.
     """
-    source = grey.shape[0]
+    table, offsets, weights = scratch.table, scratch.offsets, scratch.weights
+    source = int(math.sqrt(levels.size) + 0.5)
     size = view.shape[0]
-    scale = source / side
-    transpose, flip_y, flip_x = orientation & 1, orientation & 2, orientation & 4
+    scale = np.float32(source) / np.float32(side)
+    last = np.float32(source - 1)
+    # A source pixel is rows[y] + columns[x]: the orientation is in these offsets.
+    row_step, column_step = (1, source) if orientation & 1 else (source, 1)
+    near_row, far_row, near_column, far_column = offsets[0], offsets[1], offsets[2], offsets[3]
+    for i in range(side):
+        s = min(max((np.float32(i) + np.float32(0.5)) * scale - np.float32(0.5), np.float32(0.0)), last)
+        near = int(s)
+        far = min(near + 1, source - 1)
+        weights[i] = np.int32((s - np.float32(near)) * np.float32(8192.0) + np.float32(0.5))
+        near_row[i] = row_step * (source - 1 - near if orientation & 2 else near)
+        far_row[i] = row_step * (source - 1 - far if orientation & 2 else far)
+        near_column[i] = column_step * (source - 1 - near if orientation & 4 else near)
+        far_column[i] = column_step * (source - 1 - far if orientation & 4 else far)
+    rounding = np.uint64(4096 | (4096 << 21) | (4096 << 42))
+    skip = max(0, -left)
+    columns = max(0, min(side, size - left) - skip)
+    nears, fars, column_weights = near_column[skip:], far_column[skip:], weights[skip:]
     for y in range(max(0, -top), min(side, size - top)):
-        sy = min(max((y + 0.5) * scale - 0.5, 0.0), source - 1.0)
-        y0 = int(sy)
-        y1 = min(y0 + 1, source - 1)
-        wy = sy - y0
-        for x in range(max(0, -left), min(side, size - left)):
-            sx = min(max((x + 0.5) * scale - 0.5, 0.0), source - 1.0)
-            x0 = int(sx)
-            x1 = min(x0 + 1, source - 1)
-            wx = sx - x0
-            r, g, b = 0.0, 0.0, 0.0
-            for corner in range(4):
-                row = y1 if corner & 2 else y0
-                column = x1 if corner & 1 else x0
-                if flip_y:
-                    row = source - 1 - row
-                if flip_x:
-                    column = source - 1 - column
-                level = grey[column, row] if transpose else grey[row, column]
-                if level > 0.0:
-                    weight = (wy if corner & 2 else 1.0 - wy) * (wx if corner & 1 else 1.0 - wx)
-                    colour = int(255.0 * level)
-                    r += weight * table[colour, 0]
-                    g += weight * table[colour, 1]
-                    b += weight * table[colour, 2]
-            if r >= 0.5 or g >= 0.5 or b >= 0.5:
-                view[top + y, left + x, 0] = int(r + 0.5)
-                view[top + y, left + x, 1] = int(g + 0.5)
-                view[top + y, left + x, 2] = int(b + 0.5)
+        upper, lower = levels[near_row[y] :], levels[far_row[y] :]
+        wy = np.int64(weights[y])
+        out = view[top + y, left + skip :]
+        for x in range(columns):
+            near, far, wx = nears[x], fars[x], np.int64(column_weights[x])
+            wd = (wy * wx + 4096) >> 13
+            wc = wy - wd
+            wb = wx - wd
+            wa = 8192 - wx - wc
+            colour = np.uint64(wa) * table[upper[near]] + np.uint64(wb) * table[upper[far]]
+            colour += np.uint64(wc) * table[lower[near]] + np.uint64(wd) * table[lower[far]] + rounding
+            packed = np.uint32(
+                ((colour >> np.uint64(13)) & np.uint64(255))
+                | ((colour >> np.uint64(26)) & np.uint64(255 << 8))
+                | ((colour >> np.uint64(39)) & np.uint64(255 << 16))
+            )
+            out[x] = packed if packed else out[x]
 
 
-@njit(cache=True, nogil=True)
-def blur3(view: np.ndarray, sigma: float) -> None:
-    """A 3x3 Gaussian blur in place, ``view (size, size, 3)`` uint8, borders mirrored without repeating the edge."""
+@kernel()
+def blur3(view: np.ndarray, sigma: float, planes: np.ndarray) -> None:
+    """A 3x3 Gaussian blur in place, borders mirrored without repeating the edge.
+
+    Both passes run over a whole channel at once; what they make of the borders is then written over.
+
+    Args:
+        view: ``(size, size)``, uint32, packed colours.
+        sigma: of the Gaussian, in pixels.
+        planes: scratch, ``(2, size^2)``, float32.
+    """
     side = math.exp(-0.5 / (sigma * sigma))
-    centre = 1.0 / (1.0 + 2.0 * side)
-    side *= centre
+    w0, w1 = np.float32(1.0 / (1.0 + 2.0 * side)), np.float32(side / (1.0 + 2.0 * side))
+    half, two, byte = np.float32(0.5), np.float32(2.0), np.uint32(255)
     size = view.shape[0]
-    rows = np.empty((size, size, 3), np.float32)
-    for y in range(size):
+    pixels, channel, rows = view.reshape(-1), planes[0], planes[1]
+    inside, middle = size * size - 2, size * (size - 2)
+    before, here, after, out = channel[:inside], channel[1:], channel[2:], rows[1 : 1 + inside]
+    upper, centre, lower = rows[:middle], rows[size:], rows[2 * size :]
+    bottom, above_bottom = rows[middle + size :], rows[middle:]
+    inner_pixels, bottom_pixels = pixels[size:], pixels[middle + size :]
+    for c in range(3):
+        shift = np.uint32(8 * c)
+        others = np.uint32(0xFFFFFF) ^ np.uint32(byte << shift)
+        for i in range(pixels.size):
+            channel[i] = np.float32(np.int32((pixels[i] >> shift) & byte))
+        for i in range(inside):
+            out[i] = w0 * here[i] + w1 * (before[i] + after[i])
+        for y in range(size):
+            first, last = y * size, (y + 1) * size - 1
+            rows[first] = w0 * channel[first] + w1 * (channel[first + 1] * two)
+            rows[last] = w0 * channel[last] + w1 * (channel[last - 1] * two)
+        for i in range(middle):
+            blurred = np.uint32(np.int32(w0 * centre[i] + w1 * (upper[i] + lower[i]) + half))
+            inner_pixels[i] = np.uint32((inner_pixels[i] & others) | (blurred << shift))
         for x in range(size):
-            left, right = abs(x - 1), size - 2 if x == size - 1 else x + 1
-            for c in range(3):
-                rows[y, x, c] = centre * view[y, x, c] + side * (view[y, left, c] + view[y, right, c])
-    for y in range(size):
-        above, below = abs(y - 1), size - 2 if y == size - 1 else y + 1
-        for x in range(size):
-            for c in range(3):
-                view[y, x, c] = int(centre * rows[y, x, c] + side * (rows[above, x, c] + rows[below, x, c]) + 0.5)
+            blurred = np.uint32(np.int32(w0 * rows[x] + w1 * (centre[x] * two) + half))
+            pixels[x] = np.uint32((pixels[x] & others) | (blurred << shift))
+            blurred = np.uint32(np.int32(w0 * bottom[x] + w1 * (above_bottom[x] * two) + half))
+            bottom_pixels[x] = np.uint32((bottom_pixels[x] & others) | (blurred << shift))
 
 
-@njit(cache=True, nogil=True)
-def compose_view(
-    recipe: Recipe, seed: int, classes: np.ndarray, count: int, shifts: np.ndarray, view: np.ndarray, state: np.ndarray
+@kernel()
+def draw_colours(
+    numbers: ImageNumbers, shift_key: np.uint64, shift_slot: int, key: np.uint64, slot: int, table: np.ndarray
 ) -> None:
-    """Compose one view of the given classes, the requested one first (lowest).
+    """Draw hue shift, saturation and value of an object and fill ``table`` with its colours."""
+    shift = uniform_in(shift_key, shift_slot, 0.0, numbers.hue_range)
+    saturation = uniform_in(key, slot + 1, numbers.saturation_low, numbers.saturation_high)
+    colour_table(shift, saturation, uniform_in(key, slot + 2, numbers.value_low, numbers.value_high), table)
+
+
+@kernel()
+def _paint_texture(numbers: ImageNumbers, key: np.uint64, scratch: Scratch, view: np.ndarray) -> None:
+    """Fill a view with a coloured diamond-square texture."""
+    size = view.shape[0]
+    diamond_square(size, subkey(key, SLOT_TEXTURE), scratch.bits, scratch.texture)
+    draw_colours(numbers, key, SLOT_TEXTURE_COLOUR, key, SLOT_TEXTURE_COLOUR, scratch.table)
+    for y in range(size):
+        for x in range(size):
+            colour = scratch.table[1 + int(np.float32(255.0) * scratch.texture[y, x])]
+            view[y, x] = np.uint32(
+                (colour & np.uint64(255))
+                | ((colour >> np.uint64(13)) & np.uint64(255 << 8))
+                | ((colour >> np.uint64(26)) & np.uint64(255 << 16))
+            )
+
+
+@kernel()
+def compose_view(
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    index: int,
+    count: int,
+    pair_key: np.uint64,
+    number: int,
+    scratch: Scratch,
+    view: np.ndarray,
+) -> None:
+    """Compose one view of the classes in ``scratch``, the requested one first (lowest).
 
     Args:
         recipe: what views look like.
-        seed: the seed of the codes.
-        classes: class numbers; the first ``count`` are shown.
+        seed: of codes and pairs.
+        epoch: the epoch.
+        index: the pair within the epoch.
         count: number of objects.
-        shifts: hue shift of each object, used when the colour mode is ``jitter``.
-        view: output ``(size, size, 3)``, uint8.
-        state: the random stream.
+        pair_key: the pair's key.
+        number: 0 or 1, which view of the pair.
+        scratch: holds classes and codes; the first view leaves its images there, and the second takes from there what
+            is the same image.
+        view: output ``(size, size)``, uint32: red, green and blue in bits 0, 8 and 16.
     """
-    size = recipe.size
-    side = recipe.render_side
-    counts = np.empty((side, side), np.int32)
-    grey = np.empty((side, side), np.float32)
-    table = np.empty((256, 3), np.float32)
-    view[:] = 0
+    numbers = recipe.compose
+    key = subkey(pair_key, SLOT_VIEWS + number)
+    for y in range(recipe.size):
+        view[y, :] = np.uint32(0)
     if recipe.background:
-        texture = diamond_square(size, state)
-        colour_table(uniform_in(state, 0.0, 255.0), state, table)
-        for y in range(size):
-            for x in range(size):
-                for c in range(3):
-                    view[y, x, c] = int(table[int(255.0 * texture[y, x]), c])
+        _paint_texture(recipe.image, key, scratch, view)
     for k in range(count):
-        render(class_code(seed, classes[k]), recipe.jitter, recipe.points, counts, grey, state)
-        orientation = integer(state, 8)
-        shift = uniform_in(state, 0.0, 255.0)
-        colour_table(shifts[k] if recipe.colour == COLOUR_JITTER else shift, state, table)
-        object_side = max(1, int(uniform_in(state, 0.45, 0.75) * size))
-        overhang = object_side // 4
-        positions = size - (object_side - overhang) + overhang
-        left = integer(state, positions) - overhang
-        top = integer(state, positions) - overhang
-        paste(grey, table, object_side, top, left, orientation, view)
-    if chance(state, 0.5):
-        blur3(view, uniform_in(state, 0.5, 2.0))
+        own = subkey(key, SLOT_OBJECTS + k)
+        image = image_key(recipe, seed, epoch, index, scratch.places[k], own)
+        if number == 0 or scratch.images[k] != image:
+            scratch.images[k] = image
+            render(
+                scratch.maps[k],
+                scratch.sizes[k],
+                recipe,
+                image,
+                scratch.image,
+                scratch.levels[k],
+            )
+        shift_key, shift_slot = (pair_key, SLOT_SHIFTS + k) if recipe.colour == COLOUR_JITTER else (own, SLOT_COLOUR)
+        draw_colours(recipe.image, shift_key, shift_slot, own, SLOT_COLOUR, scratch.table)
+        side = max(1, int(uniform_in(own, SLOT_SIDE, numbers.scale_low, numbers.scale_high) * recipe.size))
+        overhang = int(side * numbers.overhang)
+        places = recipe.size - side + 2 * overhang
+        left = integer(own, SLOT_LEFT, places) - overhang
+        top = integer(own, SLOT_TOP, places) - overhang
+        orientation = 0
+        for turn in range(3):
+            if chance(own, SLOT_ORIENTATION + turn, numbers.turn_probability):
+                orientation |= 1 << turn
+        paste(scratch.levels[k], side, top, left, orientation, scratch, view)
+    if chance(key, SLOT_BLUR, numbers.blur_probability):
+        blur3(view, uniform_in(key, SLOT_SIGMA, numbers.blur_low, numbers.blur_high), scratch.planes)
 
 
-@njit(cache=True, nogil=True)
-def compose_pair(recipe: Recipe, seed: int, epoch: int, index: int, views: np.ndarray) -> np.ndarray:
+@kernel()
+def compose_pair(
+    recipe: Recipe,
+    codes: Codes,
+    seed: int,
+    epoch: int,
+    order: tuple[int, int],
+    index: int,
+    scratch: Scratch,
+    views: np.ndarray,
+) -> np.uint64:
     """Compose the pair of the key ``(seed, epoch, index)``.
 
     Args:
         recipe: what pairs look like.
+        codes: the classes' codes, or ``SEEDED_CODES``.
         seed: the seed of codes and pairs.
         epoch: the epoch, from 0.
+        order: of the epoch, from ``epoch_order``.
         index: the pair within the epoch, from 0.
-        views: output ``(2, size, size, 3)``, uint8 RGB.
+        scratch: from ``empty_scratch``.
+        views: output ``(2, size, size)``, uint32: red, green and blue in bits 0, 8 and 16.
 
     Returns:
-        The random stream after composing, for whatever is drawn next for this pair.
+        The pair's key; ``SLOT_AUGMENT`` of its views is for what is done with them next.
     """
-    state = stream(seed, PAIR_STREAM, epoch, index)
-    classes = np.empty(MAX_OBJECTS, np.int64)
-    shifts = np.empty(MAX_OBJECTS)
-    count = choose_classes(recipe, requested_class(seed, epoch, index, recipe.num_classes), classes, state)
+    key = make_key(seed, PAIR_STREAM, epoch, index)
+    count = choose_classes(recipe, order, index, key, scratch)
     for k in range(count):
-        shifts[k] = uniform_in(state, 0.0, 255.0)
-    compose_view(recipe, seed, classes, count, shifts, views[0], state)
+        if codes.sizes.size:
+            copy_code(codes.maps[scratch.classes[k]], scratch.maps[k])
+            scratch.sizes[k] = codes.sizes[scratch.classes[k]]
+        else:
+            scratch.sizes[k] = class_code(
+                recipe.codes, seed, scratch.classes[k], scratch.image.walk, scratch.image.counts, scratch.maps[k]
+            )
+    compose_view(recipe, seed, epoch, index, count, key, 0, scratch, views[0])
     if recipe.composed_views == 2:
-        compose_view(recipe, seed, classes, count, shifts, views[1], state)
+        compose_view(recipe, seed, epoch, index, count, key, 1, scratch, views[1])
     else:
-        views[1] = views[0]
-    return state
+        for y in range(recipe.size):
+            for x in range(recipe.size):
+                views[1, y, x] = views[0, y, x]
+    return key
 
 
-def pair_classes(recipe: Recipe, seed: int, epoch: int, index: int) -> list[int]:
-    """The classes that both views of a pair show, the requested one first."""
-    classes = np.empty(MAX_OBJECTS, np.int64)
-    state = stream(seed, PAIR_STREAM, epoch, index)
-    count = choose_classes(recipe, requested_class(seed, epoch, index, recipe.num_classes), classes, state)
-    return [int(k) for k in classes[:count]]
+def composed(
+    recipe: Recipe, seed: int, epoch: int, index: int, codes: Codes = SEEDED_CODES
+) -> tuple[np.ndarray, np.uint64, list[int]]:
+    """One pair: its views as composed ``(2, size, size)``, uint32, its key, its classes, the requested one first."""
+    scratch = empty_scratch(recipe)
+    views = np.empty((2, recipe.size, recipe.size), np.uint32)
+    order = epoch_order(seed, epoch, recipe.num_classes)
+    key = np.uint64(compose_pair(recipe, codes, seed, epoch, order, index, scratch, views))
+    count = choose_classes(recipe, order, index, key, scratch)
+    return views, key, [int(k) for k in scratch.classes[:count]]

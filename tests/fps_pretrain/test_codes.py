@@ -3,16 +3,53 @@ import math
 import numpy as np
 import pytest
 
-from fps_pretrain.fractals import codes, recipe
-from fps_pretrain.fractals.rng import stream
+from fps_pretrain.fractals import codes, recipe, walk
+from fps_pretrain.fractals.rng import make_key
+from tests.fps_pretrain import reference
+
+NUMBERS = recipe.CodeNumbers()
+
+
+def key(*parts):
+    return np.uint64(make_key(*parts))
+
+
+def sample(key):
+    code = np.zeros((4, 2, 3))
+    return code[: codes.sample_code(key, NUMBERS, code)]
+
+
+def class_code(seed, class_id):
+    maps, sizes = np.empty((1, 4, 2, 3)), np.empty(1, np.int64)
+    codes.fill_code_table(NUMBERS, seed, class_id, maps, sizes)
+    return maps[0, : sizes[0]]
+
+
+def padded(code):
+    whole = np.zeros((4, 2, 3))
+    whole[: len(code)] = code
+    return whole
+
+
+def take_walk(code, points, key):
+    scratch = walk.empty_walk(points)
+    walk.take_walk(padded(code), len(code), points, key, scratch)
+    return np.stack([scratch.x, scratch.y], axis=1)
+
+
+def hit_counts(code, points, side, key):
+    scratch, counts = walk.empty_walk(points), np.empty((side + 2) ** 2, np.int32)
+    walk.take_walk(padded(code), len(code), points, key, scratch)
+    shown = walk.hit_counts(scratch, points, side, counts)
+    return shown, counts.reshape(side + 2, side + 2)
 
 
 def test_singular_values_obey_the_constraints():
     sigma_factors = {2: [], 3: [], 4: []}
     for k in range(9000):
         n = 2 + k % 3
-        values = codes.sample_singular_values(stream(0, 1, k, 0), n)
-        assert values.shape == (n, 2)
+        values = np.empty((n, 2))
+        codes.sample_singular_values(key(0, 1, k, 0), n, NUMBERS, values)
         assert (values[:, 1] >= 0).all()
         assert (values[:, 0] >= values[:, 1] - 1e-12).all()
         assert (values[:, 0] <= 1 + 1e-12).all()
@@ -27,7 +64,7 @@ def test_singular_values_obey_the_constraints():
 def test_codes_have_the_sampled_singular_values():
     """The linear parts are rotations around the sampled values: numpy's SVD finds the same."""
     for k in range(300):
-        code = codes.sample_code(stream(0, 1, k, 0))
+        code = sample(key(0, 1, k, 0))
         n = len(code)
         assert n in (2, 3, 4)
         found = np.linalg.svd(code[:, :, :2], compute_uv=False)
@@ -38,8 +75,14 @@ def test_codes_have_the_sampled_singular_values():
             assert ours == pytest.approx(expected, abs=1e-9)
 
 
+def test_codes_are_the_references():
+    for k in range(300):
+        expected = reference.sample_code(NUMBERS, reference.SharedDraws(key(2, 1, k, 0)))
+        np.testing.assert_allclose(sample(key(2, 1, k, 0)), expected, atol=1e-12)
+
+
 def test_number_of_maps_and_orientations_are_uniform():
-    sampled = [codes.sample_code(stream(5, 1, k, 0)) for k in range(6000)]
+    sampled = [sample(key(5, 1, k, 0)) for k in range(6000)]
     sizes = np.bincount([len(c) for c in sampled])[2:]
     assert (np.abs(sizes - 2000) < 150).all()
     mirrored = np.concatenate([np.linalg.det(c[:, :, :2]) < 0 for c in sampled])
@@ -47,9 +90,12 @@ def test_number_of_maps_and_orientations_are_uniform():
 
 
 def test_a_class_is_a_function_of_seed_and_number():
-    assert np.array_equal(codes.class_code(3, 999_999), codes.class_code(3, 999_999))
-    assert not np.array_equal(codes.class_code(3, 1)[0], codes.class_code(4, 1)[0])
-    assert not np.array_equal(codes.class_code(3, 1)[0], codes.class_code(3, 2)[0])
+    assert np.array_equal(class_code(3, 999_999), class_code(3, 999_999))
+    assert not np.array_equal(class_code(3, 1)[0], class_code(4, 1)[0])
+    assert not np.array_equal(class_code(3, 1)[0], class_code(3, 2)[0])
+    maps, sizes = np.empty((5, 4, 2, 3)), np.empty(5, np.int64)
+    codes.fill_code_table(NUMBERS, 3, 999_997, maps, sizes)
+    assert np.array_equal(maps[2, : sizes[2]], class_code(3, 999_999))
 
 
 def test_degenerate_draws_are_never_a_class():
@@ -58,13 +104,14 @@ def test_degenerate_draws_are_never_a_class():
     (Not always 14 cells of 16 x 16 again: where map 0 hardly contracts, the walk starts far out and one point spoils
     the scale, as in the recipe.)
     """
-    counts = np.empty((16, 16), np.int32)
     replaced = 0
     for k in range(3000):
-        first = codes.sample_code(stream(0, 1, k, 0))
-        used = codes.class_code(0, k)
+        first = sample(key(0, 1, k, 0))
+        used = class_code(0, k)
         replaced += not np.array_equal(first[0], used[0])
-        assert codes.hit_counts(codes.chaos_game(used, 1000, stream(0, 9, k, 0)), 16, counts) >= 8
+        shown, counts = hit_counts(used, 1000, 16, key(0, 9, k, 0))
+        assert shown
+        assert (counts > 0).sum() >= 8
     assert 0 < replaced < 300
 
 
@@ -74,15 +121,15 @@ def test_exploding_and_collapsed_walks_count_no_cells(exploding):
     if exploding:
         code[:, 0, 0] = code[:, 1, 1] = 1.5
         code[1, :, 2] = 1.0
-    walk = codes.chaos_game(code, 500, stream(0, 0, 0, 0))
-    assert codes.hit_counts(walk, 32, np.empty((32, 32), np.int32)) == 0
+    shown, counts = hit_counts(code, 500, 32, key(0, 0, 0, 0))
+    assert not shown
+    assert not counts.any()
 
 
 def test_the_walk_starts_at_the_fixed_point_of_map_0_and_stays_on_the_attractor():
     """Every point of the Sierpinski triangle's walk has no common binary digit in its coordinates."""
     sierpinski = np.array([[[0.5, 0, tx], [0, 0.5, ty]] for tx, ty in ((0, 0), (0.5, 0), (0, 0.5))])
-    walk = codes.chaos_game(sierpinski, 20_000, stream(1, 0, 0, 0))
-    x, y = (walk * 64).astype(int).T
+    x, y = (take_walk(sierpinski, 20_000, key(1, 0, 0, 0)) * 64).astype(int).T
     assert not (x & y).any()
     visited = len(set(zip(x.tolist(), y.tolist(), strict=True)))
     assert visited == 3**6
@@ -98,25 +145,47 @@ def test_the_fern_has_its_known_extent():
             [[0.0, 0.0, 0.0], [0.0, 0.16, 0.0]],
         ]
     )
-    walk = codes.chaos_game(fern, 50_000, stream(2, 0, 0, 0))
-    assert walk[:, 0].min() == pytest.approx(-2.18, abs=0.25)
-    assert walk[:, 0].max() == pytest.approx(2.66, abs=0.25)
-    assert walk[:, 1].max() == pytest.approx(9.99, abs=0.1)
+    points = take_walk(fern, 50_000, key(2, 0, 0, 0))
+    assert points[:, 0].min() == pytest.approx(-2.18, abs=0.25)
+    assert points[:, 0].max() == pytest.approx(2.66, abs=0.25)
+    assert points[:, 1].max() == pytest.approx(9.99, abs=0.1)
 
 
-def test_maps_are_chosen_in_proportion_to_their_area():
+@pytest.mark.parametrize("points", [50, 1000, 40_000])
+def test_maps_are_chosen_in_proportion_to_their_area(points):
     """Two maps without overlap, areas 3 : 1: the walk lands in the first's image three times as often."""
     code = np.array([[[0.75, 0, 0], [0, 0.4, 0]], [[0.25, 0, 0.75], [0, 0.4, 0]]])
-    walk = codes.chaos_game(code, 40_000, stream(3, 0, 0, 0))
-    assert (walk[:, 0] < 0.75).mean() == pytest.approx(0.75, abs=0.01)
+    first = [take_walk(code, points, key(3, 0, k, 0))[:, 0] < 0.75 for k in range(40_000 // points)]
+    assert np.mean(first) == pytest.approx(0.75, abs=0.01)
+
+
+def test_a_forked_walk_spreads_like_one_long_walk():
+    """Mean hits per cell over many walks: the forks of 1,000 points against a chain of 1,000 steps, cell by cell."""
+    code = class_code(0, 4)
+    low, high = (
+        take_walk(code, 100_000, key(9, 0, 0, 0)).min(axis=0),
+        take_walk(code, 100_000, key(9, 0, 0, 0)).max(axis=0),
+    )
+
+    def hits(points):
+        cells = np.clip(((points - low) / (high - low) * 8).astype(int), 0, 7)
+        return np.bincount(cells[:, 0] * 8 + cells[:, 1], minlength=64)
+
+    forked = np.array([hits(take_walk(code, 1000, key(8, 0, k, 0))) for k in range(400)])
+    generator = np.random.default_rng(0)
+    chain = np.array([hits(reference.chaos_game(code, 1000, reference.FreshDraws(generator))) for _ in range(400)])
+    error = np.sqrt((forked.var(axis=0) + chain.var(axis=0)) / 400) + 1e-3
+    assert (np.abs(forked.mean(axis=0) - chain.mean(axis=0)) / error).max() < 4.5
 
 
 @pytest.mark.parametrize("mode", range(len(recipe.JITTERS)))
 def test_jitter_stays_in_the_unit_ball_and_keeps_what_its_mode_keeps(mode):
     changed = 0
     for k in range(400):
-        code = codes.class_code(0, k)
-        varied = codes.jitter_code(code, mode, stream(0, 7, k, 0))
+        code = class_code(0, k)
+        varied = np.empty((4, 2, 3))
+        codes.jitter_code(padded(code), len(code), mode, recipe.ImageNumbers(), key(0, 7, k, 0), varied)
+        varied = varied[: len(code)]
         if np.array_equal(varied, code):
             continue
         changed += 1
@@ -141,8 +210,9 @@ def test_jitter_stays_in_the_unit_ball_and_keeps_what_its_mode_keeps(mode):
 
 def test_sval_keeps_the_rotations_and_svd_turns_them():
     code = np.array([[[0.8, 0.0, 0.1], [0.0, 0.3, 0.2]], [[0.5, 0.0, 0.0], [0.0, -0.2, 0.0]]])
-    sval = codes.jitter_code(code, recipe.JITTER_SVAL, stream(0, 7, 0, 0))
-    assert sval[:, 0, 1] == pytest.approx(0, abs=1e-12)
+    sval, svd = np.empty((4, 2, 3)), np.empty((4, 2, 3))
+    codes.jitter_code(padded(code), 2, recipe.JITTER_SVAL, recipe.ImageNumbers(), key(0, 7, 0, 0), sval)
+    assert sval[:2, 0, 1] == pytest.approx(0, abs=1e-12)
     assert math.copysign(1, sval[1, 1, 1]) == -1
-    svd = codes.jitter_code(code, recipe.JITTER_SVD, stream(0, 7, 0, 0))
-    assert np.abs(svd[:, 0, 1]).max() > 1e-3
+    codes.jitter_code(padded(code), 2, recipe.JITTER_SVD, recipe.ImageNumbers(), key(0, 7, 0, 0), svd)
+    assert np.abs(svd[:2, 0, 1]).max() > 1e-3

@@ -26,9 +26,7 @@ def folder(tmp_path):
 
 
 def filled(pairs, epoch, first, count):
-    out = np.empty((2, count, 3, pairs.size, pairs.size), np.float32)
-    pairs.fill(epoch, first, out)
-    return out
+    return pairs.batch(epoch, first, count).numpy()
 
 
 def test_every_image_comes_once_before_any_comes_again(folder):

@@ -1,8 +1,12 @@
 import dataclasses
 
+import numpy as np
 import pytest
 
 from fps_pretrain.config import PreviewConfig
+from fps_pretrain.fractals.code_file import write_codes
+from fps_pretrain.fractals.codes import fill_code_table
+from fps_pretrain.fractals.recipe import CodeNumbers
 from fps_pretrain.gallery import preview
 
 CHANGES = {
@@ -13,11 +17,19 @@ CHANGES = {
     "jitter": "svd",
     "background": "diamond-square",
     "composed_views": 1,
+    "pool": 64,
+    "recipe_numbers": ("compose.scale_low=0.7",),
     "seed": 1,
     "output": None,
     "pairs": 5,
     "augment": False,
 }
+
+
+def codes_of_seed(seed, count):
+    maps, sizes = np.empty((count, 4, 2, 3)), np.empty(count, np.int64)
+    fill_code_table(CodeNumbers(), seed, 0, maps, sizes)
+    return maps, sizes
 
 
 def written(folder, **options):
@@ -31,4 +43,14 @@ def test_every_field_has_an_effect(field, tmp_path):
     assert baseline == written(tmp_path / "again")
     if field == "output":
         return  # the two folders above are it
-    assert written(tmp_path / "b", **{field: CHANGES[field]}) != baseline
+    if field == "codes":
+        write_codes(tmp_path / "codes.npz", *codes_of_seed(7, 100))
+    changed = tmp_path / "codes.npz" if field == "codes" else CHANGES[field]
+    assert written(tmp_path / "b", **{field: changed}) != baseline
+
+
+def test_the_seeds_own_codes_from_a_file_give_the_same_pairs(tmp_path):
+    write_codes(tmp_path / "codes.npz", *codes_of_seed(0, 500))
+    from_file = written(tmp_path / "a", codes=tmp_path / "codes.npz")
+    assert from_file == written(tmp_path / "b", classes=500)
+    assert written(tmp_path / "c", codes=tmp_path / "codes.npz", classes=50) == written(tmp_path / "d", classes=50)

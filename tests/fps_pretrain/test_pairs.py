@@ -2,18 +2,24 @@ import cv2
 import numpy as np
 import pytest
 
-from fps_pretrain.config import PretrainConfig
-from fps_pretrain.data import EpochSteps, FractalPairBatches, FractalPairs
 from fps_pretrain.errors import UserError
 from fps_pretrain.fractals import pairs
-from fps_pretrain.fractals.recipe import make_recipe
-from fps_pretrain.fractals.rng import stream
+from fps_pretrain.fractals.recipe import GROUPS, make_recipe
+from fps_pretrain.fractals.rng import make_key, uniform
+from fps_pretrain.views import pack, unpack
 
 
 def compose(recipe, index=0, seed=0, epoch=0):
-    views = np.empty((2, recipe.size, recipe.size, 3), np.uint8)
-    pairs.compose_pair(recipe, seed, epoch, index, views)
-    return views
+    return unpack(pairs.composed(recipe, seed, epoch, index)[0])
+
+
+def shown(recipe, index, seed=0, epoch=0):
+    return pairs.composed(recipe, seed, epoch, index)[2]
+
+
+def requested(seed, epoch, index, num_classes):
+    offset, stride = pairs.epoch_order(seed, epoch, num_classes)
+    return (offset + index * stride) % num_classes
 
 
 def test_the_papers_numbers():
@@ -25,38 +31,51 @@ def test_the_papers_numbers():
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 100, 1000])
 def test_every_class_comes_equally_often_in_an_epoch(num_classes):
-    asked = [pairs.requested_class(0, 3, i, num_classes) for i in range(2 * num_classes)]
+    asked = [requested(0, 3, i, num_classes) for i in range(2 * num_classes)]
     assert np.array_equal(np.bincount(asked, minlength=num_classes), np.full(num_classes, 2))
 
 
 def test_epochs_have_orders_of_their_own():
-    orders = {tuple(pairs.requested_class(0, e, i, 1000) for i in range(8)) for e in range(20)}
+    orders = {tuple(requested(0, e, i, 1000) for i in range(8)) for e in range(20)}
     assert len(orders) == 20
 
 
-def test_a_pair_shows_the_requested_class_and_different_others():
-    recipe = make_recipe(32, objects=(2, 5), num_classes=50)
+@pytest.mark.parametrize("pool", [0, 8, 64])
+def test_a_pair_shows_the_requested_class_and_different_others(pool):
+    recipe = make_recipe(32, objects=(2, 5), num_classes=50, pool=pool)
     for index in range(200):
-        shown = pairs.pair_classes(recipe, 0, 0, index)
-        assert shown[0] == pairs.requested_class(0, 0, index, 50)
-        assert 2 <= len(shown) <= 5
-        assert len(set(shown)) == len(shown)
+        classes = shown(recipe, index)
+        assert classes[0] == requested(0, 0, index, 50)
+        assert 2 <= len(classes) <= 5
+        assert len(set(classes)) == len(classes)
 
 
-def test_both_views_show_the_same_classes(monkeypatch):
-    """compose_view is given the same classes for both views: seen through a plain-Python run of compose_pair."""
-    seen = []
+def test_the_others_are_uniform():
+    recipe = make_recipe(32, objects=(3, 3), num_classes=10)
+    counts = np.bincount([k for index in range(2000) for k in shown(recipe, index)], minlength=10)
+    assert (np.abs(counts - 600) < 90).all()
 
-    def record(recipe, seed, classes, count, shifts, view, state):
-        seen.append((classes[:count].tolist(), shifts[:count].tolist()))
 
-    monkeypatch.setitem(pairs.compose_pair.py_func.__globals__, "compose_view", record)
-    recipe = make_recipe(224)
-    views = np.empty((2, 224, 224, 3), np.uint8)
-    for index in range(20):
-        pairs.compose_pair.py_func(recipe, 0, 0, index, views)
-    assert all(seen[k] == seen[k + 1] for k in range(0, 40, 2))
-    assert len({str(s[0]) for s in seen}) == 20
+def test_a_pool_shares_its_blocks_images():
+    """Without jitter of place and colour, the same image of a class is seen in both views, and across its block."""
+    recipe = make_recipe(32, num_classes=1000, pool=16)
+    order = pairs.epoch_order(0, 0, 1000)
+    block = {(order[0] + i * order[1]) % 1000 for i in range(16, 32)}
+    for index in range(16, 32):
+        assert set(shown(recipe, index)) <= block
+    keys = [int(pairs.image_key(recipe, 0, 0, 20, 5, np.uint64(own))) for own in range(50)]
+    assert len(set(keys)) == 1  # one image of a class that the block requests once
+    assert int(pairs.image_key(recipe, 0, 0, 31, 5, np.uint64(7))) == keys[0]
+    assert int(pairs.image_key(recipe, 0, 0, 32, 5, np.uint64(7))) != keys[0]
+
+
+def test_a_pool_has_an_image_for_every_request_of_a_class():
+    recipe = make_recipe(32, num_classes=5, pool=60)
+    keys = {int(pairs.image_key(recipe, 0, 0, 3, 2, np.uint64(make_key(0, 0, k, 0)))) for k in range(400)}
+    assert len(keys) == 12
+    few = make_recipe(32, num_classes=2, pool=200)
+    keys = {int(pairs.image_key(few, 0, 0, 3, 1, np.uint64(make_key(0, 0, k, 0)))) for k in range(2000)}
+    assert len(keys) == 32  # the released code keeps no more of a class
 
 
 def test_no_view_is_blank():
@@ -65,14 +84,22 @@ def test_no_view_is_blank():
         assert (compose(recipe, index) > 0).any(axis=-1).sum(axis=(1, 2)).min() > 5
 
 
+def scratch_for(size, colours):
+    scratch = pairs.empty_scratch(make_recipe(size))
+    packed = colours.astype(np.uint64)
+    scratch.table[0] = 0
+    scratch.table[1:] = packed[:, 0] | (packed[:, 1] << np.uint64(21)) | (packed[:, 2] << np.uint64(42))
+    return scratch
+
+
 @pytest.mark.parametrize("orientation", range(8))
 def test_paste_is_opencvs_bilinear_resize_of_the_oriented_image(orientation):
     rng = np.random.default_rng(orientation)
-    grey = (rng.random((32, 32)) ** 2).astype(np.float32)
-    table = rng.integers(1, 256, (256, 3)).astype(np.float32)
-    view = np.zeros((64, 64, 3), np.uint8)
-    pairs.paste(grey, table, 21, 10, 20, orientation, view)
-    image = table[(255 * grey).astype(int)].astype(np.uint8)
+    levels = rng.integers(1, 257, (32, 32)).astype(np.uint16)
+    colours = rng.integers(1, 256, (256, 3))
+    view = np.zeros((64, 64), np.uint32)
+    pairs.paste(levels.ravel(), 21, 10, 20, orientation, scratch_for(64, colours), view)
+    image = colours[levels - 1].astype(np.uint8)
     if orientation & 1:
         image = image.transpose(1, 0, 2)
     if orientation & 2:
@@ -80,28 +107,29 @@ def test_paste_is_opencvs_bilinear_resize_of_the_oriented_image(orientation):
     if orientation & 4:
         image = image[:, ::-1]
     expected = cv2.resize(np.ascontiguousarray(image), (21, 21), interpolation=cv2.INTER_LINEAR)
-    assert np.abs(view[10:31, 20:41].astype(int) - expected.astype(int)).max() <= 1
-    view[10:31, 20:41] = 0
-    assert not view.any()
+    pasted = unpack(view)
+    assert np.abs(pasted[10:31, 20:41].astype(int) - expected.astype(int)).max() <= 1
+    pasted[10:31, 20:41] = 0
+    assert not pasted.any()
 
 
 def test_pasting_covers_only_with_non_black_pixels_and_may_overhang():
-    grey = np.zeros((16, 16), np.float32)
-    grey[8:] = 1.0
-    table = np.full((256, 3), 200, np.float32)
-    view = np.full((32, 32, 3), 7, np.uint8)
-    pairs.paste(grey, table, 16, -4, 24, 0, view)
-    assert (view[0:4, 24:] == 7).all()
-    assert (view[4:12, 24:] == 200).all()
-    assert (view[:, :24] == 7).all()
+    levels = np.zeros((16, 16), np.uint16)
+    levels[8:] = 256
+    view = pack(np.full((32, 32, 3), 7, np.uint8))
+    pairs.paste(levels.ravel(), 16, -4, 24, 0, scratch_for(32, np.full((256, 3), 200)), view)
+    pasted = unpack(view)
+    assert (pasted[0:4, 24:] == 7).all()
+    assert (pasted[4:12, 24:] == 200).all()
+    assert (pasted[:, :24] == 7).all()
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 2.0])
 def test_blur_is_opencvs(sigma):
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
-    ours = image.copy()
-    pairs.blur3(ours, sigma)
-    assert np.abs(ours.astype(int) - cv2.GaussianBlur(image, (3, 3), sigma).astype(int)).max() <= 1
+    view = pack(image)
+    pairs.blur3(view, sigma, np.empty((2, 400), np.float32))
+    assert np.abs(unpack(view).astype(int) - cv2.GaussianBlur(image, (3, 3), sigma).astype(int)).max() <= 1
 
 
 def test_a_pair_is_a_function_of_its_key():
@@ -148,9 +176,17 @@ def test_background_fills_what_objects_leave():
         ({"size": 1000}, "size"),
         ({"objects": (0, 2)}, "objects"),
         ({"objects": (3, 2)}, "objects"),
+        ({"objects": (2, 17)}, "objects"),
         ({"num_classes": 1}, "classes"),
         ({"jitter": "much"}, "jitter"),
         ({"composed_views": 3}, "composed-views"),
+        ({"pool": 1}, "pool"),
+        ({"pool": -5}, "pool"),
+        ({"numbers": {"compose.scale": 0.3}}, "did you mean compose.scale_low or compose.scale_high"),
+        ({"numbers": {"compose.scale_low": 0.8}}, r"compose.scale_low \(0.8\) must not exceed compose.scale_high"),
+        ({"numbers": {"augment.grey_probability": 1.5}}, "augment.grey_probability must be in 0 .. 1"),
+        ({"numbers": {"codes.max_maps": 3.5}}, "whole number"),
+        ({"numbers": {"codes.max_maps": 5}}, "codes.max_maps must be in"),
     ],
 )
 def test_recipes_out_of_range_are_refused(options, words):
@@ -158,34 +194,13 @@ def test_recipes_out_of_range_are_refused(options, words):
         make_recipe(**options)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_batches_do_not_depend_on_the_number_of_workers(workers):
-    config = PretrainConfig(batch_size=8, pairs_per_epoch=24, epochs=2, seed=3).resolve(has_gpu=False)
-    data = FractalPairs(config, workers)
-    data.trainer = type("Trainer", (), {"global_step": 0})()
-    loader = data.train_dataloader()
-    got = []
-    for epoch in range(2):
-        loader.sampler.set_epoch(epoch)
-        got += list(loader)
-    reference = FractalPairBatches(make_recipe(32), 3, 8, 3)
-    assert len(got) == 6
-    for step, batch in enumerate(got):
-        assert np.array_equal(batch, reference[step])
+def test_the_default_of_every_number_is_in_its_range():
+    defaults = {f"{group}.{name}": v for group, numbers in GROUPS.items() for name, v in numbers()._asdict().items()}
+    assert make_recipe(32, numbers=defaults) == make_recipe(32)
 
 
-def test_a_resumed_epoch_leaves_out_what_was_done():
-    sampler = EpochSteps(10, first_step=13)
-    sampler.set_epoch(1)
-    assert list(sampler) == list(range(13, 20))
-    sampler.set_epoch(2)
-    assert list(sampler) == list(range(20, 30))
-
-
-def test_streams_are_uniform_and_independent():
-    from fps_pretrain.fractals.rng import uniform
-
-    draws = np.array([[uniform(s) for _ in range(20)] for s in (stream(0, 2, 0, i) for i in range(2000))])
+def test_numbers_of_keys_are_uniform_and_independent():
+    draws = np.array([[uniform(np.uint64(make_key(0, 2, 0, i)), slot) for slot in range(20)] for i in range(2000)])
     assert draws.mean() == pytest.approx(0.5, abs=0.01)
-    correlation = np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]
-    assert abs(correlation) < 0.1
+    assert np.abs(np.corrcoef(draws.T) - np.eye(20)).max() < 0.1
+    assert abs(np.corrcoef(draws[:-1, 0], draws[1:, 0])[0, 1]) < 0.1

@@ -4,20 +4,25 @@ import cv2
 import numpy as np
 import pytest
 
-from fps_pretrain.fractals import codes, recipe, render
-from fps_pretrain.fractals.rng import stream
+from fps_pretrain.fractals import render
+from fps_pretrain.fractals.pairs import draw_colours
+from fps_pretrain.fractals.recipe import ImageNumbers, make_recipe
+from tests.fps_pretrain.test_codes import class_code, hit_counts, key, padded
 
 SIERPINSKI = np.array([[[0.5, 0, tx], [0, 0.5, ty]] for tx, ty in ((0, 0), (0.5, 0), (0, 0.5))])
 
 
-def _counts(code, points, side, key=0):
-    counts = np.empty((side, side), np.int32)
-    codes.hit_counts(codes.chaos_game(code, points, stream(key, 0, 0, 0)), side, counts)
-    return counts
+def inner_counts(code, points, side):
+    return hit_counts(code, points, side, key(0, 0, 0, 0))[1][1:-1, 1:-1]
+
+
+def channels(table):
+    """The 256 colours of a table of packed ones, (256, 3)."""
+    return np.stack([(table[1:] >> np.uint64(shift)) & np.uint64(255) for shift in (0, 21, 42)], axis=1).astype(int)
 
 
 def test_sierpinski_renders_with_its_hole():
-    counts = _counts(SIERPINSKI, 100_000, 65)
+    counts = inner_counts(SIERPINSKI, 100_000, 65)
     for corner in (counts[:3, :3], counts[-3:, :3], counts[:3, -3:]):
         assert corner.sum() > 0
     assert counts[24:31, 24:31].sum() == 0  # inside the central hole
@@ -26,7 +31,7 @@ def test_sierpinski_renders_with_its_hole():
 
 def test_points_fill_the_image_with_x_to_rows():
     wide = np.array([[[0.5, 0, 0], [0, 0.5, 0]], [[0.5, 0, 3.0], [0, 0.5, 0.0]], [[0.5, 0, 0], [0, 0.5, 0.01]]])
-    counts = _counts(wide, 50_000, 32)
+    counts = inner_counts(wide, 50_000, 32)
     assert counts.any(axis=1)[[0, 31]].all()
     assert counts.any(axis=0)[[0, 31]].all()
     # 2 * 0.25 of the area is at low x, so the low rows get two thirds of the points.
@@ -35,56 +40,77 @@ def test_points_fill_the_image_with_x_to_rows():
 
 @pytest.mark.parametrize("patch", [1, 0b000010000, 0b101010101, 511])
 def test_stamping_is_what_a_loop_over_hits_does(patch):
-    counts = _counts(codes.class_code(0, 4), 300, 24)
-    expected = np.zeros((26, 26))
+    _, counts = hit_counts(class_code(0, 4), 300, 24, key(0, 0, 0, 0))
+    expected = np.zeros((28, 28), int)
     cells = [(c // 3, c % 3) for c in range(9) if patch >> c & 1]
     for y, x in np.argwhere(counts):
         for dy, dx in cells:
             expected[y + dy, x + dx] += counts[y, x]
-    expected = expected[1:-1, 1:-1]
-    image = np.empty((24, 24), np.float32)
-    render.stamp(counts, patch, image)
-    assert image == pytest.approx(expected / expected.max(), abs=1e-6)
+    expected = expected[2:-2, 2:-2]
+    levels = np.empty(24 * 24, np.uint16)
+    flat = counts.ravel()
+    render.stamp(flat, 24, patch, np.empty_like(flat), np.empty(24, np.int32), levels)
+    grey = np.where(expected > 0, 1 + expected * 255 // expected.max(), 0)
+    assert np.array_equal(levels.reshape(24, 24), grey)
 
 
-def test_no_render_is_blank_and_all_are_grey_in_0_1():
-    counts, image = np.empty((32, 32), np.int32), np.empty((32, 32), np.float32)
+def test_no_render_is_blank():
+    recipe = make_recipe(32)
+    scratch, levels = render.empty_image_scratch(recipe.points, 32), np.empty(1024, np.uint16)
     lit = []
     for k in range(3000):
-        render.render(codes.class_code(0, k), recipe.JITTER_BASIC, 1000, counts, image, stream(0, 2, k, 0))
-        assert image.max() == 1.0
-        assert image.min() >= 0.0
-        lit.append((image > 0).sum())
+        code = class_code(0, k)
+        render.render(padded(code), len(code), recipe, key(0, 2, k, 0), scratch, levels)
+        assert levels.max() == 256
+        lit.append((levels > 0).sum())
     assert min(lit) >= 8
+    # A code without any extent, which only a file of codes can hold.
+    render.render(np.zeros((4, 2, 3)), 2, recipe, key(0, 2, 0, 0), scratch, levels)
+    assert levels.max() == 256
+
+
+def test_cells_of_the_patch_are_independent():
+    patches = [render.draw_patch(ImageNumbers(), key(0, 3, k, 0)) for k in range(8000)]
+    assert min(patches) > 0
+    on = np.array([[p >> cell & 1 for cell in range(9)] for p in patches])
+    assert on.mean(axis=0) == pytest.approx(np.full(9, 0.5), abs=0.03)
+    assert np.abs(np.corrcoef(on.T) - np.eye(9)).max() < 0.05
 
 
 def test_colours_are_opencvs():
-    hues = np.arange(256)
+    table = np.empty(257, np.uint64)
     for saturation, value in ((77, 128), (200, 255), (255, 180)):
-        ours = np.array([render.hsv_to_rgb(int(h), saturation / 255, value / 255) for h in hues])
-        hsv = np.stack([hues % 180, np.full(256, saturation), np.full(256, value)], axis=1).astype(np.uint8)
+        render.colour_table(0.0, saturation / 255 + 1e-9, value / 255 + 1e-9, table)
+        hsv = np.stack([np.arange(256) % 180, np.full(256, saturation), np.full(256, value)], axis=1).astype(np.uint8)
         theirs = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].astype(int)
-        assert np.abs(ours - theirs).max() <= 1
+        assert np.abs(channels(table) - theirs).max() <= 1
 
 
-def test_colour_table_has_one_saturation_one_value_and_shifted_hues():
-    table = np.empty((256, 3), np.float32)
-    for key in range(50):
-        shift = 5.0 * key
-        render.colour_table(shift, stream(key, 0, 0, 0), table)
-        hue, saturation, value = np.array([colorsys.rgb_to_hsv(*(c / 255)) for c in table]).T
+def test_an_object_has_one_saturation_one_value_and_shifted_hues():
+    table = np.empty(257, np.uint64)
+    shifts = []
+    for k in range(50):
+        draw_colours(ImageNumbers(), key(k, 0, 0, 0), 1, key(k, 0, 0, 0), 1, table)
+        colours = channels(table)
+        hue, saturation, value = np.array([colorsys.rgb_to_hsv(*(c / 255)) for c in colours]).T
         assert np.ptp(value) < 1e-6
         assert 0.5 - 1 / 255 <= value[0] <= 1
         assert saturation.min() >= 0.3 - 2 / 128
         assert np.ptp(saturation) < 3 / 128
-        expected = ((np.arange(256) + int(shift)) % 256) % 180 / 180
+        candidates = (np.arange(256)[:, None] + np.arange(256)) % 256 % 180 / 180  # by shift, by level
+        shift = np.abs(np.exp(2j * np.pi * hue) - np.exp(2j * np.pi * candidates)).sum(axis=1).argmin()
+        expected = candidates[shift]
         assert np.minimum(np.abs(hue - expected), 1 - np.abs(hue - expected)).max() < 0.02
+        shifts.append(shift)
+    assert len(set(shifts)) > 30
 
 
 @pytest.mark.parametrize("size", [16, 32, 100])
 def test_diamond_square_is_a_smooth_texture(size):
-    texture = render.diamond_square(size, stream(1, 0, 0, 0))
-    assert texture.shape == (size, size)
+    extent = 2 ** int(np.ceil(np.log2(size - 1))) + 1
+    texture = np.empty((extent, extent), np.float32)
+    render.diamond_square(size, key(1, 0, 0, 0), np.empty(extent * extent, np.uint32), texture)
+    texture = texture[:size, :size]
     assert texture.min() == 0.0
     assert texture.max() == pytest.approx(1.0)
     neighbours = np.abs(np.diff(texture, axis=0)).mean()

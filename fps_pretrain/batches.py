@@ -1,0 +1,110 @@
+"""Batches of augmented pairs by compiled threads: composed, augmented and normalised straight into the batch."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from fps_pretrain.fractals.code_file import read_codes
+from fps_pretrain.fractals.compiled import compiled, kernel
+from fps_pretrain.fractals.pairs import (
+    SEEDED_CODES,
+    SLOT_AUGMENT,
+    SLOT_VIEWS,
+    Codes,
+    compose_pair,
+    empty_scratch,
+    epoch_order,
+)
+from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, Recipe, ViewNumbers
+from fps_pretrain.fractals.rng import subkey
+from fps_pretrain.views import augment, empty_view_scratch
+
+
+@kernel(inline="always")
+def augmentation_key(pair_key: np.uint64, view: int) -> np.uint64:
+    """The key by which a view of a pair is augmented."""
+    return subkey(subkey(pair_key, SLOT_VIEWS + view), SLOT_AUGMENT)
+
+
+def augment_pair(
+    views: np.ndarray, key: np.uint64, size: int | None = None, numbers: ViewNumbers = DEFAULT_VIEW_NUMBERS
+) -> np.ndarray:
+    """Both views of one pair augmented.
+
+    Args:
+        views: ``(2, H, W)``, uint32, packed colours.
+        key: the pair's key.
+        size: side of the results; None for H.
+        numbers: how to augment; the paper's by default.
+
+    Returns:
+        ``(2, 3, size, size)``, float32, normalised.
+    """
+    size = size or views.shape[1]
+    scratch = empty_view_scratch(views.shape[2], size)
+    out = np.empty((2, 3, size, size), np.float32)
+    for view in range(2):
+        augment(views[view], numbers, np.uint64(augmentation_key(np.uint64(key), view)), scratch, out[view])
+    return out
+
+
+def load_codes(path: Path | None) -> Codes:
+    """The codes of a file, or those of the seed where there is none.
+
+    Raises:
+        UserError: the file is not one of codes.
+    """
+    return Codes(*read_codes(path)) if path else SEEDED_CODES
+
+
+@compiled()
+def _fill(
+    recipe: Recipe, codes: Codes, seed: int, epoch: int, first: int, out: np.ndarray, start: int, stop: int
+) -> None:
+    """Compose and augment pairs ``first + start`` .. ``first + stop - 1`` into their places in ``out``."""
+    scratch = empty_scratch(recipe)
+    view_scratch = empty_view_scratch(recipe.size, recipe.size)
+    composed = np.empty((2, recipe.size, recipe.size), np.uint32)
+    order = epoch_order(seed, epoch, recipe.num_classes)
+    for i in range(start, stop):
+        key = compose_pair(recipe, codes, seed, epoch, order, first + i, scratch, composed)
+        for view in range(2):
+            augment(composed[view], recipe.augment, augmentation_key(key, view), view_scratch, out[view, i])
+
+
+def fractal_batch(
+    recipe: Recipe,
+    seed: int,
+    epoch: int,
+    first: int,
+    out: np.ndarray,
+    *,
+    codes: Codes = SEEDED_CODES,
+    threads: int = 1,
+) -> None:
+    """Compose and augment consecutive pairs of an epoch, in compiled code that holds no lock of Python's.
+
+    Args:
+        recipe: what pairs look like.
+        seed: the seed of codes and pairs.
+        epoch: the epoch, from 0.
+        first: index of the first pair.
+        out: output ``(2, batch, 3, size, size)``, float32, normalised: first views, then second views.
+        codes: codes from a file instead of from the seed.
+        threads: how many threads share the batch; the pairs are the same with any number.
+    """
+    count = out.shape[1]
+    if threads == 1:
+        _fill(recipe, codes, seed, epoch, first, out, 0, count)
+        return
+    # Several parts a thread, for pairs of many objects take longer.
+    part = max(1, -(-count // (4 * threads)))
+    with ThreadPoolExecutor(threads) as pool:
+        for done in [
+            pool.submit(_fill, recipe, codes, seed, epoch, first, out, start, min(start + part, count))
+            for start in range(0, count, part)
+        ]:
+            done.result()
