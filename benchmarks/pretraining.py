@@ -217,7 +217,7 @@ def main() -> int:
             "size": SIZE,
             "arch": "resnet20",
             **{name: getattr(options, name) for name in ("turns", "steps", "threads", "workers")},
-            "machine": {"device": where, "cpus": os.cpu_count(), "capabilities": torch.cpu.get_capabilities()},
+            "machine": {"device": where, "cpus": os.cpu_count(), "capabilities": dict(torch.cpu.get_capabilities())},
             "versions": {"torch": str(torch.__version__), "python": platform.python_version()},
         }
         options.json.write_text(json.dumps(content, indent=1) + "\n")
