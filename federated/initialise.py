@@ -121,7 +121,7 @@ def class_sums(
 def centroid_head(weights: Mapping[str, Tensor], clients: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
     """A classifier whose head is made of the class means of all clients' features, nothing trained.
 
-    FedNCM (Legate et al. 2023, "Guiding The Last Layer in Federated Learning with Pre-Trained Models", algorithm 1):
+    FedNCM (Legate et al. 2023, "Guiding The Last Layer in Federated Learning with Pre-Trained Models"):
     the row of a class is its mean feature, scaled to length one, without a bias, so that the class with the most
     similar mean (by cosine) wins. The means are those of the pooled examples, however they are spread over clients.
 

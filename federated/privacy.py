@@ -28,7 +28,7 @@ from federated.records import from_record
 from fps_pretrain.errors import UserError
 
 CLIP_RATE = 0.2
-"""Step by which the adaptive clipping norm follows the quantile (Andrew et al. 2021, section 3.1)."""
+"""Step by which the adaptive clipping norm follows the quantile, as in Andrew et al. 2021."""
 
 
 def check_installed() -> None:
@@ -49,7 +49,7 @@ def epsilon(releases: int, noise: float, participants: int, clients: int, delta:
 
     Two bounds hold, and the smaller is given: Gaussian noise without regard to sampling; and Gaussian noise amplified
     by sampling clients without replacement (Wang et al. 2019, "Subsampled Renyi Differential Privacy and Analytical
-    Moments Accountant", theorem 9), which counts a client that takes another's place and so twice the sensitivity.
+    Moments Accountant"), which counts a client that takes another's place and so twice the sensitivity.
 
     Args:
         releases: rounds so far.
@@ -77,7 +77,7 @@ def epsilon(releases: int, noise: float, participants: int, clients: int, delta:
 def count_noise(noise: float, participants: int) -> float:
     """Standard deviation of the noise on how many updates were below the clipping norm.
 
-    A twentieth of the participants (Andrew et al. 2021, section 3.1), or, where those are so few that this would
+    A twentieth of the participants (Andrew et al. 2021), or, where those are so few that this would
     leave hardly any privacy for the updates, as much as the noise multiplier.
     """
     return max(participants / 20, noise)

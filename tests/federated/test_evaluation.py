@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from federated.config import RunConfig
 from federated.data import Split
@@ -54,6 +56,33 @@ def test_summary() -> None:
 def test_reports_are_in_client_order() -> None:
     metrics = {client: {"num-examples": 10 * client, "train_loss": client / 2, "other": 1} for client in (3, 1)}
     assert reported(metrics) == {"client": [1, 3], "examples": [10, 30], "train_loss": [0.5, 1.5]}
+
+
+def test_in_a_run_of_those_who_made_the_examples(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+    levels = {"dark": 40, "light": 200}
+    for who, offset in (("ada", 0), ("ben", 20), ("cleo", 40)):
+        for name, level in levels.items():
+            for part, count in (("train", 6), ("test", 2)):
+                folder = tmp_path / "data" / part / name / who
+                folder.mkdir(parents=True)
+                for number in range(count):
+                    image = np.full((8, 8), level + offset - 5 * number, np.uint8)
+                    Image.fromarray(image).save(folder / f"{number}.png")
+    config = tiny(
+        dataset=f"folder:{tmp_path / 'data'}",
+        partition="natural",
+        clients=3,
+        limit_train=None,
+        limit_test=None,
+        validation=0.0,
+        per_client_every=1,
+        rounds=1,
+        head="centroid",
+    )
+    row = run(config, quiet=True).history[0]
+    # Each has four test images of its own.
+    assert all((4 * accuracy) % 1 == 0 for accuracy in row["client_accuracies"])
+    assert row["test_accuracy"] == pytest.approx(np.mean(row["client_accuracies"]))
 
 
 def test_in_a_run(tiny: Callable[..., RunConfig]) -> None:

@@ -122,6 +122,16 @@ def test_a_run_with_a_centroid_head(tiny: Tiny, tmp_path: Path) -> None:
     assert "simsiam" in (centroid.folder / "log.txt").read_text()
 
 
+def test_a_centroid_head_is_the_same_from_workers(tiny: Tiny, tmp_path: Path) -> None:
+    here = run_quietly(tiny(output=tmp_path / "here", head="centroid", rounds=1))
+    assert run_quietly(tiny(output=tmp_path / "workers", head="centroid", rounds=1, workers=2)) == here
+
+
+def test_an_encoder_that_does_not_take_such_images() -> None:
+    with pytest.raises(UserError, match="--arch vit_b_16 does not take images of --image-size 32"):
+        initial_encoder(RunConfig(arch="vit_b_16"))
+
+
 def test_a_centroid_head_survives_an_interrupt_before_the_first_round(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
