@@ -169,7 +169,7 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
         clock = Clock()
         callbacks = [clock, PairRate(BATCH, config.log_every), KeepState(Path(folder), 120.0, config.log_every)]
         trainer = train._make_trainer(config, module, gpu, train._precision(config, gpu), callbacks)
-        trainer.fit(module, datamodule=PairData(config, make_source(config), workers))
+        trainer.fit(module, datamodule=PairData(config, make_source(config, device), workers))
         return steps * BATCH / (clock.ended - clock.began)
 
 
