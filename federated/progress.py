@@ -79,6 +79,8 @@ class RoundBar:
         if row["test_accuracy"] is not None:
             self._evaluation = f"test accuracy {row['test_accuracy']:.4f}, loss {row['test_loss']:.4f}"
             training = f", training loss {row['train_loss']:.4f}" if row["train_loss"] is not None else ""
+            if row["val_accuracy"] is not None:
+                training += f", validation accuracy {row['val_accuracy']:.4f}"
             if "client_accuracy_mean" in row:
                 mean, worst = row["client_accuracy_mean"], row["client_accuracy_worst_tenth"]
                 training += f", at the clients {mean:.4f}, at the worst tenth {worst:.4f}"

@@ -118,7 +118,8 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         state = folder.load_state()  # again: until the lock was taken, another process may have gone on
         rows = folder.rewind(state.round)
         space = workspace.Workspace.build(config, dataset, partition)
-        _announce(space, report, state, resumed=bool(rows), folder=folder.path)
+        engine_name = config.engine if grid is None else "the nodes of the grid"
+        _announce(space, report, state, resumed=bool(rows), folder=folder.path, engine_name=engine_name)
         with (
             _engine(config, folder, space, grid) as engine,
             loggers.loggers(config, folder.path, rows) as publish,
@@ -135,7 +136,13 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
 
 
 def _announce(
-    space: workspace.Workspace, report: LoadReport | None, state: State, *, resumed: bool, folder: Path
+    space: workspace.Workspace,
+    report: LoadReport | None,
+    state: State,
+    *,
+    resumed: bool,
+    folder: Path,
+    engine_name: str,
 ) -> None:
     """Say what is about to run."""
     config, dataset = space.config, space.dataset
@@ -150,7 +157,7 @@ def _announce(
     log.info(f"init    {report or 'random weights'} ({encoder}{origin})")
     if config.head == "centroid":
         log.info("head    the class means of the clients' features")
-    log.info(f"run     {config.strategy}, {config.rounds} rounds, {config.engine} on {space.device}, in {folder}")
+    log.info(f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}, in {folder}")
     if config.threads is None and space.device.type == "cpu" and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
         # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
         log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
