@@ -93,6 +93,16 @@ def test_the_server_app_is_the_same_run(places: Path) -> None:
     assert [row["test_loss"] for row in again] == [row["test_loss"] for row in expected]
 
 
+def test_nodes_remember_in_folders_of_their_own(places: Path) -> None:
+    config = config_of(places, strategy="scaffold")
+    with pytest.raises(RunFailed, match='start this node with state-dir="FOLDER"'):
+        run(config, quiet=True, grid=grid_of(places))
+    rows = run(config, quiet=True, grid=grid_of(places, **{"state-dir": str(places / "states")})).history
+    assert rows[-1]["round"] == 2
+    assert rows[-1]["failures"] == []
+    assert len(list((places / "states").iterdir())) == 1  # one run
+
+
 def test_the_server_app_reads_a_file_under_its_options(places: Path) -> None:
     (places / "run.yaml").write_text("rounds: 1\npartition: shards\nshards_per_client: 9\nclients: 2\n")
     fields = {name.replace("_", "-"): value for name, value in fields_of(places, rounds="").items()}
