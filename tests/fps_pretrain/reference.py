@@ -9,8 +9,10 @@ takes NumPy's, and walks the chaos game in one long chain as the paper does; the
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,8 +20,12 @@ from torchvision.transforms.v2 import functional as TF
 
 from fps_pretrain import views
 from fps_pretrain.fractals import codes, pairs, render, rng
-from fps_pretrain.fractals.recipe import COLOUR_JITTER, Recipe
+from fps_pretrain.fractals.recipe import COLOUR_JITTER, JITTER_NONE, Recipe, make_recipe
 from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
+from tests.fps_pretrain.pair_statistics import Maker, statistics
+
+STORED = Path(__file__).with_name("reference_statistics.json")
+PAIRS, FEW = 10_000, 40
 
 
 class SharedDraws:
@@ -96,13 +102,22 @@ def sample_code(numbers, draws):
     return code
 
 
+def shown_code(numbers, draws):
+    """A code whose attractor has an extent to show: 256 points hit 14 cells of 16 x 16. (The paper shows all.)"""
+    while True:
+        code = sample_code(numbers, draws)
+        if (hit_counts(chaos_game(code, 256, draws), 16) > 0).sum() >= 14:
+            return code
+
+
 def rotation(angle):
     return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
 
 
-def jittered(code, numbers, draws):
-    """Jitter "basic": one random map times U(0.8, 1.1), up to 4 tries while a singular value exceeds 1."""
-    for attempt in range(4):
+def jittered(code, recipe, draws):
+    """Jitter "none", or "basic": one random map times U(0.8, 1.1), up to 4 tries while a singular value exceeds 1."""
+    numbers = recipe.image
+    for attempt in range(0 if recipe.jitter == JITTER_NONE else 4):
         varied = code.copy()
         slot = attempt * codes.JITTER_SLOTS
         k = integer(draws, slot, len(code))
@@ -153,7 +168,7 @@ def hit_counts(walk, side):
 def grey_image(code, recipe, draws):
     """A grey image of a code: -1 where there is nothing, else 0 .. 255."""
     counts = hit_counts(
-        chaos_game(jittered(code, recipe.image, draws), recipe.points, draws.child(render.SLOT_WALK)),
+        chaos_game(jittered(code, recipe, draws), recipe.points, draws.child(render.SLOT_WALK)),
         recipe.render_side,
     )
     patch = [chance(draws, render.SLOT_PATCH + cell, recipe.image.cell_probability) for cell in range(9)]
@@ -299,3 +314,33 @@ def augmented(image, numbers, draws, size):
         sigma = draws.uniform(views.SLOT_SIGMA, numbers.blur_low, numbers.blur_high)
         x = TF.gaussian_blur(x, [5, 5], [sigma, sigma])
     return TF.normalize(x, list(IMAGENET_MEAN), list(IMAGENET_STD)).numpy()
+
+
+def maker(seed):
+    """Pairs with NumPy's random numbers, for their statistics."""
+
+    def fresh(look, k):
+        return FreshDraws(np.random.default_rng([seed, look, k]))
+
+    def greys(recipe, k):
+        draws = fresh(0, k)
+        code = shown_code(recipe.codes, draws)
+        return np.stack([grey_image(code, recipe, draws) for _ in range(2)])
+
+    def of_classes(recipe, k):
+        draws = fresh(1, k)
+        count = recipe.min_objects + integer(draws, 0, recipe.max_objects - recipe.min_objects + 1)
+        return pair(recipe, [shown_code(recipe.codes, draws) for _ in range(count)], draws)
+
+    return Maker(greys, of_classes, lambda image, recipe, k: augmented(image, recipe.augment, fresh(2, k), recipe.size))
+
+
+def main():
+    torch.set_num_threads(1)
+    found = statistics(maker(seed=0), make_recipe(32), PAIRS)
+    check = statistics(maker(seed=0), make_recipe(32), FEW)
+    STORED.write_text(json.dumps({"pairs": PAIRS, "all": found, "the first few": check}, indent=0) + "\n")
+
+
+if __name__ == "__main__":
+    main()
