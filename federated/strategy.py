@@ -72,7 +72,7 @@ class Federation(Strategy):
         parameters = KeptRecord({name: array for name, array in arrays.items() if name in self.parameters})
         messages = list(self.inner.configure_train(server_round, parameters, ConfigRecord(dict(config)), nodes))
         for message in messages:
-            message.content["arrays"] = ArrayRecord(dict(arrays))
+            message.content["arrays"] = arrays.copy()
         return sorted(messages, key=lambda message: self.partition_of[message.metadata.dst_node_id])
 
     def aggregate_train(

@@ -50,7 +50,7 @@ class FedAvg(FlowerFedAvg):
             Message(
                 RecordDict(
                     {
-                        self.arrayrecord_key: ArrayRecord(dict(arrays)),
+                        self.arrayrecord_key: arrays.copy(),
                         self.configrecord_key: ConfigRecord({**config, "server-round": server_round}),
                     }
                 ),

@@ -80,7 +80,7 @@ class Scaffold(FedAvg):
         messages = list(super().configure_train(server_round, arrays, config, grid))
         control = ArrayRecord(self.control)
         for message in messages:
-            message.content["control"] = ArrayRecord(dict(control))
+            message.content["control"] = control.copy()
         return messages
 
     def aggregate_train(
