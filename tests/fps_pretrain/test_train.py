@@ -14,7 +14,10 @@ import torch
 
 from fps_pretrain import checkpoint, quality, state, train
 from fps_pretrain.config import PretrainConfig
+from fps_pretrain.data import DeviceFractalSource, make_source
 from fps_pretrain.errors import TrainingDiverged, UserError
+from fps_pretrain.fractals.code_file import write_codes
+from tests.fps_pretrain.test_gallery import codes_of_seed
 from tests.tools import random_kills
 
 TINY = {"epochs": 2, "pairs_per_epoch": 24, "batch_size": 8, "workers": 0, "log_every": 1, "precision": "32"}
@@ -34,6 +37,10 @@ CHANGES = {
     "momentum": 0.0,
     "weight_decay": 0.5,
     "classes": 7,
+    "codes": "codes.npz",
+    "pool": 64,
+    "recipe_numbers": ("compose.scale_low=0.7",),
+    "render": "device",
     "objects": (1, 3),
     "colour": "jitter",
     "jitter": "none",
@@ -148,8 +155,17 @@ def test_every_field_has_an_effect(field, baseline, tmp_path, no_probe, monkeypa
         assert quick.output == Path("checkpoints/fps_r20_quick.pt")
         assert PretrainConfig(preset="auto").resolve(has_gpu=True).preset == "paper"
         return
-    if field in ("output", "run_dir"):
+    if field in ("output", "run_dir", "codes"):
         value = tmp_path / value
+    if field == "codes":
+        write_codes(value, *codes_of_seed(7, 100))
+    if field == "render":
+        changed = run(tmp_path, render=value)
+        # the same pairs but for last bits
+        for ours, theirs in zip(changed["log"], baseline["log"], strict=True):
+            assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), abs=1e-3)
+        assert isinstance(make_source(PretrainConfig(render=value), torch.device("cpu")), DeviceFractalSource)
+        return
     if field == "workers":
         made = []
         monkeypatch.setattr(train, "PairData", lambda c, s, w: made.append(w) or train_data(c, s, w))
