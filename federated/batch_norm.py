@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from federated.local import Weights
 from fps_pretrain.models import normalise
 
 CHANNELS_PER_GROUP = 8
@@ -64,6 +65,11 @@ def parameter_names(model: nn.Module) -> frozenset[str]:
 def buffers_of(weights: Mapping[str, Tensor], parameters: frozenset[str]) -> dict[str, Tensor]:
     """The entries of a state dict that are no parameters."""
     return {name: tensor for name, tensor in weights.items() if name not in parameters}
+
+
+def with_own_statistics(weights: Weights, state: Mapping[str, Weights]) -> Weights:
+    """The weights with the statistics that a client remembers, if it does (``--bn-stats local``)."""
+    return {**weights, **state.get("statistics", {})}
 
 
 @torch.no_grad()

@@ -15,11 +15,11 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from federated import algorithms, initialise, local, workspace
-from federated.batch_norm import buffers_of
+from federated.batch_norm import buffers_of, with_own_statistics
 from federated.client_state import ClientStates
 from federated.config import identity
 from federated.failures import Deadline, InjectedFailure, injected
-from federated.local import Client, ClientState, ClientUpdate, Hyper, Weights
+from federated.local import Client, ClientUpdate, Hyper
 from federated.records import from_record
 from federated.workspace import Workspace
 from fps_pretrain.errors import UserError
@@ -103,7 +103,7 @@ def _train(message: Message, context: Context) -> ClientUpdate:
         check=deadline.check,
         problem=space.problem,
     )
-    weights = _with_own_statistics(received["arrays"], state)
+    weights = with_own_statistics(received["arrays"], state)
     update = algorithms.load(config.strategy).train_client(client, weights)
     deadline.check()
     if failure == "nan":
@@ -126,16 +126,11 @@ def evaluate(message: Message, context: Context) -> Message:
     number = _partition_id(context)
     weights = from_record(message.content.array_records["arrays"])
     if space.config.bn_stats == "local" and (states := _states(message_config, context, space)):
-        weights = _with_own_statistics(weights, states.load(number, int(str(message_config["state-round"]))))
+        weights = with_own_statistics(weights, states.load(number, int(str(message_config["state-round"]))))
     images, labels = space.held_out_of(number)
     loss, accuracy = local.evaluate(space.model, weights, images, labels, space.config.eval_batch_size)
     metrics = MetricRecord({"num-examples": len(labels), "loss": loss, "accuracy": accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
-
-
-def _with_own_statistics(weights: Weights, state: ClientState) -> Weights:
-    """The weights with the BatchNorm statistics that a client keeps, if it does (``--bn-stats local``)."""
-    return {**weights, **state.get("statistics", {})}
 
 
 def _states(message_config: ConfigRecord, context: Context, space: Workspace) -> ClientStates | None:

@@ -22,14 +22,15 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from federated import algorithms, data, evaluation, initialise, loggers, privacy, simulation, workspace
-from federated.batch_norm import with_norm
+from federated.batch_norm import with_norm, with_own_statistics
 from federated.client_app import client_app
+from federated.client_state import ClientStates
 from federated.config import RunConfig
 from federated.failures import HANG_GRACE, last_line, reason_to_drop
 from federated.grid import InProcessGrid
 from federated.initialise import initial_classifier, initial_encoder
 from federated.local import Weights, learning_rate, weights_of
-from federated.partition import describe, describe_counts, make_partition, plot_counts
+from federated.partition import Partition, describe, describe_counts, make_partition, plot_counts
 from federated.progress import RoundBar, console, log, log_file
 from federated.records import from_record
 from federated.run_folder import Row, RunFolder, State
@@ -287,10 +288,29 @@ class _Loop:
             answers = self._ask_all(MessageType.EVALUATE, state, partition_of, weights)
             accuracies = np.array([answer.metric_records["metrics"]["accuracy"] for answer in answers])
         else:
-            accuracies = evaluation.client_accuracies(
-                self.space.hits(weights), dataset.test, dataset.train, self.space.partition, len(dataset.classes)
+            accuracies = np.concatenate(
+                [
+                    evaluation.client_accuracies(
+                        self.space.hits(judged), dataset.test, dataset.train, partition, len(dataset.classes)
+                    )
+                    for judged, partition in self._judged(state)
+                ]
             )
         return evaluation.summarise(accuracies)
+
+    def _judged(self, state: State) -> Iterator[tuple[Weights, Partition]]:
+        """The weights that clients are judged by and those clients' examples, in client order.
+
+        The global model's for all of them; with ``--bn-stats local`` each has statistics of its own. Nodes elsewhere
+        keep theirs to themselves.
+        """
+        if self.config.bn_stats != "local" or "client-states" not in self.engine.message_config:
+            yield state.weights, self.space.partition
+            return
+        states = ClientStates(self.folder.client_states)
+        for client, part in enumerate(self.space.partition):
+            own = states.load(client, int(state.client_rounds[client]))
+            yield with_own_statistics(state.weights, own), [part]
 
     def _ask_all(
         self, message_type: str, state: State, partition_of: Mapping[int, int], weights: Weights | None = None

@@ -132,7 +132,7 @@ def test_clients_are_judged_by_their_own_statistics(tiny: Tiny, tmp_path: Path) 
     ]
     sent = {name: torch.from_numpy(array.numpy()) for name, array in trained.content.array_records["arrays"].items()}
     own = {**weights, **buffers_of(sent, space.parameters)}
-    images, labels = space.examples_of(0)
+    images, labels = space.held_out_of(0)
     assert losses[0] == evaluate(space.model, weights, images, labels, 256)[0]
     assert losses[1] == evaluate(space.model, own, images, labels, 256)[0]
     assert losses[0] != losses[1]
@@ -146,3 +146,20 @@ def test_a_node_elsewhere_needs_a_folder_for_its_state(tiny: Tiny) -> None:
     reply = answer("train", space, classifier().state_dict(), **{"state-round": 0})
     workspace.close()
     assert "state-dir" in str(reply.error.reason)
+
+
+def test_the_per_client_view_judges_each_by_its_own_statistics(tiny: Tiny) -> None:
+    config = tiny(bn_stats="local", participation=0.7, rounds=1, per_client_every=1, limit_test=60)
+    result = run(config, quiet=True)
+    space, state = space_of(config), RunFolder(result.folder).load_state()
+    assert 0 in state.client_rounds, "one has not trained and is judged by the server's"
+    expected = []
+    for client, part in enumerate(space.partition):
+        own = {}
+        if state.client_rounds[client]:
+            own = torch.load(result.folder / "clients" / str(client) / "1.pt", weights_only=True)["statistics"]
+            assert own
+        hits = space.hits({**state.weights, **own})
+        per_class = [hits[space.dataset.test.labels == label].mean() for label in range(10)]
+        expected.append(sum(per_class[label] for label in space.dataset.train.labels[part]) / len(part))
+    assert result.history[1]["client_accuracies"] == pytest.approx(expected, abs=1e-6)

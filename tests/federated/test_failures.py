@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from federated.client_app import client_app
 from federated.config import RunConfig
 from federated.failures import ClientTimeout, Deadline, injected, reason_to_drop
 from federated.grid import InProcessGrid
@@ -101,6 +102,25 @@ def test_a_client_that_takes_too_long(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     (failure, *others) = run(config, quiet=True).history[1]["failures"]
     assert failure["reason"] == "ClientTimeout: took longer than 0.6 s"
     assert len(others) == 1
+
+
+class Deaf(InProcessGrid):
+    """Node 3 gets its training messages and never answers."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = list(super().push_messages(messages))
+        self._pending = {
+            identifier: message
+            for identifier, message in self._pending.items()
+            if message.metadata.message_type == "query" or message.metadata.dst_node_id != 3
+        }
+        return identifiers
+
+
+def test_a_node_that_never_answers_is_not_waited_for(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated.rounds.HANG_GRACE", 0.5)
+    rows = run(tiny(rounds=2, client_timeout=3.0), quiet=True, grid=Deaf(client_app, 3)).history
+    assert rows[2]["failures"] == [{"client": 1, "reason": "gave no answer in time"}]
 
 
 def test_deadline() -> None:
