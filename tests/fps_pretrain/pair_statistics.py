@@ -1,13 +1,14 @@
 """Statistics of fractal pairs by which two makers of them are compared: means over pairs, with their standard errors.
 
 Three looks at a maker: grey images of classes, two of each; views as composed, of one object and of as many as the
-recipe has; and a fixed picture augmented again and again, whose parts tell the augmentations apart.
+recipe has; and a fixed picture augmented again and again, wholly and by parts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -168,6 +169,8 @@ def augmented_features(view: np.ndarray) -> dict[str, float]:
         "brightness": luma.mean(),
         "brightness of extremes": (luma.mean() > 0.62) + (luma.mean() < 0.36),
         "contrast": luma.std(),
+        "contrast over brightness": luma.std() / (luma.mean() + 1e-3),
+        "colour over contrast": np.ptp(image, axis=-1).mean() / (luma.std() + 1e-3),
         "sharpness": high / (luma.std() + 1e-3),
         "blunt": high / (luma.std() + 1e-3) < 0.35,
         "middle across": abs((image[..., 0] * np.linspace(-1, 1, len(luma))).mean()),
@@ -181,17 +184,29 @@ def augmented_features(view: np.ndarray) -> dict[str, float]:
     return {name: float(v) for name, v in features.items()}
 
 
-def statistics(
-    maker: Maker, recipe: Recipe, count: int, looks: tuple[str, ...] = ("grey", "object", "pair", "augment")
-) -> Statistics:
-    """Means of the features and of their squares over ``count`` pairs, with standard errors."""
+LOOKS = ("grey", "object", "pair", "crop", "colour", "blur", "augment")
+
+
+def statistics(maker: Maker, recipe: Recipe, count: int, looks: tuple[str, ...] = LOOKS) -> Statistics:
+    """Means of the features and of their squares over ``count`` pairs, with standard errors.
+
+    Three of the looks see a part of the augmentation alone, with the rest of it switched off.
+    """
     picture = picture_of(recipe.size)
     alone = recipe._replace(min_objects=1, max_objects=1)
+    whole, plain = {"crop_low": 1.0, "crop_high": 1.0, "crop_ratio": 1.0}, {"colour_probability": 0.0}
+    sharp, coloured = {"blur_probability": 0.0}, {"grey_probability": 0.0}
+    parts = {"crop": plain | sharp | coloured, "colour": whole | sharp | coloured, "blur": whole | plain, "augment": {}}
+
+    def augmented(look: str, k: int) -> dict[str, float]:
+        part = recipe._replace(augment=recipe.augment._replace(**parts[look]))
+        return augmented_features(maker.augmented(picture, part, k))
+
     make = {
         "grey": lambda k: grey_features(maker.greys(recipe, k)),
         "object": lambda k: object_features(maker.pair(alone, k)),
         "pair": lambda k: pair_features(maker.pair(recipe, k)),
-        "augment": lambda k: augmented_features(maker.augmented(picture, recipe, k)),
+        **{look: partial(augmented, look) for look in parts},
     }
     found: Statistics = {}
     for look in looks:

@@ -158,6 +158,8 @@ def chaos_game(code, points, draws):
 def hit_counts(walk, side):
     """How many points fall into each cell; the bounding box fills the image, x to rows."""
     low, high = walk.min(axis=0), walk.max(axis=0)
+    if (high - low).min() < 1e-6 or np.abs(walk).max() > 1e6:  # nothing to show
+        return np.zeros((side, side), int)
     scale = np.asarray((side - 1) * (1 + 2**-21), walk.dtype) / (high - low)  # a hair more, against rounding
     rows, columns = ((walk - low) * scale).astype(int).T
     counts = np.zeros((side, side), int)
@@ -171,6 +173,8 @@ def grey_image(code, recipe, draws):
         chaos_game(jittered(code, recipe, draws), recipe.points, draws.child(render.SLOT_WALK)),
         recipe.render_side,
     )
+    if not counts.any():
+        counts[recipe.render_side // 2, recipe.render_side // 2] = recipe.points
     patch = [chance(draws, render.SLOT_PATCH + cell, recipe.image.cell_probability) for cell in range(9)]
     if not any(patch):
         patch[integer(draws, render.SLOT_PATCH + 9, 9)] = True

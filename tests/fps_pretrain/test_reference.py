@@ -12,11 +12,11 @@ from fps_pretrain.fractals import codes, pairs, tensors
 from fps_pretrain.fractals.recipe import make_recipe
 from fps_pretrain.views import unpack
 from tests.fps_pretrain import reference
-from tests.fps_pretrain.pair_statistics import compiled_maker, distances, statistics
+from tests.fps_pretrain.pair_statistics import LOOKS, compiled_maker, distances, statistics
 
 CPU = torch.device("cpu")
 BOUND = 5.0
-"""Standard errors. Of 130 statistics of the same pairs one is beyond it once in 10,000 times."""
+"""Standard errors. Of 250 statistics of the same pairs one is beyond it once in 10,000 times."""
 
 BREAKS = {
     "codes.min_maps": 3,
@@ -44,12 +44,12 @@ BREAKS = {
     "augment.mirror_probability": 0.4,
     "augment.colour_probability": 0.7,
     "augment.brightness": 0.35,
-    "augment.contrast": 0.35,
+    "augment.contrast": 0.3,
     "augment.saturation": 0.3,
     "augment.hue": 0.08,
     "augment.grey_probability": 0.25,
     "augment.blur_probability": 0.4,
-    "augment.blur_low": 0.5,
+    "augment.blur_low": 0.6,
     "augment.blur_high": 1.2,
 }
 """Another value for every number of the recipe but one: translations, which no image shows (see below)."""
@@ -152,7 +152,7 @@ def ours():
     return of
 
 
-@pytest.mark.parametrize("look", ["grey", "object", "pair", "augment"])
+@pytest.mark.parametrize("look", LOOKS)
 def test_statistics_of_10_000_pairs_are_the_references(look, ours, stored):
     apart = distances(ours(look), stored["all"])
     assert max(apart.values()) < BOUND, max(apart, key=apart.get)
@@ -163,10 +163,10 @@ def test_statistics_of_10_000_pairs_are_the_references(look, ours, stored):
 def test_a_change_of_any_number_of_the_recipe_is_seen(name, stored):
     if name in STRUCTURE:
         recipe = make_recipe(32)._replace(**STRUCTURE[name])
-        looks = ("grey", "object", "pair")
+        looks = LOOKS[:3]
     else:
         recipe = make_recipe(32, numbers={name: BREAKS[name]})
-        looks = ("augment",) if name.startswith("augment.") else ("grey", "object", "pair")
+        looks = LOOKS[3:] if name.startswith("augment.") else LOOKS[:3]
     for look in looks:
         apart = distances(statistics(compiled_maker(1), recipe, reference.PAIRS, (look,)), stored["all"])
         if max(apart.values()) > BOUND:
