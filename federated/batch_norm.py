@@ -26,8 +26,8 @@ from federated.local import Weights
 from fps_pretrain.models import normalise
 
 CHANNELS_PER_GROUP = 8
-"""As many as ResNet-20's narrowest stage has, halved: 2 groups there. Wu & He (2018, "Group Normalization", table 3)
-find 2 to 32 channels to a group about as good."""
+"""Two groups in ResNet-20's narrowest stage. Wu & He (2018, "Group Normalization", table 3) find 8 to 64 channels to a
+group about equally good."""
 
 
 def with_norm(model: nn.Module, norm: str) -> nn.Module:

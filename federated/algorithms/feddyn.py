@@ -26,7 +26,7 @@ KEEPS_STATE = True
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
-    """Local SGD on equation 1, then ``g_i <- g_i - alpha (w_i - w_t)`` (equation 3)."""
+    """Local SGD on equation 1, then ``g_i <- g_i - alpha (w_i - w_t)``, its gradient at the optimum."""
     alpha = client.options["feddyn_alpha"]
     parameters = client.parameters_of(weights)
     own = client.state.get("gradient") or {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
@@ -49,7 +49,7 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
 
 
 def build_strategy(config: RunConfig) -> FedDyn:
-    """The server's lines 9 and 10."""
+    """The server's part of algorithm 1."""
     return FedDyn(config.option("feddyn_alpha"), config.clients)
 
 
@@ -82,7 +82,7 @@ class FedDyn(FedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """Lines 9 and 10."""
+        """The next h and the next model."""
         valid, _ = self._check_and_log_replies(replies, is_train=True)
         if not valid:
             return None, None

@@ -1,4 +1,4 @@
-"""Multi-Krum (Blanchard et al. 2017, "Machine Learning with Adversaries", section 5).
+"""Multi-Krum (Blanchard et al. 2017, "Machine Learning with Adversaries", its experiments).
 
 The mean, weighted by examples, of the clients with the best Krum scores (see ``krum``). The strategy is Flower's.
 """

@@ -25,7 +25,7 @@ KEEPS_STATE = True
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
-    """Lines 7 to 12, with the second way to update c_i: ``c_i - c + (x - y_i) / (K lr)``.
+    """The clients' part of algorithm 1, with the second way to update c_i: ``c_i - c + (x - y_i) / (K lr)``.
 
     K counts a step with momentum as the plain steps it is worth; see ``effective_steps``.
     """
@@ -47,7 +47,7 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
 
 
 def build_strategy(config: RunConfig) -> Scaffold:
-    """The server's lines 15 to 17."""
+    """The server's part of algorithm 1."""
     return Scaffold(config.option("server_lr"), config.clients)
 
 

@@ -136,7 +136,8 @@ class Federated:
         message_config = workspace.message_config(self.config, self.folder, client_states=self.folder / "clients")
         workspace.share(message_config, space)
         grid = InProcessGrid(client_app, problem.clients)
-        self.loop = _Loop(self.config, RunFolder(self.folder), space, _Engine(grid, message_config))
+        engine = _Engine(grid, message_config)
+        self.loop = _Loop(self.config, RunFolder(self.folder), space, engine, report=None, publish=lambda _: None)
         self.partition_of = self.loop._partitions()
         self.strategy = self.loop._strategy(self.partition_of)
         weights = {"head.weight": torch.zeros(1, problem.dim, dtype=torch.float64)}
