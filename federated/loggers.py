@@ -20,6 +20,10 @@ TENSORBOARD = "tensorboard"
 """Folder inside the run folder that ``tensorboard --logdir`` is pointed to."""
 
 
+def nowhere(row: Row) -> None:
+    """Log nothing."""
+
+
 def check_installed(config: RunConfig) -> None:
     """Refuse ``--wandb`` where it is not installed.
 

@@ -238,8 +238,8 @@ class _Loop:
     folder: RunFolder
     space: workspace.Workspace
     engine: _Engine
-    report: LoadReport | None
-    publish: loggers.Logger
+    report: LoadReport | None = None
+    publish: loggers.Logger = loggers.nowhere
 
     def run(self, state: State, bar: RoundBar, evaluated: bool) -> State:
         """All rounds after ``state.round``; returns the state after the last."""
