@@ -91,7 +91,7 @@ class FractalSource:
 class DeviceFractalSource(FractalSource):
     """The same pairs, made by torch operations on the device that trains.
 
-    A device has the same overhead for a few pairs as for thousands: they are made in blocks, and handed out in batches.
+    A device has the same overhead for a few pairs as for thousands: the batches asked for next are made together.
 
     Args:
         recipe: what pairs look like.
@@ -99,6 +99,11 @@ class DeviceFractalSource(FractalSource):
         codes: codes to take instead of the seed's.
         device: where to make them.
         block: pairs made at a time; None for as many as make four million pixels a view.
+
+    Attributes:
+        stride: how far the first pairs of two batches are apart, the batch size of all devices together; 0 for as far
+            as a batch is long.
+        making: how long the device has been busy with pairs.
     """
 
     made_by: MadeBy = "device"
@@ -115,42 +120,37 @@ class DeviceFractalSource(FractalSource):
         super().__init__(recipe, seed, codes)
         self.device = device
         self.block = block or max(32, 2**22 // recipe.size**2)
-        self._table: CodeTable | None = None
-        self._made: tuple[int, int] | None = None
-        self._views = torch.empty(0)
+        self.stride = 0
         self.making = Stopwatch()
+        self._table: CodeTable | None = None
+        self._made: dict[tuple[int, int, int], Tensor] = {}
 
     def _settle(self) -> None:
         """Wait until the device has done what it was asked to: once a block, to tell its time from the trainer's."""
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def _make(self, epoch: int, number: int) -> Tensor:
-        """Block ``number`` of an epoch; the last one made is kept."""
-        if self._made != (epoch, number):
-            if self._table is None:
-                self._table = code_table(self.recipe, self.codes, self.seed, self.device)
-            self._views = torch.empty(0)  # makes room for the next
+    def _make(self, epoch: int, first: int, count: int) -> None:
+        """Make a batch and those that will be asked for after it."""
+        if self._table is None:
+            self._table = code_table(self.recipe, self.codes, self.seed, self.device)
+        self._made.clear()  # makes room
+        self._settle()
+        with self.making:
+            firsts = first + (self.stride or count) * torch.arange(max(1, self.block // count))
+            index = (firsts[:, None] + torch.arange(count)).flatten()
+            composed, keys = compose(self.recipe, self._table, self.seed, epoch, index)
+            keys = subkeys(keys.flatten(), SLOT_AUGMENT)
+            views = augment(composed.flatten(0, 1), self.recipe.augment, keys, self.size)
             self._settle()
-            with self.making:
-                views, keys = compose(self.recipe, self._table, self.seed, epoch, number * self.block, self.block)
-                flat = augment(
-                    views.flatten(0, 1), self.recipe.augment, subkeys(keys.flatten(), SLOT_AUGMENT), self.size
-                )
-                self._settle()
-            self._views = flat.unflatten(0, (2, self.block))
-            self._made = (epoch, number)
-        return self._views
+        for start, batch in zip(firsts.tolist(), views.unflatten(0, (2, -1)).split(count, dim=1), strict=True):
+            self._made[epoch, start, count] = batch
 
     def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
         """See ``PairSource``; the tensor is on the device."""
-        parts = []
-        while count:
-            number, start = divmod(first, self.block)
-            stop = min(start + count, self.block)
-            parts.append(self._make(epoch, number)[:, start:stop])
-            first, count = first + stop - start, count - (stop - start)
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+        if (epoch, first, count) not in self._made:
+            self._make(epoch, first, count)
+        return self._made[epoch, first, count]
 
 
 def make_source(config: PretrainConfig, device: torch.device) -> PairSource:
@@ -189,6 +189,8 @@ class PairBatches(Dataset[Tensor]):
         self.rank = rank
         self.world_size = world_size
         self.threads = threads
+        if isinstance(source, DeviceFractalSource):
+            source.stride = batch_size
 
     def __getitem__(self, step: int) -> Tensor:
         """Make the share of a step, counted from the start of the run."""

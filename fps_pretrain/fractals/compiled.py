@@ -8,7 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from numba import config, njit
+import numba
+
+# Typed less freely than they are: the settings are made at run time, and ``_nrt`` is not in the signature.
+_settings: Any = numba.config
+_njit: Any = numba.njit
 
 _PACKAGE = Path(__file__).parent.parent
 _SOURCES = (*sorted(_PACKAGE.glob("fractals/*.py")), _PACKAGE / "views.py", _PACKAGE / "batches.py")
@@ -20,8 +24,8 @@ def _cache_folder() -> str:
     Numba looks at the file of a function to tell whether its machine code is still right, not at the files of the
     functions it calls: after a change there, or a ``git pull``, old code would go on running.
     """
-    base = Path(config.CACHE_DIR) if config.CACHE_DIR else _PACKAGE / "__pycache__"
-    if not config.CACHE_DIR and not os.access(base if base.exists() else _PACKAGE, os.W_OK):
+    base = Path(_settings.CACHE_DIR) if _settings.CACHE_DIR else _PACKAGE / "__pycache__"
+    if not _settings.CACHE_DIR and not os.access(base if base.exists() else _PACKAGE, os.W_OK):
         return ""
     digest = hashlib.sha256(b"".join(path.read_bytes() for path in _SOURCES)).hexdigest()
     return str(base / f"kernels-{digest[:16]}")
@@ -32,11 +36,11 @@ _CACHE = _cache_folder()
 
 def _decorator(inline: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
-        before, config.CACHE_DIR = config.CACHE_DIR, _CACHE
+        before, _settings.CACHE_DIR = _settings.CACHE_DIR, _CACHE
         try:
-            return njit(cache=True, nogil=True, inline=inline, **options)(function)
+            return _njit(cache=True, nogil=True, inline=inline, **options)(function)
         finally:
-            config.CACHE_DIR = before
+            _settings.CACHE_DIR = before
 
     return decorate
 

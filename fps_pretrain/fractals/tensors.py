@@ -485,24 +485,23 @@ def _pack(colours: Tensor) -> Tensor:
     return (colours & 255) | ((colours >> 13) & (255 << 8)) | ((colours >> 26) & (255 << 16))
 
 
-def compose(recipe: Recipe, table: CodeTable, seed: int, epoch: int, first: int, count: int) -> tuple[Tensor, Tensor]:
-    """``pairs.compose_pair`` for ``count`` consecutive pairs of an epoch.
+def compose(recipe: Recipe, table: CodeTable, seed: int, epoch: int, index: Tensor) -> tuple[Tensor, Tensor]:
+    """``pairs.compose_pair`` for pairs of an epoch.
 
     Args:
         recipe: what pairs look like.
         table: the codes, on the device to work on.
         seed: of codes and pairs.
         epoch: the epoch, from 0.
-        first: index of the first pair.
-        count: how many.
+        index: ``(B,)``, int64, which pairs, on the host.
 
     Returns:
-        The views ``(2, count, size, size)``, int64, red, green and blue in bits 0, 8 and 16, and their keys
-        ``(2, count)``.
+        The views ``(2, B, size, size)``, int64, red, green and blue in bits 0, 8 and 16, and their keys ``(2, B)``.
     """
-    device, size = table.maps.device, recipe.size
-    host = choose_objects(recipe, seed, epoch, torch.arange(first, first + count))
-    objects = choose_objects(recipe, seed, epoch, torch.arange(first, first + count, device=device))
+    device, size, count = table.maps.device, recipe.size, len(index)
+    host = choose_objects(recipe, seed, epoch, index)
+    index = index.to(device, non_blocking=True)
+    objects = choose_objects(recipe, seed, epoch, index)
     views = recipe.composed_views
     # Only what is shown is rendered: the host knows which objects these are.
     shown = host.shown.expand(views, -1, -1).reshape(-1)
@@ -542,7 +541,4 @@ def compose(recipe: Recipe, table: CodeTable, seed: int, epoch: int, first: int,
     canvas = torch.where((uniforms(view_keys, SLOT_BLUR) < numbers.blur_probability)[:, None, None], blurred, canvas)
     composed = canvas.view(views, count, size, size).expand(2, -1, -1, -1)
     both = torch.arange(2, device=device)[:, None]
-    keys = subkeys(
-        make_keys(seed, PAIR_STREAM, epoch, torch.arange(first, first + count, device=device)), SLOT_VIEWS + both
-    )
-    return composed, keys
+    return composed, subkeys(make_keys(seed, PAIR_STREAM, epoch, index), SLOT_VIEWS + both)

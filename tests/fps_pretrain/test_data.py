@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from fps_pretrain import data
 from fps_pretrain.config import PretrainConfig
 from fps_pretrain.data import DeviceFractalSource, EpochSteps, FractalSource, PairBatches, PairData, make_source
 from fps_pretrain.fractals.recipe import make_recipe
@@ -14,9 +15,9 @@ class Trainer:
 
 
 def loader_of(config, workers):
-    data = PairData(config, make_source(config, CPU), workers)
-    data.trainer = Trainer()
-    return data.train_dataloader()
+    pairs = PairData(config, make_source(config, CPU), workers)
+    pairs.trainer = Trainer()
+    return pairs.train_dataloader()
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
@@ -73,16 +74,32 @@ def test_a_million_codes_cost_no_memory():
     assert peak < 8 * 2 * 64 * 3 * 32 * 32 * 4  # a few times the batch; the codes alone would be 192 MB
 
 
-@pytest.mark.parametrize("block", [16, 100])
+@pytest.mark.parametrize("block", [4, 16, 100])
 def test_a_device_makes_the_same_pairs_in_blocks(block):
     recipe = make_recipe(32)
     ours = DeviceFractalSource(recipe, seed=4, device=CPU, block=block)
     theirs = FractalSource(recipe, seed=4)
-    for epoch, first, count in ((0, 0, 10), (0, 10, 30), (2, 95, 6), (2, 3, 8)):
+    for epoch, first, count in ((0, 0, 10), (0, 10, 10), (0, 20, 10), (2, 95, 6), (2, 3, 8)):
         batch = ours.batch(epoch, first, count)
         assert batch.shape == (2, count, 3, 32, 32)
         np.testing.assert_allclose(batch.numpy(), theirs.batch(epoch, first, count).numpy(), atol=1e-4)
     assert ours.making.seconds > 0
+
+
+def test_each_of_several_devices_makes_its_own_share_only(monkeypatch):
+    made = []
+    compose = data.compose
+    monkeypatch.setattr(data, "compose", lambda *args: made.append(args[-1]) or compose(*args))
+    whole = PairBatches(FractalSource(make_recipe(32), 0), 8, 100)
+    for rank in range(2):
+        made.clear()
+        source = DeviceFractalSource(make_recipe(32), 0, device=CPU, block=16)
+        share = PairBatches(source, 8, 100, rank, world_size=2)
+        for step in (50, 51, 52, 53):
+            mine = whole[step][:, 4 * rank : 4 * rank + 4]
+            np.testing.assert_allclose(share[step].numpy(), mine.numpy(), atol=1e-4)
+        assert len(made) == 1
+        assert (made[0] % 8 // 4 == rank).all()
 
 
 def test_the_device_is_used_where_a_gpu_trains_or_where_asked_for():

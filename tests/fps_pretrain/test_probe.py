@@ -78,6 +78,8 @@ def test_probe_data_from_an_image_folder_and_from_parquet(tmp_path):
         assert data.images.shape == (10, 16, 16, 3)
         assert data.images.any(axis=(1, 2, 3)).all()  # those of the test folder are black
         assert set(data.labels) == {0, 1, 2, 3}
+    fewer = load_probe_data("digits", 16, share=0.1)
+    assert (len(fewer.bank_labels), len(fewer.labels)) == (500, 100)
 
 
 @pytest.mark.parametrize("make", ["missing", "empty", "one class", "few"])
