@@ -139,22 +139,10 @@ def test_the_stored_statistics_are_this_references(stored):
         assert mean == pytest.approx(stored["the first few"][name][0], abs=1e-6), name
 
 
-@pytest.fixture(scope="module")
-def ours():
-    """The compiled code's statistics by look; made once."""
-    made = {}
-
-    def of(look):
-        if look not in made:
-            made[look] = statistics(compiled_maker(1), make_recipe(32), reference.PAIRS, (look,))
-        return made[look]
-
-    return of
-
-
+@pytest.mark.parametrize("count", [2_500, pytest.param(reference.PAIRS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("look", LOOKS)
-def test_statistics_of_10_000_pairs_are_the_references(look, ours, stored):
-    apart = distances(ours(look), stored["all"])
+def test_statistics_are_the_references(look, count, stored):
+    apart = distances(statistics(compiled_maker(1), make_recipe(32), count, (look,)), stored["all"])
     assert max(apart.values()) < BOUND, max(apart, key=apart.get)
 
 
