@@ -30,13 +30,13 @@ class ProbeData:
     labels: np.ndarray
 
 
-def _split(labels: np.ndarray, where: str) -> tuple[np.ndarray, np.ndarray]:
+def _split(labels: np.ndarray, where: str, share: float) -> tuple[np.ndarray, np.ndarray]:
     """Indices of bank and queries, a quarter of the images at most, with the classes in equal shares."""
     from sklearn.model_selection import train_test_split
 
     classes, counts = np.unique(labels, return_counts=True)
-    queries = min(QUERIES, len(labels) // 4)
-    bank = min(BANK, len(labels) - queries)
+    queries = min(max(round(share * QUERIES), 4 * len(classes)), len(labels) // 4)
+    bank = min(max(round(share * BANK), 16 * len(classes)), len(labels) - queries)
     if len(classes) < 2 or counts.min() < 5 or min(queries, bank) < len(classes):
         raise UserError(f"--probe-data {where} holds too few images: every class needs at least 5, and two classes")
     split = train_test_split(
@@ -53,7 +53,7 @@ def _resize(image: np.ndarray, size: int) -> np.ndarray:
     return cv2.resize(middle, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
 
 
-def _digits(size: int) -> ProbeData:
+def _digits(size: int, share: float) -> ProbeData:
     """scikit-learn's handwritten digits, which come with it: the four fifths that federations train on, split again."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
@@ -62,14 +62,14 @@ def _digits(size: int) -> ProbeData:
     rows = np.arange(len(digits.target))
     train, _test = train_test_split(rows, test_size=0.2, stratify=digits.target, random_state=0)
     train = np.sort(train)
-    bank, queries = _split(digits.target[train], "digits")
+    bank, queries = _split(digits.target[train], "digits", share)
     grey = np.round(digits.images * (255 / 16)).astype(np.uint8)
     images = np.stack([cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR) for image in grey[train]])
     rgb, labels = np.repeat(images[..., None], 3, axis=3), digits.target[train].astype(np.int64)
     return ProbeData("digits", rgb[bank], labels[bank], rgb[queries], labels[queries])
 
 
-def _parquet(path: Path, size: int) -> ProbeData:
+def _parquet(path: Path, size: int, share: float) -> ProbeData:
     """``train.parquet`` as on the Hugging Face hub: a column of encoded images and one of integer labels."""
     import pyarrow.parquet as pq
     from PIL import Image
@@ -80,7 +80,7 @@ def _parquet(path: Path, size: int) -> ProbeData:
     if images is None or targets is None:
         raise UserError(f"--probe-data {path} has no columns of images (img, image) and labels (label, fine_label)")
     labels = np.unique(table.column(targets).to_numpy(), return_inverse=True)[1].astype(np.int64)
-    bank, queries = _split(labels, str(path))
+    bank, queries = _split(labels, str(path), share)
 
     def pick(rows: np.ndarray) -> np.ndarray:
         cells = table.column(images).take(rows).to_pylist()
@@ -90,7 +90,7 @@ def _parquet(path: Path, size: int) -> ProbeData:
     return ProbeData(path.resolve().parent.name, pick(bank), labels[bank], pick(queries), labels[queries])
 
 
-def _cifar(folder: Path, size: int) -> ProbeData:
+def _cifar(folder: Path, size: int, share: float) -> ProbeData:
     """CIFAR-10 as torchvision unpacks it; its files are known by their MD5 sums before they are read."""
     from torchvision import datasets
 
@@ -99,12 +99,12 @@ def _cifar(folder: Path, size: int) -> ProbeData:
     except RuntimeError as error:
         raise UserError(f"--probe-data {folder}: {error}") from error
     labels = np.asarray(table.targets, np.int64)
-    bank, queries = _split(labels, str(folder))
+    bank, queries = _split(labels, str(folder), share)
     images = [np.stack([_resize(table.data[i], size) for i in rows]) for rows in (bank, queries)]
     return ProbeData("cifar10", images[0], labels[bank], images[1], labels[queries])
 
 
-def _image_folder(folder: Path, size: int) -> ProbeData:
+def _image_folder(folder: Path, size: int, share: float) -> ProbeData:
     """One folder of images for each class, in ``folder`` or, where there is one, in its ``train``."""
     root = folder / "train" if (folder / "train").is_dir() else folder
     classes = sorted(path.name for path in root.iterdir() if path.is_dir())
@@ -112,30 +112,31 @@ def _image_folder(folder: Path, size: int) -> ProbeData:
     if not paths:
         raise UserError(f"--probe-data {folder} holds neither CIFAR-10 nor a folder of images for each class")
     labels = np.array([number for _, number in paths], np.int64)
-    bank, queries = _split(labels, str(folder))
+    bank, queries = _split(labels, str(folder), share)
     images = [np.stack([_resize(read_image(paths[i][0]), size) for i in rows]) for rows in (bank, queries)]
     return ProbeData(folder.resolve().name, images[0], labels[bank], images[1], labels[queries])
 
 
-def load_probe_data(where: str, size: int) -> ProbeData:
+def load_probe_data(where: str, size: int, share: float = 1.0) -> ProbeData:
     """The probe's images at ``size`` pixels.
 
     Args:
         where: ``digits``, or a folder as ``--probe-data`` describes it.
         size: side of the images in pixels.
+        share: takes fewer images than usual, where each of them is costly.
 
     Raises:
         UserError: the folder is missing, holds nothing that is known, or too little.
     """
     if where == "digits":
-        return _digits(size)
+        return _digits(size, share)
     folder = Path(where)
     if not folder.is_dir():
         raise UserError(f"--probe-data {where}: there is no such folder (and 'digits' needs none)")
     if (folder / "train.parquet").is_file():
-        return _parquet(folder / "train.parquet", size)
+        return _parquet(folder / "train.parquet", size, share)
     if folder.name == "cifar-10-batches-py":
-        return _cifar(folder.parent, size)
+        return _cifar(folder.parent, size, share)
     if (folder / "cifar-10-batches-py").is_dir():
-        return _cifar(folder, size)
-    return _image_folder(folder, size)
+        return _cifar(folder, size, share)
+    return _image_folder(folder, size, share)

@@ -223,6 +223,7 @@ def _finish(
         measured[f"{name}_linear_random"] = quality.baseline["linear_accuracy"]
     provenance = _provenance(config, quality.source, pairs_seen, precision)
     provenance["probe"] = {key: round(value, 4) for key, value in measured.items()}
+    provenance["probe"] |= {"bank": len(quality.data.bank_labels), "queries": len(quality.data.labels)}
     digest, kept = save_encoder(config.output, method.encoder, config.arch, config.width, provenance)
     if kept:
         say(f"{config.output} existed and is kept as {kept}")
@@ -268,7 +269,9 @@ def train(config: PretrainConfig) -> int:
         CollapseAlarm(config.log_every, config.total_steps),
     ]
     if first:
-        data = load_probe_data(config.probe_data, config.view_size)
+        # A CPU takes minutes for thousands of images of 224 px.
+        share = 1.0 if gpu else min(1.0, (64 / config.view_size) ** 2)
+        data = load_probe_data(config.probe_data, config.view_size, share)
         _check_output(config)
         state = open_run(config, say)
         if result := result_of(config):
