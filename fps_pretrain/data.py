@@ -27,7 +27,7 @@ from fps_pretrain.fractals.code_file import codes_digest
 from fps_pretrain.fractals.pairs import SEEDED_CODES, SLOT_AUGMENT, Codes
 from fps_pretrain.fractals.recipe import Recipe, describe
 from fps_pretrain.fractals.tensors import CodeTable, code_table, compose, subkeys
-from fps_pretrain.progress import Stopwatch
+from fps_pretrain.progress import CudaStopwatch, Stopwatch
 from fps_pretrain.tensor_views import augment
 
 MadeBy = Literal["threads", "processes", "device"]
@@ -121,28 +121,21 @@ class DeviceFractalSource(FractalSource):
         self.device = device
         self.block = block or max(32, 2**22 // recipe.size**2)
         self.stride = 0
-        self.making = Stopwatch()
+        self.making = CudaStopwatch() if device.type == "cuda" else Stopwatch()
         self._table: CodeTable | None = None
         self._made: dict[tuple[int, int, int], Tensor] = {}
-
-    def _settle(self) -> None:
-        """Wait until the device has done what it was asked to: once a block, to tell its time from the trainer's."""
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
     def _make(self, epoch: int, first: int, count: int) -> None:
         """Make a batch and those that will be asked for after it."""
         if self._table is None:
             self._table = code_table(self.recipe, self.codes, self.seed, self.device)
         self._made.clear()  # makes room
-        self._settle()
         with self.making:
             firsts = first + (self.stride or count) * torch.arange(max(1, self.block // count))
             index = (firsts[:, None] + torch.arange(count)).flatten()
             composed, keys = compose(self.recipe, self._table, self.seed, epoch, index)
             keys = subkeys(keys.flatten(), SLOT_AUGMENT)
             views = augment(composed.flatten(0, 1), self.recipe.augment, keys, self.size)
-            self._settle()
         for start, batch in zip(firsts.tolist(), views.unflatten(0, (2, -1)).split(count, dim=1), strict=True):
             self._made[epoch, start, count] = batch
 

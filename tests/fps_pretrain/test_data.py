@@ -83,7 +83,7 @@ def test_a_device_makes_the_same_pairs_in_blocks(block):
         batch = ours.batch(epoch, first, count)
         assert batch.shape == (2, count, 3, 32, 32)
         np.testing.assert_allclose(batch.numpy(), theirs.batch(epoch, first, count).numpy(), atol=1e-4)
-    assert ours.making.seconds > 0
+    assert ours.making.seconds() > 0
 
 
 def test_each_of_several_devices_makes_its_own_share_only(monkeypatch):
@@ -115,7 +115,7 @@ def test_the_loader_tells_how_long_it_was_waited_for():
     loader = loader_of(config, 0)
     batches = iter(loader)
     next(batches)
-    first = loader.waiting.seconds
+    first = loader.waiting.seconds()
     assert first > 0
     next(batches)
-    assert loader.waiting.seconds > first
+    assert loader.waiting.seconds() > first
