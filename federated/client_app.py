@@ -18,14 +18,11 @@ from federated import algorithms, initialise, local, workspace
 from federated.batch_norm import buffers_of, with_own_statistics
 from federated.client_state import ClientStates
 from federated.config import identity
-from federated.failures import Deadline, InjectedFailure, injected
+from federated.failures import CLIENT_FAILED, Deadline, InjectedFailure, injected
 from federated.local import Client, ClientUpdate, Hyper
 from federated.records import from_record
 from federated.workspace import Workspace
 from fps_pretrain.errors import UserError
-
-CLIENT_FAILED = 2
-"""Flower's error code for an exception in a ClientApp."""
 
 client_app = ClientApp()
 

@@ -16,6 +16,9 @@ from federated.records import from_record
 
 Failure = Literal["raise", "nan", "slow"]
 
+CLIENT_FAILED = 2
+"""Flower's error code for an exception in a ClientApp."""
+
 HANG_GRACE = 30.0
 """Seconds beyond ``--client-timeout`` after which a client that does not give up by itself is given up."""
 

@@ -16,12 +16,11 @@ from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from federated.failures import CLIENT_FAILED
+
 RUN_ID = 1
 SERVER_NODE_ID = 1
 """As in Flower, the server side is node 1; client nodes follow."""
-
-_CLIENT_APP_RAISED = 2
-"""Flower's error code for an exception in a ClientApp."""
 
 
 class InProcessGrid(Grid):
@@ -95,4 +94,4 @@ class InProcessGrid(Grid):
         try:
             return self._client_app(message, context)
         except Exception:
-            return Message(Error(_CLIENT_APP_RAISED, traceback.format_exc()), reply_to=message)
+            return Message(Error(CLIENT_FAILED, traceback.format_exc()), reply_to=message)

@@ -18,8 +18,8 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from flwr.app import ConfigRecord, Error, Message, MessageType
 
 from federated import workspace
-from federated.client_app import CLIENT_FAILED, client_app
-from federated.failures import HANG_GRACE, ClientTimeout
+from federated.client_app import client_app
+from federated.failures import CLIENT_FAILED, HANG_GRACE, ClientTimeout
 from federated.grid import InProcessGrid
 from fps_pretrain.errors import UserError
 
