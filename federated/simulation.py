@@ -6,6 +6,7 @@ import importlib.util
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from queue import Queue
@@ -73,6 +74,9 @@ def ray_grid(config: RunConfig, use_gpu: bool) -> Iterator[tuple[Grid, Callable[
             thread.join()
             check()
         assert grid is not None
+        while len(list(grid.get_node_ids())) < config.clients:  # nodes are registered in a thread of Flower's
+            check()
+            time.sleep(0.05)
         yield grid, check
     finally:
         finished.set()
