@@ -34,6 +34,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 for robust in ("krum", "multikrum", "bulyan"):
     VARIANTS[robust].update({"malicious": 0})
+VARIANTS["trimmedmean"].update({"trim": 0.4})
 
 
 def _run_until_killed(config: RunConfig, writes: int) -> None:
@@ -86,7 +87,7 @@ def test_killed_runs_resume_exactly(tiny: Tiny, tmp_path: Path, variant: str) ->
 def test_every_kind_of_run_resumes_exactly(tiny: Tiny, tmp_path: Path, variant: str, seed: int) -> None:
     fields = {**FIELDS, **VARIANTS[variant]}
     whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
-    assert run_with_kills(tiny(**fields), seed=seed, kills=8) > 1
+    assert run_with_kills(tiny(**fields), seed=seed, kills=8) > 0
     assert outcome(tiny().folder) == whole
 
 
