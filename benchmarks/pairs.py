@@ -33,11 +33,11 @@ from torchvision import transforms
 
 from fps_pretrain.batches import fractal_batch
 from fps_pretrain.data import DeviceFractalSource
-from fps_pretrain.fractals.codes import class_code
+from fps_pretrain.fractals.codes import fill_code_table
 from fps_pretrain.fractals.compiled import compiled
-from fps_pretrain.fractals.pairs import SEEDED_CODES, compose_pair, empty_scratch, epoch_order
+from fps_pretrain.fractals.pairs import SEEDED_CODES, compose_pairs, empty_scratch, epoch_order
 from fps_pretrain.fractals.recipe import Recipe, make_recipe
-from fps_pretrain.fractals.render import render
+from fps_pretrain.fractals.render import empty_images, render
 from fps_pretrain.fractals.rng import IMAGE_STREAM, make_key
 from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
 
@@ -76,27 +76,28 @@ def yardstick(size: int) -> Callable[[int], None]:
 
 @compiled()
 def _codes(recipe: Recipe, count: int) -> None:
-    scratch = empty_scratch(recipe)
-    for i in range(count):
-        class_code(recipe.codes, 0, i, scratch.image.walk, scratch.image.counts, scratch.maps[0])
+    maps, sizes = np.empty((32, 4, 2, 3)), np.empty(32, np.int64)
+    for i in range(0, count, 32):
+        fill_code_table(recipe.codes, 0, i, maps, sizes)
 
 
 @compiled()
 def _renders(recipe: Recipe, count: int) -> None:
-    scratch = empty_scratch(recipe)
-    for i in range(count):
-        if i % 64 == 0:  # many images of each code: only they are timed
-            n = class_code(recipe.codes, 0, i, scratch.image.walk, scratch.image.counts, scratch.maps[0])
-        render(scratch.maps[0], n, recipe, make_key(0, IMAGE_STREAM, 0, i), scratch.image, scratch.levels[0])
+    images = empty_images(recipe, 32)
+    fill_code_table(recipe.codes, 0, 0, images.codes, images.sizes)
+    for i in range(0, count, 32):
+        for k in range(32):
+            images.keys[k] = make_key(0, IMAGE_STREAM, i, k)
+        render(recipe, min(32, count - i), images)
 
 
 @compiled()
 def _composed(recipe: Recipe, count: int) -> None:
     scratch = empty_scratch(recipe)
-    views = np.empty((2, recipe.size, recipe.size), np.uint32)
+    views = np.empty((2, scratch.pairs, recipe.size, recipe.size), np.uint32)
     order = epoch_order(0, 0, recipe.num_classes)
-    for i in range(count):
-        compose_pair(recipe, SEEDED_CODES, 0, 0, order, i, scratch, views)
+    for i in range(0, count, scratch.pairs):
+        compose_pairs(recipe, SEEDED_CODES, 0, 0, order, i, min(scratch.pairs, count - i), scratch, views)
 
 
 def compiled_pairs(recipe: Recipe, threads: int) -> Callable[[int], None]:

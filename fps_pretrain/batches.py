@@ -14,7 +14,7 @@ from fps_pretrain.fractals.pairs import (
     SLOT_AUGMENT,
     SLOT_VIEWS,
     Codes,
-    compose_pair,
+    compose_pairs,
     empty_scratch,
     epoch_order,
 )
@@ -67,12 +67,15 @@ def _fill(
     """Compose and augment pairs ``first + start`` .. ``first + stop - 1`` into their places in ``out``."""
     scratch = empty_scratch(recipe)
     view_scratch = empty_view_scratch(recipe.size, recipe.size)
-    composed = np.empty((2, recipe.size, recipe.size), np.uint32)
+    composed = np.empty((2, scratch.pairs, recipe.size, recipe.size), np.uint32)
     order = epoch_order(seed, epoch, recipe.num_classes)
-    for i in range(start, stop):
-        key = compose_pair(recipe, codes, seed, epoch, order, first + i, scratch, composed)
-        for view in range(2):
-            augment(composed[view], recipe.augment, augmentation_key(key, view), view_scratch, out[view, i])
+    for at in range(start, stop, scratch.pairs):
+        count = min(scratch.pairs, stop - at)
+        compose_pairs(recipe, codes, seed, epoch, order, first + at, count, scratch, composed)
+        for pair in range(count):
+            for view in range(2):
+                key = augmentation_key(scratch.keys[pair], view)
+                augment(composed[view, pair], recipe.augment, key, view_scratch, out[view, at + pair])
 
 
 def fractal_batch(

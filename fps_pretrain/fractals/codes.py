@@ -24,7 +24,7 @@ from fps_pretrain.fractals.recipe import (
     ImageNumbers,
 )
 from fps_pretrain.fractals.rng import CODE_STREAM, PROBE_STREAM, chance, integer, make_key, uniform_in
-from fps_pretrain.fractals.walk import Walk, empty_walk, hit_counts, take_walk
+from fps_pretrain.fractals.walk import LANES, Walks, count_hits, empty_walks, repeat_walk, set_walk, take_steps
 
 JITTER_TRIES = 4
 JITTER_SLOTS = 16
@@ -114,30 +114,51 @@ def is_contraction(code: np.ndarray, n: int) -> bool:
 
 
 @kernel()
-def class_code(numbers: CodeNumbers, seed: int, class_id: int, walk: Walk, counts: np.ndarray, code: np.ndarray) -> int:
-    """Fill ``code (4, 2, 3)`` with the code of a class and return its number of maps.
+def class_codes(
+    numbers: CodeNumbers,
+    seed: int,
+    classes: np.ndarray,
+    walks: Walks,
+    counts: np.ndarray,
+    codes: np.ndarray,
+    sizes: np.ndarray,
+) -> None:
+    """Work out the codes of up to 32 classes.
 
-    It is the first of the class's draws whose attractor, seen by 256 points, has an extent to show.
+    A class's code is the first of its draws whose attractor, seen by 256 points, has an extent to show.
 
     Args:
         numbers: the recipe's.
         seed: the seed of the codes.
-        class_id: the class.
-        walk: scratch for at least 256 points.
-        counts: scratch for at least 18 x 18 cells, int32.
-        code: output.
+        classes: ``(k,)``, int64.
+        walks: scratch for at least 256 points.
+        counts: scratch, at least 32 grids of 18 x 18 cells, int32.
+        codes: output ``(k, 4, 2, 3)``.
+        sizes: output ``(k,)``, int64, their numbers of maps; 0 while a class is looked for.
     """
-    n = 0
+    for k in range(classes.size):
+        sizes[k] = 0
     for attempt in range(_MAX_DRAWS):
-        n = sample_code(make_key(seed, CODE_STREAM, class_id, attempt), numbers, code)
-        take_walk(code, n, PROBE_POINTS, make_key(seed, PROBE_STREAM, class_id, attempt), walk)
-        if hit_counts(walk, PROBE_POINTS, _PROBE_SIDE, counts):
-            hit = 0
-            for i in range(PROBE_GRID):
-                hit += counts[i] > 0
-            if hit >= _MIN_PROBE_CELLS:
-                break
-    return n
+        lanes = 0
+        for k in range(classes.size):
+            if sizes[k] <= 0:
+                sizes[k] = -sample_code(make_key(seed, CODE_STREAM, classes[k], attempt), numbers, codes[k])
+                set_walk(codes[k], -sizes[k], make_key(seed, PROBE_STREAM, classes[k], attempt), lanes, walks)
+                lanes += 1
+        if lanes == 0:
+            return
+        repeat_walk(lanes, walks)
+        take_steps(PROBE_POINTS, 0, walks)
+        count_hits(PROBE_POINTS, _PROBE_SIDE, walks, counts)
+        lanes = 0
+        for k in range(classes.size):
+            if sizes[k] < 0:
+                hit = 0
+                for i in range(lanes * PROBE_GRID, (lanes + 1) * PROBE_GRID):
+                    hit += counts[i] > 0
+                lanes += 1
+                if hit >= _MIN_PROBE_CELLS or attempt == _MAX_DRAWS - 1:
+                    sizes[k] = -sizes[k]
 
 
 @kernel()
@@ -211,7 +232,9 @@ def jitter_code(code: np.ndarray, n: int, mode: int, numbers: ImageNumbers, key:
 @compiled()
 def fill_code_table(numbers: CodeNumbers, seed: int, first: int, codes: np.ndarray, sizes: np.ndarray) -> None:
     """Write the codes of classes ``first``, ``first`` + 1 ... into ``codes (k, 4, 2, 3)``, their n into ``sizes``."""
-    walk, counts = empty_walk(PROBE_POINTS), np.empty(PROBE_GRID, np.int32)
+    walks, counts = empty_walks(PROBE_POINTS), np.empty(LANES * PROBE_GRID, np.int32)
+    classes = np.arange(first, first + codes.shape[0])
     codes[:] = 0.0
-    for k in range(codes.shape[0]):
-        sizes[k] = class_code(numbers, seed, first + k, walk, counts, codes[k])
+    for start in range(0, classes.size, LANES):
+        part = slice(start, start + LANES)
+        class_codes(numbers, seed, classes[part], walks, counts, codes[part], sizes[part])

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fps_pretrain.fractals.codes import class_code, copy_code
+from fps_pretrain.fractals.codes import class_codes, copy_code, jitter_code
 from fps_pretrain.fractals.compiled import compiled, kernel
 from fps_pretrain.fractals.recipe import COLOUR_JITTER, MAX_MAPS, ImageNumbers, Recipe
-from fps_pretrain.fractals.render import ImageScratch, colour_table, diamond_square, empty_image_scratch, render
+from fps_pretrain.fractals.render import Images, colour_table, diamond_square, empty_images, render
 from fps_pretrain.fractals.rng import (
     EPOCH_STREAM,
     IMAGE_STREAM,
@@ -28,6 +28,7 @@ from fps_pretrain.fractals.rng import (
     subkey,
     uniform_in,
 )
+from fps_pretrain.fractals.walk import LANES, LONGEST_CHAIN
 
 # Slots of a pair's key
 SLOT_COUNT, SLOT_OTHERS, SLOT_SHIFTS, SLOT_VIEWS = 0, 1, 32, 64
@@ -53,17 +54,20 @@ SEEDED_CODES = Codes(np.empty((0, MAX_MAPS, 2, 3)), np.empty(0, np.int64))
 
 
 class Scratch(NamedTuple):
-    """What one thread needs to compose pairs, made once a batch.
+    """What one thread needs to compose some pairs together, made once a batch.
 
     Attributes:
-        classes: ``(objects,)``, the classes of the pair at hand.
-        places: ``(objects,)``, their places in the pool.
-        taken: ``(objects,)``, those in rising order.
-        maps: ``(objects, 4, 2, 3)``, their codes.
-        sizes: ``(objects,)``, their numbers of maps.
-        images: ``(objects,)``, the keys of the images in ``levels``.
-        levels: ``(objects, render_side^2)``, grey levels as ``render.stamp`` writes them.
-        image: for rendering one image.
+        pairs: how many.
+        classes: ``(pairs, objects)``, the classes of each.
+        places: ``(pairs, objects)``, their places in the pool.
+        taken: ``(objects,)``, those of the pair at hand in rising order.
+        wanted: ``(pairs x objects,)``, the classes of all pairs one after the other.
+        maps: ``(pairs x objects, 4, 2, 3)``, their codes.
+        sizes: ``(pairs x objects,)``, their numbers of maps.
+        counts: ``(pairs,)``, numbers of objects.
+        keys: ``(pairs,)``, uint64.
+        shown: ``(pairs, 2, objects)``, which of ``images`` each object is.
+        images: for rendering.
         table: ``(257,)``, uint64, colours of one object.
         offsets: ``(4, size)``, uint32, and
         weights: ``(size,)``, int32, where an object's pixels come from.
@@ -72,14 +76,17 @@ class Scratch(NamedTuple):
         texture: float32, for a background, where there is one.
     """
 
+    pairs: int
     classes: np.ndarray
     places: np.ndarray
     taken: np.ndarray
+    wanted: np.ndarray
     maps: np.ndarray
     sizes: np.ndarray
-    images: np.ndarray
-    levels: np.ndarray
-    image: ImageScratch
+    counts: np.ndarray
+    keys: np.ndarray
+    shown: np.ndarray
+    images: Images
     table: np.ndarray
     offsets: np.ndarray
     weights: np.ndarray
@@ -90,22 +97,28 @@ class Scratch(NamedTuple):
 
 @compiled()
 def empty_scratch(recipe: Recipe) -> Scratch:
-    """Scratch for pairs of a recipe."""
-    objects, side = recipe.max_objects, recipe.render_side
-    extent = 2 ** math.ceil(math.log2(recipe.size - 1)) + 1 if recipe.background else 1
+    """Scratch for as many pairs of a recipe as fill the lanes of the chaos game."""
+    objects, size = recipe.max_objects, recipe.size
+    extent = 2 ** math.ceil(math.log2(size - 1)) + 1 if recipe.background else 1
+    shared = 0 < recipe.pool <= recipe.num_classes  # both views show the same images
+    images = objects * (1 if shared else recipe.composed_views)
+    pairs = max(1, LANES // images) if recipe.points <= LONGEST_CHAIN else 1
     return Scratch(
+        pairs,
+        np.empty((pairs, objects), np.int64),
+        np.empty((pairs, objects), np.int64),
         np.empty(objects, np.int64),
-        np.empty(objects, np.int64),
-        np.empty(objects, np.int64),
-        np.empty((objects, MAX_MAPS, 2, 3)),
-        np.empty(objects, np.int64),
-        np.empty(objects, np.uint64),
-        np.empty((objects, side * side), np.uint16),
-        empty_image_scratch(recipe.points, side),
+        np.empty(pairs * objects, np.int64),
+        np.empty((pairs * objects, MAX_MAPS, 2, 3)),
+        np.empty(pairs * objects, np.int64),
+        np.empty(pairs, np.int64),
+        np.empty(pairs, np.uint64),
+        np.empty((pairs, 2, objects), np.int64),
+        empty_images(recipe, pairs * images),
         np.empty(257, np.uint64),
-        np.empty((4, recipe.size), np.uint32),
-        np.empty(recipe.size, np.int32),
-        np.empty((2, recipe.size * recipe.size), np.float32),
+        np.empty((4, size), np.uint32),
+        np.empty(size, np.int32),
+        np.empty((2, size * size), np.float32),
         np.empty(extent * extent, np.uint32),
         np.empty((extent, extent), np.float32),
     )
@@ -127,7 +140,9 @@ def epoch_order(seed: int, epoch: int, num_classes: int) -> tuple[int, int]:
 
 
 @kernel()
-def choose_classes(recipe: Recipe, order: tuple[int, int], index: int, key: np.uint64, scratch: Scratch) -> int:
+def choose_classes(
+    recipe: Recipe, order: tuple[int, int], index: int, key: np.uint64, pair: int, scratch: Scratch
+) -> int:
     """Choose the classes of a pair: the requested one, then different others; returns how many.
 
     Without a pool the others are uniform over all classes. With one, the epoch is cut into blocks of ``recipe.pool``
@@ -140,6 +155,7 @@ def choose_classes(recipe: Recipe, order: tuple[int, int], index: int, key: np.u
         order: of the epoch, from ``epoch_order``.
         index: the pair within the epoch.
         key: the pair's key.
+        pair: the pair's number in ``scratch``.
         scratch: its ``classes`` and ``places`` are filled; a place counts from the start of the block.
     """
     offset, stride = order
@@ -164,11 +180,11 @@ def choose_classes(recipe: Recipe, order: tuple[int, int], index: int, key: np.u
             taken[at] = taken[at - 1]
             at -= 1
         taken[at] = pick
-        scratch.places[k] = pick
+        scratch.places[pair, k] = pick
         if recipe.pool:
-            scratch.classes[k] = (offset + ((start + pick) % recipe.num_classes) * stride) % recipe.num_classes
+            scratch.classes[pair, k] = (offset + ((start + pick) % recipe.num_classes) * stride) % recipe.num_classes
         else:
-            scratch.classes[k] = pick
+            scratch.classes[pair, k] = pick
     return count
 
 
@@ -310,50 +326,94 @@ def _paint_texture(numbers: ImageNumbers, key: np.uint64, scratch: Scratch, view
 
 
 @kernel()
-def compose_view(
+def plan_pairs(
     recipe: Recipe,
+    codes: Codes,
     seed: int,
     epoch: int,
-    index: int,
+    order: tuple[int, int],
+    first: int,
     count: int,
-    pair_key: np.uint64,
-    number: int,
     scratch: Scratch,
-    view: np.ndarray,
-) -> None:
-    """Compose one view of the classes in ``scratch``, the requested one first (lowest).
+) -> int:
+    """Choose what consecutive pairs show, and put their images among those to render.
+
+    Args:
+        recipe: what pairs look like.
+        codes: the classes' codes, or ``SEEDED_CODES``.
+        seed: the seed of codes and pairs.
+        epoch: the epoch.
+        order: of the epoch, from ``epoch_order``.
+        first: index of the first pair within the epoch.
+        count: how many pairs.
+        scratch: changed.
+
+    Returns:
+        How many images there are to render.
+    """
+    wanted = 0
+    for pair in range(count):
+        key = make_key(seed, PAIR_STREAM, epoch, first + pair)
+        scratch.keys[pair] = key
+        scratch.counts[pair] = choose_classes(recipe, order, first + pair, key, pair, scratch)
+        for k in range(scratch.counts[pair]):
+            scratch.wanted[wanted] = scratch.classes[pair, k]
+            wanted += 1
+    if codes.sizes.size:
+        for k in range(wanted):
+            copy_code(codes.maps[scratch.wanted[k]], scratch.maps[k])
+            scratch.sizes[k] = codes.sizes[scratch.wanted[k]]
+    else:
+        for start in range(0, wanted, LANES):
+            class_codes(
+                recipe.codes,
+                seed,
+                scratch.wanted[start : min(wanted, start + LANES)],
+                scratch.images.walks,
+                scratch.images.counts,
+                scratch.maps[start:],
+                scratch.sizes[start:],
+            )
+    images, code = 0, 0
+    for pair in range(count):
+        for view in range(recipe.composed_views):
+            view_key = subkey(scratch.keys[pair], SLOT_VIEWS + view)
+            for k in range(scratch.counts[pair]):
+                own = subkey(view_key, SLOT_OBJECTS + k)
+                image = image_key(recipe, seed, epoch, first + pair, scratch.places[pair, k], own)
+                if view == 1 and scratch.images.keys[scratch.shown[pair, 0, k]] == image:
+                    scratch.shown[pair, 1, k] = scratch.shown[pair, 0, k]  # both views show one image of the pool
+                    continue
+                size = scratch.sizes[code + k]
+                scratch.images.keys[images], scratch.images.sizes[images] = image, size
+                varied = scratch.images.codes[images]
+                jitter_code(scratch.maps[code + k], size, recipe.jitter, recipe.image, image, varied)
+                scratch.shown[pair, view, k] = images
+                images += 1
+        code += scratch.counts[pair]
+    return images
+
+
+@kernel()
+def compose_view(recipe: Recipe, pair: int, number: int, scratch: Scratch, view: np.ndarray) -> None:
+    """Compose one view of a pair that has been planned and rendered, the requested class first (lowest).
 
     Args:
         recipe: what views look like.
-        seed: of codes and pairs.
-        epoch: the epoch.
-        index: the pair within the epoch.
-        count: number of objects.
-        pair_key: the pair's key.
+        pair: the pair's number in ``scratch``.
         number: 0 or 1, which view of the pair.
-        scratch: holds classes and codes; the first view leaves its images there, and the second takes from there what
-            is the same image.
+        scratch: holds the images.
         view: output ``(size, size)``, uint32: red, green and blue in bits 0, 8 and 16.
     """
     numbers = recipe.compose
+    pair_key = scratch.keys[pair]
     key = subkey(pair_key, SLOT_VIEWS + number)
     for y in range(recipe.size):
         view[y, :] = np.uint32(0)
     if recipe.background:
         _paint_texture(recipe.image, key, scratch, view)
-    for k in range(count):
+    for k in range(scratch.counts[pair]):
         own = subkey(key, SLOT_OBJECTS + k)
-        image = image_key(recipe, seed, epoch, index, scratch.places[k], own)
-        if number == 0 or scratch.images[k] != image:
-            scratch.images[k] = image
-            render(
-                scratch.maps[k],
-                scratch.sizes[k],
-                recipe,
-                image,
-                scratch.image,
-                scratch.levels[k],
-            )
         shift_key, shift_slot = (pair_key, SLOT_SHIFTS + k) if recipe.colour == COLOUR_JITTER else (own, SLOT_COLOUR)
         draw_colours(recipe.image, shift_key, shift_slot, own, SLOT_COLOUR, scratch.table)
         side = max(1, int(uniform_in(own, SLOT_SIDE, numbers.scale_low, numbers.scale_high) * recipe.size))
@@ -365,23 +425,24 @@ def compose_view(
         for turn in range(3):
             if chance(own, SLOT_ORIENTATION + turn, numbers.turn_probability):
                 orientation |= 1 << turn
-        paste(scratch.levels[k], side, top, left, orientation, scratch, view)
+        paste(scratch.images.levels[scratch.shown[pair, number, k]], side, top, left, orientation, scratch, view)
     if chance(key, SLOT_BLUR, numbers.blur_probability):
         blur3(view, uniform_in(key, SLOT_SIGMA, numbers.blur_low, numbers.blur_high), scratch.planes)
 
 
 @kernel()
-def compose_pair(
+def compose_pairs(
     recipe: Recipe,
     codes: Codes,
     seed: int,
     epoch: int,
     order: tuple[int, int],
-    index: int,
+    first: int,
+    count: int,
     scratch: Scratch,
     views: np.ndarray,
-) -> np.uint64:
-    """Compose the pair of the key ``(seed, epoch, index)``.
+) -> None:
+    """Compose consecutive pairs of the keys ``(seed, epoch, index)``.
 
     Args:
         recipe: what pairs look like.
@@ -389,31 +450,20 @@ def compose_pair(
         seed: the seed of codes and pairs.
         epoch: the epoch, from 0.
         order: of the epoch, from ``epoch_order``.
-        index: the pair within the epoch, from 0.
-        scratch: from ``empty_scratch``.
-        views: output ``(2, size, size)``, uint32: red, green and blue in bits 0, 8 and 16.
-
-    Returns:
-        The pair's key; ``SLOT_AUGMENT`` of its views is for what is done with them next.
+        first: index of the first pair within the epoch, from 0.
+        count: how many, at most ``scratch.pairs``.
+        scratch: from ``empty_scratch``; its ``keys`` are the pairs' keys afterwards, and ``SLOT_AUGMENT`` of their
+            views is for what is done with them next.
+        views: output ``(2, count, size, size)``, uint32: red, green and blue in bits 0, 8 and 16.
     """
-    key = make_key(seed, PAIR_STREAM, epoch, index)
-    count = choose_classes(recipe, order, index, key, scratch)
-    for k in range(count):
-        if codes.sizes.size:
-            copy_code(codes.maps[scratch.classes[k]], scratch.maps[k])
-            scratch.sizes[k] = codes.sizes[scratch.classes[k]]
-        else:
-            scratch.sizes[k] = class_code(
-                recipe.codes, seed, scratch.classes[k], scratch.image.walk, scratch.image.counts, scratch.maps[k]
-            )
-    compose_view(recipe, seed, epoch, index, count, key, 0, scratch, views[0])
-    if recipe.composed_views == 2:
-        compose_view(recipe, seed, epoch, index, count, key, 1, scratch, views[1])
-    else:
-        for y in range(recipe.size):
-            for x in range(recipe.size):
-                views[1, y, x] = views[0, y, x]
-    return key
+    render(recipe, plan_pairs(recipe, codes, seed, epoch, order, first, count, scratch), scratch.images)
+    for pair in range(count):
+        for number in range(recipe.composed_views):
+            compose_view(recipe, pair, number, scratch, views[number, pair])
+        if recipe.composed_views == 1:
+            for y in range(recipe.size):
+                for x in range(recipe.size):
+                    views[1, pair, y, x] = views[0, pair, y, x]
 
 
 def composed(
@@ -421,8 +471,7 @@ def composed(
 ) -> tuple[np.ndarray, np.uint64, list[int]]:
     """One pair: its views as composed ``(2, size, size)``, uint32, its key, its classes, the requested one first."""
     scratch = empty_scratch(recipe)
-    views = np.empty((2, recipe.size, recipe.size), np.uint32)
+    views = np.empty((2, 1, recipe.size, recipe.size), np.uint32)
     order = epoch_order(seed, epoch, recipe.num_classes)
-    key = np.uint64(compose_pair(recipe, codes, seed, epoch, order, index, scratch, views))
-    count = choose_classes(recipe, order, index, key, scratch)
-    return views, key, [int(k) for k in scratch.classes[:count]]
+    compose_pairs(recipe, codes, seed, epoch, order, index, 1, scratch, views)
+    return views[:, 0], scratch.keys[0], [int(k) for k in scratch.classes[0, : scratch.counts[0]]]

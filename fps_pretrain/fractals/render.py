@@ -6,44 +6,65 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fps_pretrain.fractals.codes import JITTER_SLOTS, JITTER_TRIES, PROBE_GRID, PROBE_POINTS, jitter_code
+from fps_pretrain.fractals.codes import JITTER_SLOTS, JITTER_TRIES, PROBE_GRID, PROBE_POINTS
 from fps_pretrain.fractals.compiled import compiled, kernel
 from fps_pretrain.fractals.recipe import MAX_MAPS, ImageNumbers, Recipe
-from fps_pretrain.fractals.rng import chance, fill_choices, integer, subkey
-from fps_pretrain.fractals.walk import Walk, empty_walk, hit_counts, take_walk
+from fps_pretrain.fractals.rng import chance, fill_bits, integer, subkey
+from fps_pretrain.fractals.walk import (
+    LANES,
+    LONGEST_CHAIN,
+    Walks,
+    count_hits,
+    count_long_hits,
+    empty_walks,
+    repeat_walk,
+    set_walk,
+    take_long_walk,
+    take_steps,
+)
 
 # Slots of an image's key, after those of the jitter
 SLOT_WALK = JITTER_TRIES * JITTER_SLOTS
 SLOT_PATCH = SLOT_WALK + 1
 
 
-class ImageScratch(NamedTuple):
-    """What one thread needs to render images.
+class Images(NamedTuple):
+    """Images to render together, and what one thread needs for it.
 
     Attributes:
-        varied: ``(4, 2, 3)``, the jittered code.
-        walk: its points.
-        counts: hits, flat, with a border of one cell, int32.
-        sums: stamped hits, likewise.
+        keys: ``(images,)``, uint64.
+        codes: ``(images, 4, 2, 3)``, jittered.
+        sizes: ``(images,)``, int64, their numbers of maps.
+        levels: ``(images, side^2)``, uint16, output, as ``stamp`` writes them.
+        walks: points.
+        counts: hits, flat, of 32 images, int32.
+        sums: stamped hits of one image, likewise.
         peaks: ``(side,)``, int32.
     """
 
-    varied: np.ndarray
-    walk: Walk
+    keys: np.ndarray
+    codes: np.ndarray
+    sizes: np.ndarray
+    levels: np.ndarray
+    walks: Walks
     counts: np.ndarray
     sums: np.ndarray
     peaks: np.ndarray
 
 
 @compiled()
-def empty_image_scratch(points: int, side: int) -> ImageScratch:
-    """Scratch for images of ``side`` pixels and walks of ``points`` points, and for looking at codes."""
-    cells = max(PROBE_GRID, (side + 2) ** 2)
-    return ImageScratch(
-        np.empty((MAX_MAPS, 2, 3)),
-        empty_walk(max(PROBE_POINTS, points)),
-        np.empty(cells, np.int32),
-        np.empty(cells, np.int32),
+def empty_images(recipe: Recipe, images: int) -> Images:
+    """Room for so many images of a recipe, and for looking at codes."""
+    side, grid = recipe.render_side, (recipe.render_side + 2) ** 2
+    grids = LANES if recipe.points <= LONGEST_CHAIN else 1
+    return Images(
+        np.empty(images, np.uint64),
+        np.empty((images, MAX_MAPS, 2, 3)),
+        np.empty(images, np.int64),
+        np.empty((images, side * side), np.uint16),
+        empty_walks(max(PROBE_POINTS, recipe.points)),
+        np.empty(max(LANES * PROBE_GRID, grids * grid), np.int32),
+        np.empty(grid, np.int32),
         np.empty(side, np.int32),
     )
 
@@ -108,31 +129,29 @@ def draw_patch(numbers: ImageNumbers, key: np.uint64) -> int:
 
 
 @kernel()
-def render(
-    code: np.ndarray,
-    n: int,
-    recipe: Recipe,
-    key: np.uint64,
-    scratch: ImageScratch,
-    levels: np.ndarray,
-) -> None:
-    """Render a jittered code as a grey image.
-
-    Args:
-        code: ``(4, 2, 3)``.
-        n: its number of maps.
-        recipe: what images look like.
-        key: the image's key.
-        scratch: from ``empty_image_scratch``.
-        levels: output, flat, ``side^2``, uint16, as ``stamp`` writes it; never blank.
-
-    """
+def render(recipe: Recipe, count: int, images: Images) -> None:
+    """Render the first ``count`` of ``images``: grey levels by their codes and keys, none of them blank."""
     points, side = recipe.points, recipe.render_side
-    jitter_code(code, n, recipe.jitter, recipe.image, key, scratch.varied)
-    take_walk(scratch.varied, n, points, subkey(key, SLOT_WALK), scratch.walk)
-    if not hit_counts(scratch.walk, points, side, scratch.counts):  # no extent: all points in one cell
-        scratch.counts[(side // 2 + 1) * (side + 3)] = points
-    stamp(scratch.counts, side, draw_patch(recipe.image, key), scratch.sums, scratch.peaks, levels)
+    grid = (side + 2) * (side + 2)
+    if points > LONGEST_CHAIN:
+        for k in range(count):
+            take_long_walk(images.codes[k], images.sizes[k], points, subkey(images.keys[k], SLOT_WALK), images.walks)
+            count_long_hits(points, side, images.walks, images.counts)
+            patch = draw_patch(recipe.image, images.keys[k])
+            stamp(images.counts, side, patch, images.sums, images.peaks, images.levels[k])
+        return
+    for start in range(0, count, LANES):
+        lanes = min(LANES, count - start)
+        for lane in range(lanes):
+            k = start + lane
+            set_walk(images.codes[k], images.sizes[k], subkey(images.keys[k], SLOT_WALK), lane, images.walks)
+        repeat_walk(lanes, images.walks)
+        take_steps(points, 0, images.walks)
+        count_hits(points, side, images.walks, images.counts)
+        for lane in range(lanes):
+            k = start + lane
+            patch = draw_patch(recipe.image, images.keys[k])
+            stamp(images.counts[lane * grid :], side, patch, images.sums, images.peaks, images.levels[k])
 
 
 @kernel()
@@ -174,7 +193,7 @@ def diamond_square(size: int, key: np.uint64, bits: np.ndarray, texture: np.ndar
     """
     side = texture.shape[0]
     extent = side - 1
-    fill_choices(key, bits[: side * side])
+    fill_bits(key, bits[: side * side])
     for y in range(side):
         for x in range(side):
             texture[y, x] = np.float32(bits[y * side + x] >> np.uint32(8)) * np.float32(2.0**-23) - np.float32(1.0)

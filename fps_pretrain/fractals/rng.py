@@ -2,7 +2,7 @@
 
 A key is a ``uint64``, the hash of what it stands for. Number ``slot`` of a key is drawn without drawing those before
 it, so that the order of evaluation does not matter: one loop and a batch of tensor operations draw the same numbers.
-The long runs of the chaos game take 16 bits a step from ``fill_choices``, which vectorises.
+The long runs of the chaos game take 16 bits a step from ``choice_bits``.
 """
 
 from __future__ import annotations
@@ -80,17 +80,29 @@ def chance(key: np.uint64, slot: int, probability: float) -> bool:
     return uniform(key, slot) < probability
 
 
-@kernel()
-def fill_choices(key: np.uint64, choices: np.ndarray) -> None:
-    """Fill ``choices``, uint32, with random bits: element ``i`` is a hash of the key and ``i`` (Wellons 2018).
+@kernel(inline="always")
+def halves(key: np.uint64) -> tuple[np.uint32, np.uint32]:
+    """The two halves of a key, the lower first."""
+    return np.uint32(np.uint64(key) & _LOW), np.uint32(np.uint64(key) >> _S32)
 
-    Its low half is choice ``2 i`` of a walk, its high half choice ``2 i + 1``.
+
+@kernel(inline="always")
+def choice_bits(low: np.uint32, high: np.uint32, i: np.uint32) -> np.uint32:
+    """32 random bits, a hash of a key's halves and ``i`` (after Wellons 2018), in operations that vectorise.
+
+    The low half is choice ``2 i`` of a walk, the high half choice ``2 i + 1``.
     """
-    low = np.uint32(np.uint64(key) & _LOW)
-    high = np.uint32(np.uint64(key) >> _S32)
-    for i in range(choices.size):
-        h = np.add(np.multiply(np.uint32(i), _STEP_32), low)
-        h = np.multiply(np.uint32(h ^ (h >> np.uint32(16))), _MIX_32_1)
-        h = np.uint32(h ^ high)
-        h = np.multiply(np.uint32(h ^ (h >> np.uint32(15))), _MIX_32_2)
-        choices[i] = np.uint32(h ^ (h >> np.uint32(15)))
+    # NumPy's functions keep 32 bits where Python's operators would widen to 64.
+    h = np.add(np.multiply(i, _STEP_32), low)
+    h = np.multiply(np.uint32(h ^ (h >> np.uint32(16))), _MIX_32_1)
+    h = np.uint32(h ^ high)
+    h = np.multiply(np.uint32(h ^ (h >> np.uint32(15))), _MIX_32_2)
+    return np.uint32(h ^ (h >> np.uint32(15)))
+
+
+@kernel()
+def fill_bits(key: np.uint64, bits: np.ndarray) -> None:
+    """Fill ``bits``, uint32, with ``choice_bits`` 0, 1, ..."""
+    low, high = halves(key)
+    for i in range(bits.size):
+        bits[i] = choice_bits(low, high, np.uint32(i))

@@ -47,10 +47,11 @@ from fps_pretrain.fractals.recipe import (
 )
 from fps_pretrain.fractals.render import HUE_WEIGHTS, SLOT_PATCH, SLOT_WALK
 from fps_pretrain.fractals.rng import CHOICE_RANGE, IMAGE_STREAM, PAIR_STREAM, key_prefix
-from fps_pretrain.fractals.walk import EXPLODED, REACH, branches
+from fps_pretrain.fractals.walk import EXPLODED, LANES, LONGEST_CHAIN, REACH, TRUNK
 
 _POINTS_AT_ONCE = 2**26
-"""Points of the chaos game held at the same time: about 2 GB."""
+"""Points of the chaos game held at the same time: about 3 GB."""
+_STEPS_AT_ONCE = 64
 
 
 def _signed(value: int) -> int:
@@ -92,7 +93,7 @@ def integers(keys: Tensor, slot: int | Tensor, n: int | Tensor) -> Tensor:
 
 
 def random_bits(keys: Tensor, count: int) -> Tensor:
-    """``rng.fill_choices``: ``(len(keys), count)``, int32, the same bits."""
+    """``rng.choice_bits`` 0 .. count - 1 of keys ``(M,)``: ``(M, count)``, int32, the same bits."""
     low, high = keys.to(torch.int32)[:, None], (keys >> 32).to(torch.int32)[:, None]
     h = torch.arange(count, dtype=torch.int32, device=keys.device) * _STEP_32 + low
     h = (h ^ ((h >> 16) & 0xFFFF)) * _MIX_32_1
@@ -241,70 +242,82 @@ def jitter_codes(maps: Tensor, sizes: Tensor, recipe: Recipe, keys: Tensor) -> T
     return result
 
 
-def take_walks(maps: Tensor, sizes: Tensor, points: int, keys: Tensor) -> tuple[Tensor, Tensor]:
-    """``walk.take_walk`` for codes ``(N, 4, 2, 3)``: the points' coordinates, each ``(N, points)``, float32."""
-    count, device = len(sizes), maps.device
-    number = torch.arange(MAX_MAPS, device=device)
+def _choices(keys: Tensor, steps: int) -> Tensor:
+    """Which of its numbers, 0 .. 65,535, each step of the walks of keys ``(M,)`` takes: ``(steps, M)``, int32."""
+    bits = random_bits(keys, (steps + 1) // 2).T
+    return torch.stack([bits & 0xFFFF, (bits >> 16) & 0xFFFF], dim=1).flatten(0, 1)[:steps]
+
+
+def _steps(maps: Tensor, cuts: Tensor, choices: Tensor, start: Tensor) -> Tensor:
+    """``walk.take_steps``.
+
+    Args:
+        maps: ``(N, 4, 6)``, float32.
+        cuts: ``(N, 4)``, int32.
+        choices: ``(steps, N x branches)``, int32.
+        start: ``(2, N x branches)``, float32.
+
+    Returns:
+        The points after each step, ``(steps, 2, N x branches)``.
+    """
+    steps, walks = choices.shape
+    branches = walks // len(maps)
+    cut = cuts.repeat_interleave(branches, dim=0)
+    table = maps.flatten(0, 1)
+    base = MAX_MAPS * torch.arange(len(maps), device=maps.device).repeat_interleave(branches)
+    points = torch.empty(steps, 2, walks, device=maps.device)
+    left, right = torch.empty_like(start), torch.empty_like(start)
+    before = start
+    for first in range(0, steps, _STEPS_AT_ONCE):
+        some = choices[first : first + _STEPS_AT_ONCE]
+        chosen = (some[..., None] >= cut[:, : MAX_MAPS - 1]).sum(-1)
+        numbers = table[base + chosen].unflatten(-1, (2, 3)).permute(0, 3, 2, 1)  # (steps, 3, 2, walks)
+        for step, (from_x, from_y, shift) in enumerate(numbers.unbind(0), start=first):
+            torch.mul(from_x, before[0], out=left)
+            torch.mul(from_y, before[1], out=right)
+            before = torch.add(left.add_(right), shift, out=points[step])
+    return points
+
+
+def take_walks(maps: Tensor, sizes: Tensor, points: int, keys: Tensor) -> Tensor:
+    """The walks of codes ``(N, 4, 2, 3)`` as compiled code takes them: ``(points, 2, N)``, float32."""
+    count = len(sizes)
+    number = torch.arange(MAX_MAPS, device=maps.device)
     last = (sizes - 1)[:, None]
     areas = (maps[..., 0, 0] * maps[..., 1, 1] - maps[..., 0, 1] * maps[..., 1, 0]).abs()
     areas = torch.where(number <= last, areas, 0.0)
     total = areas.cumsum(1)[:, -1:]
     shares = torch.where(total > 0.0, areas / total, 1.0 / sizes[:, None])
     cuts = torch.where(number < last, (shares.cumsum(1) * CHOICE_RANGE + 0.5).int(), CHOICE_RANGE)
-    flat = maps.reshape(count, MAX_MAPS, 6).float()
+    flat = maps.flatten(2).float()
 
     a, b, c, d = maps[:, 0, 0, 0], maps[:, 0, 0, 1], maps[:, 0, 1, 0], maps[:, 0, 1, 1]
     e, f = maps[:, 0, 0, 2], maps[:, 0, 1, 2]
     det = (1.0 - a) * (1.0 - d) - b * c
-    regular = det.abs() > 1e-9
-    x = torch.where(regular, ((1.0 - d) * e + b * f) / det, 0.0).float()[:, None]
-    y = torch.where(regular, (c * e + (1.0 - a) * f) / det, 0.0).float()[:, None]
-
-    bits = random_bits(keys, (points + 1) // 2)
-    choices = torch.stack([bits & 0xFFFF, (bits >> 16) & 0xFFFF], dim=2).view(count, -1)[:, :points]
-    chosen = sum((choices >= cuts[:, k : k + 1]).int() for k in range(MAX_MAPS - 1))
-    assert isinstance(chosen, Tensor)
-    rows = (chosen + MAX_MAPS * torch.arange(count, dtype=torch.int32, device=device)[:, None]).to(torch.int32)
-    flat = flat.view(count * MAX_MAPS, 6)
-
-    fork = branches(points)
-    trunk = min(points, fork + 32)
-    xs, ys = torch.empty(count, points, device=device), torch.empty(count, points, device=device)
-    start, step = 0, 1
-    while start < points:
-        if start == trunk:
-            step = fork
-            x, y = xs[:, trunk - fork : trunk], ys[:, trunk - fork : trunk]
-        width = min(step, points - start)
-        m = flat[rows[:, start : start + width].long()]
-        x, y = x[:, :width], y[:, :width]
-        x, y = (
-            m[..., 0] * x + m[..., 1] * y + m[..., 2],
-            m[..., 3] * x + m[..., 4] * y + m[..., 5],
-        )
-        xs[:, start : start + width] = x
-        ys[:, start : start + width] = y
-        start += width
-    return xs, ys
+    fixed = torch.stack([((1.0 - d) * e + b * f) / det, (c * e + (1.0 - a) * f) / det])
+    start = torch.where(det.abs() > 1e-9, fixed, 0.0).float()
+    if points <= LONGEST_CHAIN:
+        return _steps(flat, cuts, _choices(keys, points), start)
+    trunk = _steps(flat, cuts, _choices(keys, TRUNK), start)
+    lanes = subkeys(keys[:, None], torch.arange(LANES, device=keys.device)).flatten()
+    forked = trunk[-LANES:].permute(1, 2, 0).flatten(1)  # (2, N x lanes)
+    steps = -(-(points - TRUNK) // LANES)
+    branches = _steps(flat, cuts, _choices(lanes, steps), forked)
+    branches = branches.view(steps, 2, count, LANES).permute(0, 3, 1, 2).flatten(0, 1)
+    return torch.cat([trunk, branches[: points - TRUNK]])
 
 
-def count_hits(xs: Tensor, ys: Tensor, side: int) -> Tensor:
-    """``walk.hit_counts`` of points ``(N, points)``: ``(N, side + 2, side + 2)``, int32, with a border of empty cells.
-
-    Where there is no extent to show, all points are in one cell in the middle, as ``render.render`` has it.
-    """
+def count_hits(points: Tensor, side: int) -> Tensor:
+    """``walk.count_hits`` of points ``(P, 2, N)``: ``(N, side + 2, side + 2)``, int32, with a border of empty cells."""
     stride = side + 2
-    low_x, high_x = xs.amin(1, keepdim=True), xs.amax(1, keepdim=True)
-    low_y, high_y = ys.amin(1, keepdim=True), ys.amax(1, keepdim=True)
-    finite = (low_x > -EXPLODED) & (high_x < EXPLODED) & (low_y > -EXPLODED) & (high_y < EXPLODED)
-    valid = finite & (high_x - low_x >= 1e-6) & (high_y - low_y >= 1e-6)
+    low, high = points.amin(0), points.amax(0)
+    shown = ((low > -EXPLODED) & (high < EXPLODED) & (high - low >= 1e-6)).all(0)
     # A number over a tensor is the number times a reciprocal in torch, which rounds twice.
-    span = torch.full_like(low_x, (side - 1) * REACH)
-    row = ((xs - low_x) * (span / (high_x - low_x))).floor()
-    column = ((ys - low_y) * (span / (high_y - low_y))).floor()
-    cells = torch.where(valid, row * stride + column + (stride + 1), (side // 2 + 1) * (side + 3)).long()
-    counts = torch.zeros(len(xs), stride * stride, dtype=torch.int32, device=xs.device)
-    counts.scatter_add_(1, cells, torch.ones((), dtype=torch.int32, device=xs.device).expand_as(cells))
+    scale = torch.full_like(low, (side - 1) * REACH) / (high - low)
+    row, column = ((points - low) * scale).floor().unbind(1)
+    cells = torch.where(shown, row * stride + column + (stride + 1), (side // 2 + 1) * (side + 3)).long()
+    counts = torch.zeros(points.shape[2], stride * stride, dtype=torch.int32, device=points.device)
+    counts.scatter_add_(1, cells.T, torch.ones((), dtype=torch.int32, device=points.device).expand_as(cells.T))
     return counts.view(-1, stride, stride)
 
 
@@ -336,9 +349,9 @@ def render(recipe: Recipe, table: CodeTable, classes: Tensor, keys: Tensor) -> T
     for some_classes, some_keys in zip(classes.split(at_once), keys.split(at_once), strict=True):
         sizes = table.sizes[some_classes]
         maps = jitter_codes(table.maps[some_classes], sizes, recipe, some_keys)
-        xs, ys = take_walks(maps, sizes, recipe.points, subkeys(some_keys, SLOT_WALK))
+        points = take_walks(maps, sizes, recipe.points, subkeys(some_keys, SLOT_WALK))
         patches = draw_patches(recipe, some_keys)
-        parts.append(stamp(count_hits(xs, ys, recipe.render_side), patches))
+        parts.append(stamp(count_hits(points, recipe.render_side), patches))
     return torch.cat(parts)
 
 
@@ -486,7 +499,7 @@ def _pack(colours: Tensor) -> Tensor:
 
 
 def compose(recipe: Recipe, table: CodeTable, seed: int, epoch: int, index: Tensor) -> tuple[Tensor, Tensor]:
-    """``pairs.compose_pair`` for pairs of an epoch.
+    """``pairs.compose_pairs`` for pairs of an epoch.
 
     Args:
         recipe: what pairs look like.

@@ -14,10 +14,10 @@ import cv2
 import numpy as np
 
 from fps_pretrain.batches import augment_pair
-from fps_pretrain.fractals.codes import class_code
+from fps_pretrain.fractals.codes import fill_code_table, jitter_code
 from fps_pretrain.fractals.pairs import composed
 from fps_pretrain.fractals.recipe import Recipe
-from fps_pretrain.fractals.render import empty_image_scratch, render
+from fps_pretrain.fractals.render import empty_images, render
 from fps_pretrain.fractals.rng import IMAGE_STREAM, PAIR_STREAM, make_key
 from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
 from fps_pretrain.views import pack, unpack
@@ -147,12 +147,15 @@ def picture_of(size: int) -> np.ndarray:
     ).astype(np.uint8)
 
 
+def _mean_hue(image: np.ndarray) -> complex:
+    """The direction of an image's colours, without its greys."""
+    return complex((image @ np.exp(2j * np.pi * np.arange(3) / 3)).sum())
+
+
 def augmented_features(view: np.ndarray) -> dict[str, float]:
     """Of one augmented view of the picture."""
     image = view.transpose(1, 2, 0) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
-    hue, saturation, value = (
-        c.astype(np.float64) for c in cv2.split(cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV))
-    )
+    saturation = cv2.cvtColor(image.astype(np.float32), cv2.COLOR_RGB2HSV)[..., 1].astype(np.float64)
     grey = np.ptp(image, axis=-1).max() < 1e-3
     luma = image @ np.array([0.299, 0.587, 0.114])
     red, green = image[..., 0] - image[..., 2], image[..., 1] - image[..., 2]
@@ -178,7 +181,7 @@ def augmented_features(view: np.ndarray) -> dict[str, float]:
         "mean of green over mean of blue": green.mean() if not grey else 0.0,
         "saturation": saturation.mean(),
         "saturation deviation": saturation.std(),
-        "hue at the brightest": np.cos(np.radians(hue[np.unravel_index(value.argmax(), value.shape)])),
+        "hue turned": abs(np.angle(_mean_hue(image) / _mean_hue(picture_of(len(image)) / 255))) if not grey else 0.0,
         "clipped": (image > 0.999).mean(),
     }
     return {name: float(v) for name, v in features.items()}
@@ -219,9 +222,12 @@ def statistics(maker: Maker, recipe: Recipe, count: int, looks: tuple[str, ...] 
 
 
 def distances(ours: Statistics, theirs: Statistics) -> dict[str, float]:
-    """By name, how many standard errors two means are apart."""
+    """By name, how many standard errors two means are apart.
+
+    Some statistics hardly vary: what is less than 1 in 2,000 apart for other roundings counts as less than one.
+    """
     return {
-        name: abs(mean - theirs[name][0]) / max(1e-9, np.hypot(error, theirs[name][1]))
+        name: abs(mean - theirs[name][0]) / max(5e-4 * max(0.1, abs(mean)), np.hypot(error, theirs[name][1]))
         for name, (mean, error) in ours.items()
     }
 
@@ -230,12 +236,14 @@ def compiled_maker(seed: int) -> Maker:
     """The compiled code, one pair at a time."""
 
     def greys(recipe: Recipe, k: int) -> np.ndarray:
-        scratch = empty_image_scratch(recipe.points, recipe.render_side)
-        code, levels = np.zeros((4, 2, 3)), np.empty((2, recipe.render_side**2), np.uint16)
-        n = class_code(recipe.codes, seed, k, scratch.walk, scratch.counts, code)
+        images = empty_images(recipe, 2)
+        codes, sizes = np.empty((1, 4, 2, 3)), np.empty(1, np.int64)
+        fill_code_table(recipe.codes, seed, k, codes, sizes)
         for image in range(2):
-            render(code, n, recipe, np.uint64(make_key(seed, IMAGE_STREAM, k, image)), scratch, levels[image])
-        return levels.reshape(2, recipe.render_side, -1).astype(int) - 1
+            images.keys[image], images.sizes[image] = make_key(seed, IMAGE_STREAM, k, image), sizes[0]
+            jitter_code(codes[0], sizes[0], recipe.jitter, recipe.image, images.keys[image], images.codes[image])
+        render(recipe, 2, images)
+        return images.levels.reshape(2, recipe.render_side, -1).astype(int) - 1
 
     def augmented(picture: np.ndarray, recipe: Recipe, k: int) -> np.ndarray:
         key = np.uint64(make_key(seed, PAIR_STREAM, 0, k))

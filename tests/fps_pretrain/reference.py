@@ -19,7 +19,7 @@ import torch
 from torchvision.transforms.v2 import functional as TF
 
 from fps_pretrain import views
-from fps_pretrain.fractals import codes, pairs, render, rng
+from fps_pretrain.fractals import codes, pairs, render, rng, walk
 from fps_pretrain.fractals.recipe import COLOUR_JITTER, JITTER_NONE, Recipe, make_recipe
 from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
 from tests.fps_pretrain.pair_statistics import Maker, statistics
@@ -45,7 +45,7 @@ class SharedDraws:
     def choices(self, count):
         """Integers below 65,536."""
         bits = np.empty((count + 1) // 2, np.uint32)
-        rng.fill_choices(self.key, bits)
+        rng.fill_bits(self.key, bits)
         return np.stack([bits & 0xFFFF, bits >> 16], axis=1).ravel()[:count].astype(np.int64)
 
 
@@ -134,34 +134,38 @@ def chaos_game(code, points, draws):
     """Points (points, 2) of the attractor: map k with probability proportional to |det A_k|."""
     areas = np.abs(np.linalg.det(code[:, :, :2]))
     cuts = np.floor(np.cumsum(areas / areas.sum()) * 65_536 + 0.5)[:-1]
-    chosen = (draws.choices(points)[:, None] >= cuts).sum(axis=1)
-    linear, shift = code[:, :, :2], code[:, :, 2]
-    start = np.linalg.solve(np.eye(2) - linear[0], shift[0])
+    start = np.linalg.solve(np.eye(2) - code[0, :, :2], code[0, :, 2])
+
+    def chain(start, choices):
+        visited, (x, y) = [], start
+        for k in (choices[:, None] >= cuts).sum(axis=1):
+            (a, b, e), (c, d, f) = maps[k]
+            x, y = a * x + b * y + e, c * x + d * y + f
+            visited.append((x, y))
+        return np.array(visited)
+
     if draws.one_chain:
-        walk, point = [], start
-        for k in chosen:
-            (a, b), (c, d) = linear[k]
-            point = (a * point[0] + b * point[1] + shift[k, 0], c * point[0] + d * point[1] + shift[k, 1])
-            walk.append(point)
-        return np.array(walk)
-    # The compiled code's walk forks: point i follows point i - fork, in single precision.
-    code32 = code.astype(np.float32)
-    fork = 2 ** min(10, max(0, round(math.log2(points) / 2)))
-    walk = np.empty((points, 2), np.float32)
-    for i in range(points):
-        before = walk[i - 1] if 0 < i < fork + 32 else walk[i - fork] if i else start.astype(np.float32)
-        (a, b, e), (c, d, f) = code32[chosen[i]]
-        walk[i] = a * before[0] + b * before[1] + e, c * before[0] + d * before[1] + f
-    return walk
+        maps = code.tolist()
+        return chain(start, draws.choices(points))
+    maps = code.astype(np.float32)  # compiled code walks in single precision
+    start = start.astype(np.float32)
+    if points <= walk.LONGEST_CHAIN:
+        return chain(start, draws.choices(points))
+    # A very long walk forks into 32: its branches go on from the last points of its first steps.
+    trunk = chain(start, draws.choices(walk.TRUNK))
+    steps = -(-(points - walk.TRUNK) // walk.LANES)
+    ends = trunk[-walk.LANES :]
+    branches = [chain(end, draws.child(lane).choices(steps)) for lane, end in enumerate(ends)]
+    return np.concatenate([trunk, np.stack(branches, axis=1).reshape(-1, 2)])[:points]
 
 
-def hit_counts(walk, side):
+def hit_counts(points, side):
     """How many points fall into each cell; the bounding box fills the image, x to rows."""
-    low, high = walk.min(axis=0), walk.max(axis=0)
-    if (high - low).min() < 1e-6 or np.abs(walk).max() > 1e6:  # nothing to show
+    low, high = points.min(axis=0), points.max(axis=0)
+    if (high - low).min() < 1e-6 or np.abs(points).max() > 1e6:  # nothing to show
         return np.zeros((side, side), int)
-    scale = np.asarray((side - 1) * (1 + 2**-21), walk.dtype) / (high - low)  # a hair more, against rounding
-    rows, columns = ((walk - low) * scale).astype(int).T
+    scale = np.asarray((side - 1) * (1 + 2**-21), points.dtype) / (high - low)  # a hair more, against rounding
+    rows, columns = ((points - low) * scale).astype(int).T
     counts = np.zeros((side, side), int)
     np.add.at(counts, (rows, columns), 1)
     return counts

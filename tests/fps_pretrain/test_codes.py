@@ -32,16 +32,30 @@ def padded(code):
 
 
 def take_walk(code, points, key):
-    scratch = walk.empty_walk(points)
-    walk.take_walk(padded(code), len(code), points, key, scratch)
-    return np.stack([scratch.x, scratch.y], axis=1)
+    walks = walk.empty_walks(points)
+    if points > walk.LONGEST_CHAIN:
+        walk.take_long_walk(padded(code), len(code), points, key, walks)
+        return np.stack([walks.x[:points], walks.y[:points]], axis=1)
+    walk.set_walk(padded(code), len(code), key, 0, walks)
+    walk.repeat_walk(1, walks)
+    walk.take_steps(points, 0, walks)
+    lane = slice(walk.LANES, (points + 1) * walk.LANES, walk.LANES)
+    return np.stack([walks.x[lane], walks.y[lane]], axis=1)
 
 
 def hit_counts(code, points, side, key):
-    scratch, counts = walk.empty_walk(points), np.empty((side + 2) ** 2, np.int32)
-    walk.take_walk(padded(code), len(code), points, key, scratch)
-    shown = walk.hit_counts(scratch, points, side, counts)
-    return shown, counts.reshape(side + 2, side + 2)
+    """Hits with their border, (side + 2, side + 2)."""
+    walks, grid = walk.empty_walks(points), (side + 2) ** 2
+    counts = np.empty(walk.LANES * grid, np.int32)
+    if points > walk.LONGEST_CHAIN:
+        walk.take_long_walk(padded(code), len(code), points, key, walks)
+        walk.count_long_hits(points, side, walks, counts)
+    else:
+        walk.set_walk(padded(code), len(code), key, 0, walks)
+        walk.repeat_walk(1, walks)
+        walk.take_steps(points, 0, walks)
+        walk.count_hits(points, side, walks, counts)
+    return counts[:grid].reshape(side + 2, side + 2)
 
 
 def test_singular_values_obey_the_constraints():
@@ -109,21 +123,20 @@ def test_degenerate_draws_are_never_a_class():
         first = sample(key(0, 1, k, 0))
         used = class_code(0, k)
         replaced += not np.array_equal(first[0], used[0])
-        shown, counts = hit_counts(used, 1000, 16, key(0, 9, k, 0))
-        assert shown
-        assert (counts > 0).sum() >= 8
+        assert (hit_counts(used, 1000, 16, key(0, 9, k, 0)) > 0).sum() >= 8
     assert 0 < replaced < 300
 
 
+@pytest.mark.parametrize("points", [500, 20_000])
 @pytest.mark.parametrize("exploding", [True, False])
-def test_exploding_and_collapsed_walks_count_no_cells(exploding):
+def test_exploding_and_collapsed_walks_are_one_cell_in_the_middle(exploding, points):
     code = np.zeros((2, 2, 3))
     if exploding:
         code[:, 0, 0] = code[:, 1, 1] = 1.5
         code[1, :, 2] = 1.0
-    shown, counts = hit_counts(code, 500, 32, key(0, 0, 0, 0))
-    assert not shown
-    assert not counts.any()
+    counts = hit_counts(code, points, 32, key(0, 0, 0, 0))
+    assert np.argwhere(counts).tolist() == [[17, 17]]
+    assert counts.sum() == points
 
 
 def test_the_walk_starts_at_the_fixed_point_of_map_0_and_stays_on_the_attractor():
@@ -159,23 +172,38 @@ def test_maps_are_chosen_in_proportion_to_their_area(points):
     assert np.mean(first) == pytest.approx(0.75, abs=0.01)
 
 
-def test_a_forked_walk_spreads_like_one_long_walk():
-    """Mean hits per cell over many walks: the forks of 1,000 points against a chain of 1,000 steps, cell by cell."""
-    code = class_code(0, 4)
-    low, high = (
-        take_walk(code, 100_000, key(9, 0, 0, 0)).min(axis=0),
-        take_walk(code, 100_000, key(9, 0, 0, 0)).max(axis=0),
-    )
+def test_lanes_are_independent():
+    """A walk is the same in whatever lane it is, and whoever is beside it."""
+    walks = walk.empty_walks(300)
+    for lane in range(walk.LANES):
+        code = class_code(0, lane)
+        walk.set_walk(padded(code), len(code), key(4, 0, lane, 0), lane, walks)
+    walk.take_steps(300, 0, walks)
+    for lane in range(walk.LANES):
+        alone = take_walk(class_code(0, lane), 300, key(4, 0, lane, 0))
+        mine = np.stack([walks.x, walks.y], axis=1)[: 301 * walk.LANES].reshape(301, walk.LANES, 2)[1:, lane]
+        assert np.array_equal(mine, alone)
 
-    def hits(points):
-        cells = np.clip(((points - low) / (high - low) * 8).astype(int), 0, 7)
-        return np.bincount(cells[:, 0] * 8 + cells[:, 1], minlength=64)
 
-    forked = np.array([hits(take_walk(code, 1000, key(8, 0, k, 0))) for k in range(400)])
-    generator = np.random.default_rng(0)
-    chain = np.array([hits(reference.chaos_game(code, 1000, reference.FreshDraws(generator))) for _ in range(400)])
-    error = np.sqrt((forked.var(axis=0) + chain.var(axis=0)) / 400) + 1e-3
-    assert (np.abs(forked.mean(axis=0) - chain.mean(axis=0)) / error).max() < 4.5
+def test_a_forked_walk_makes_the_images_of_one_chain():
+    """Two images of a code are as alike, and an image is as rough, as those of chains of 100,000 steps."""
+    side, looks = 112, {"forked": [], "chain": []}
+    for k in range(40):
+        code = class_code(0, k)
+        generator = np.random.default_rng(k)
+        made = {
+            "forked": [take_walk(code, 100_000, key(6, 0, k, image)).astype(float) for image in range(2)],
+            "chain": [reference.chaos_game(code, 100_000, reference.FreshDraws(generator)) for _ in range(2)],
+        }
+        low, high = made["chain"][0].min(axis=0), made["chain"][0].max(axis=0)
+        for name, walks in made.items():
+            cells = [np.clip(((points - low) / (high - low) * side).astype(int), 0, side - 1) for points in walks]
+            hits = [np.bincount(c[:, 0] * side + c[:, 1], minlength=side * side).reshape(side, side) for c in cells]
+            alike = np.corrcoef(hits[0].ravel(), hits[1].ravel())[0, 1]
+            looks[name].append([alike, np.abs(np.diff(hits[0], axis=0)).mean() / hits[0].std(), (hits[0] > 0).mean()])
+    apart = np.array(looks["forked"]) - np.array(looks["chain"])
+    error = apart.std(axis=0) / np.sqrt(len(apart))
+    assert (np.abs(apart.mean(axis=0)) < 4.5 * error + 5e-4).all()
 
 
 @pytest.mark.parametrize("mode", range(len(recipe.JITTERS)))

@@ -80,6 +80,7 @@ def batched(recipe, seed, epoch, first, count):
         ({"size": 32, "jitter": "none", "numbers": {"compose.overhang": 0.4, "image.cell_probability": 0.1}}, 30),
         ({"size": 50}, 12),
         ({"size": 80, "objects": (1, 2)}, 1),
+        ({"size": 128, "objects": (2, 2)}, 1),
     ],
 )
 def test_every_pixel_is_the_references(options, count):

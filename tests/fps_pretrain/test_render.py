@@ -13,7 +13,7 @@ SIERPINSKI = np.array([[[0.5, 0, tx], [0, 0.5, ty]] for tx, ty in ((0, 0), (0.5,
 
 
 def inner_counts(code, points, side):
-    return hit_counts(code, points, side, key(0, 0, 0, 0))[1][1:-1, 1:-1]
+    return hit_counts(code, points, side, key(0, 0, 0, 0))[1:-1, 1:-1]
 
 
 def channels(table):
@@ -40,7 +40,7 @@ def test_points_fill_the_image_with_x_to_rows():
 
 @pytest.mark.parametrize("patch", [1, 0b000010000, 0b101010101, 511])
 def test_stamping_is_what_a_loop_over_hits_does(patch):
-    _, counts = hit_counts(class_code(0, 4), 300, 24, key(0, 0, 0, 0))
+    counts = hit_counts(class_code(0, 4), 300, 24, key(0, 0, 0, 0))
     expected = np.zeros((28, 28), int)
     cells = [(c // 3, c % 3) for c in range(9) if patch >> c & 1]
     for y, x in np.argwhere(counts):
@@ -54,19 +54,31 @@ def test_stamping_is_what_a_loop_over_hits_does(patch):
     assert np.array_equal(levels.reshape(24, 24), grey)
 
 
+def render_all(recipe, codes, keys):
+    images = render.empty_images(recipe, len(codes))
+    for k, code in enumerate(codes):
+        images.codes[k], images.sizes[k], images.keys[k] = padded(code), len(code), keys[k]
+    render.render(recipe, len(codes), images)
+    return images.levels
+
+
 def test_no_render_is_blank():
-    recipe = make_recipe(32)
-    scratch, levels = render.empty_image_scratch(recipe.points, 32), np.empty(1024, np.uint16)
-    lit = []
-    for k in range(3000):
-        code = class_code(0, k)
-        render.render(padded(code), len(code), recipe, key(0, 2, k, 0), scratch, levels)
-        assert levels.max() == 256
-        lit.append((levels > 0).sum())
-    assert min(lit) >= 8
+    levels = render_all(
+        make_recipe(32), [class_code(0, k) for k in range(3000)], [key(0, 2, k, 0) for k in range(3000)]
+    )
+    assert (levels.max(axis=1) == 256).all()
+    assert (levels > 0).sum(axis=1).min() >= 8
     # A code without any extent, which only a file of codes can hold.
-    render.render(np.zeros((4, 2, 3)), 2, recipe, key(0, 2, 0, 0), scratch, levels)
-    assert levels.max() == 256
+    assert render_all(make_recipe(32), [np.zeros((2, 2, 3))], [key(0, 2, 0, 0)]).max() == 256
+
+
+@pytest.mark.parametrize("size", [32, 160])
+def test_an_image_does_not_depend_on_those_beside_it(size):
+    recipe = make_recipe(size)
+    codes, keys = [class_code(0, k) for k in range(40)], [key(0, 2, k, 0) for k in range(40)]
+    together = render_all(recipe, codes, keys)
+    for k in (0, 17, 39):
+        assert np.array_equal(render_all(recipe, codes[k : k + 1], keys[k : k + 1])[0], together[k])
 
 
 def test_cells_of_the_patch_are_independent():
