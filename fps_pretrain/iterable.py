@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from fps_pretrain.config import MAX_THREADS
 from fps_pretrain.data import FractalSource, PairBatches
 from fps_pretrain.errors import UserError
 from fps_pretrain.fractals.recipe import make_recipe
@@ -31,6 +32,7 @@ class FPSPairs(IterableDataset[tuple[Tensor, Tensor]]):
         pairs: how many to make, rounded down to whole batches; None to go on for ever.
         first: how many to leave out, rounded down to whole batches, to go on where an earlier loop stopped.
         pairs_per_epoch: after how many every class has come equally often, in another order than the time before.
+        threads: how many threads of each worker share the making of a batch.
         recipe: options of the recipe by name, as ``fractals.recipe.make_recipe`` takes them.
 
     Raises:
@@ -45,19 +47,22 @@ class FPSPairs(IterableDataset[tuple[Tensor, Tensor]]):
         pairs: int | None = None,
         first: int = 0,
         pairs_per_epoch: int = 1_000_000,
+        threads: int = 1,
         **recipe: Any,
     ) -> None:
         if not 1 <= batch_size <= pairs_per_epoch:
             raise UserError(f"batch_size must be 1 to pairs_per_epoch ({pairs_per_epoch}), got {batch_size}")
         if first < 0 or (pairs is not None and pairs < batch_size):
             raise UserError(f"first must be at least 0 and pairs at least a batch, got {first} and {pairs}")
+        if not 1 <= threads <= MAX_THREADS:
+            raise UserError(f"threads must be 1 to {MAX_THREADS}, got {threads}")
         rank, world_size = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
         if batch_size % world_size:
             raise UserError(f"batch_size {batch_size} must be a multiple of the {world_size} processes")
         source = FractalSource(make_recipe(size, **recipe), seed)
-        self.batches = PairBatches(source, batch_size, pairs_per_epoch // batch_size, rank, world_size)
+        self.batches = PairBatches(source, batch_size, pairs_per_epoch // batch_size, rank, world_size, threads)
         self.start = first // batch_size
         self.stop = None if pairs is None else self.start + pairs // batch_size
 

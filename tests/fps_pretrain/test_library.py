@@ -51,11 +51,15 @@ def test_pairs_are_those_of_training_in_order_whatever_the_workers():
             assert torch.equal(second, whole[1])
     later = next(iter(FPSPairs(batch_size=8, size=16, seed=2, first=32, pairs_per_epoch=24)))
     assert torch.equal(later[0], expected[4][0])
+    threaded = next(iter(FPSPairs(batch_size=8, size=16, seed=2, pairs_per_epoch=24, threads=3)))
+    assert torch.equal(threaded[1], expected[0][1])
     jittered = next(iter(FPSPairs(batch_size=8, size=16, seed=2, background="diamond-square")))
     assert not torch.equal(jittered[0], expected[0][0])
 
 
-@pytest.mark.parametrize("options", [{"batch_size": 0}, {"pairs": 3}, {"first": -1}, {"size": 8}, {"colour": "red"}])
+@pytest.mark.parametrize(
+    "options", [{"batch_size": 0}, {"pairs": 3}, {"first": -1}, {"size": 8}, {"colour": "red"}, {"threads": 0}]
+)
 def test_bad_values_are_refused(options):
     with pytest.raises(UserError):
         FPSPairs(**({"batch_size": 8} | options))
