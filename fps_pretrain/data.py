@@ -98,7 +98,7 @@ class DeviceFractalSource(FractalSource):
         seed: fixes codes and pairs.
         codes: codes to take instead of the seed's.
         device: where to make them.
-        block: pairs made at a time; None for as many as make four million pixels a view.
+        block: pairs made at a time; None for as many as make four million pixels a view, on a CPU for a batch.
 
     Attributes:
         stride: how far the first pairs of two batches are apart, the batch size of all devices together; 0 for as far
@@ -119,7 +119,7 @@ class DeviceFractalSource(FractalSource):
     ) -> None:
         super().__init__(recipe, seed, codes)
         self.device = device
-        self.block = block or max(32, 2**22 // recipe.size**2)
+        self.block = block or (1 if device.type == "cpu" else 2**22 // recipe.size**2)
         self.stride = 0
         self.making = CudaStopwatch() if device.type == "cuda" else Stopwatch()
         self._table: CodeTable | None = None

@@ -148,8 +148,11 @@ def test_injected_failures_are_a_function_of_seed_round_and_client() -> None:
     assert injected(RunConfig(), 1, 1) is None
 
 
-def test_injected_failures_of_every_kind(tiny: Tiny) -> None:
-    config = tiny(clients=6, rounds=4, inject_failures=0.5, client_timeout=2.0, strategy="scaffold")
+def test_injected_failures_of_every_kind(tiny: Tiny, tmp_path: Path) -> None:
+    run(
+        tiny(clients=6, rounds=1, strategy="scaffold", output=tmp_path / "first"), quiet=True
+    )  # what is slow the first time is not a timeout
+    config = tiny(clients=6, rounds=4, inject_failures=0.5, client_timeout=4.0, strategy="scaffold")
     rows = run(config, quiet=True).history
     reasons = Counter(failure["reason"].split(":")[0] for row in rows for failure in row["failures"])
     assert set(reasons) == {

@@ -173,6 +173,7 @@ def augmented_features(view: np.ndarray) -> dict[str, float]:
         "brightness of extremes": (luma.mean() > 0.62) + (luma.mean() < 0.36),
         "contrast": luma.std(),
         "contrast over brightness": luma.std() / (luma.mean() + 1e-3),
+        "contrast of extremes": abs(luma.std() / (luma.mean() + 1e-3) / 0.219 - 1) > 0.33,
         "colour over contrast": np.ptp(image, axis=-1).mean() / (luma.std() + 1e-3),
         "sharpness": high / (luma.std() + 1e-3),
         "blunt": high / (luma.std() + 1e-3) < 0.35,

@@ -83,7 +83,7 @@ def test_preview(run_script, tmp_path, size):
         (["--workers", "100000"], "--workers"),
         (["--threads", "100000"], "--threads"),
         (["--pool", "1"], "pool"),
-        (["--codes", "README.md"], "--codes README.md is not a file of codes"),
+        (["--codes", __file__], "is not a file of codes"),
         (["--codes", "missing.npz"], "--codes missing.npz: there is no such file"),
         (["--recipe-numbers", "compose.scale_low"], "--recipe-numbers takes NAME=NUMBER"),
         (["--recipe-numbers", "compose.scale_low=2"], "compose.scale_low must be in"),
