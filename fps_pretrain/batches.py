@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from fps_pretrain.fractals.code_file import read_codes
-from fps_pretrain.fractals.compiled import compiled, kernel
+from fps_pretrain.fractals.compiled import kernel
 from fps_pretrain.fractals.pairs import (
     SEEDED_CODES,
     SLOT_AUGMENT,
     SLOT_VIEWS,
     Codes,
+    Scratch,
     compose_pairs,
     empty_scratch,
     epoch_order,
 )
 from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, Recipe, ViewNumbers
 from fps_pretrain.fractals.rng import subkey
-from fps_pretrain.views import augment, empty_view_scratch
+from fps_pretrain.views import ViewScratch, augment, empty_view_scratch
 
 
 @kernel(inline="always")
@@ -60,14 +65,50 @@ def load_codes(path: Path | None) -> Codes:
     return Codes(*read_codes(path)) if path else SEEDED_CODES
 
 
-@compiled()
+class _Workplace(NamedTuple):
+    """What a thread works in, kept between batches: memory asked for anew costs more than what is done in it."""
+
+    scratch: Scratch
+    views: ViewScratch
+    composed: np.ndarray
+
+
+_kept = threading.local()
+
+
+def _workplace(recipe: Recipe) -> _Workplace:
+    """This thread's workplace for a recipe."""
+    if getattr(_kept, "recipe", None) != recipe:
+        scratch = empty_scratch(recipe)
+        composed = np.empty((2, scratch.pairs, recipe.size, recipe.size), np.uint32)
+        _kept.recipe, _kept.workplace = (
+            recipe,
+            _Workplace(scratch, empty_view_scratch(recipe.size, recipe.size), composed),
+        )
+    workplace: _Workplace = _kept.workplace
+    return workplace
+
+
+@lru_cache(maxsize=1)
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process; a forked one needs its own."""
+    return ThreadPoolExecutor(threads, "pairs")
+
+
+@kernel()
 def _fill(
-    recipe: Recipe, codes: Codes, seed: int, epoch: int, first: int, out: np.ndarray, start: int, stop: int
+    recipe: Recipe,
+    codes: Codes,
+    seed: int,
+    epoch: int,
+    first: int,
+    out: np.ndarray,
+    start: int,
+    stop: int,
+    scratch: Scratch,
+    views: ViewScratch,
+    composed: np.ndarray,
 ) -> None:
-    """Compose and augment pairs ``first + start`` .. ``first + stop - 1`` into their places in ``out``."""
-    scratch = empty_scratch(recipe)
-    view_scratch = empty_view_scratch(recipe.size, recipe.size)
-    composed = np.empty((2, scratch.pairs, recipe.size, recipe.size), np.uint32)
     order = epoch_order(seed, epoch, recipe.num_classes)
     for at in range(start, stop, scratch.pairs):
         count = min(scratch.pairs, stop - at)
@@ -75,7 +116,14 @@ def _fill(
         for pair in range(count):
             for view in range(2):
                 key = augmentation_key(scratch.keys[pair], view)
-                augment(composed[view, pair], recipe.augment, key, view_scratch, out[view, at + pair])
+                augment(composed[view, pair], recipe.augment, key, views, out[view, at + pair])
+
+
+def _fill_part(
+    recipe: Recipe, codes: Codes, seed: int, epoch: int, first: int, out: np.ndarray, start: int, stop: int
+) -> None:
+    """Compose and augment pairs ``first + start`` .. ``first + stop - 1`` into their places in ``out``."""
+    _fill(recipe, codes, seed, epoch, first, out, start, stop, *_workplace(recipe))
 
 
 def fractal_batch(
@@ -101,13 +149,14 @@ def fractal_batch(
     """
     count = out.shape[1]
     if threads == 1:
-        _fill(recipe, codes, seed, epoch, first, out, 0, count)
+        _fill_part(recipe, codes, seed, epoch, first, out, 0, count)
         return
-    # Several parts a thread, for pairs of many objects take longer.
-    part = max(1, -(-count // (4 * threads)))
-    with ThreadPoolExecutor(threads) as pool:
-        for done in [
-            pool.submit(_fill, recipe, codes, seed, epoch, first, out, start, min(start + part, count))
-            for start in range(0, count, part)
-        ]:
-            done.result()
+    # Two parts a thread, for pairs of many objects take longer; whole groups of pairs that are rendered together.
+    group = _workplace(recipe).scratch.pairs
+    part = group * max(1, -(-count // (2 * threads * group)))
+    pool = _pool(threads, os.getpid())
+    for done in [
+        pool.submit(_fill_part, recipe, codes, seed, epoch, first, out, start, min(start + part, count))
+        for start in range(0, count, part)
+    ]:
+        done.result()

@@ -220,6 +220,47 @@ def _can_be_shown(low_x: np.float32, high_x: np.float32, low_y: np.float32, high
     return bool(finite and high_x - low_x >= 1e-6 and high_y - low_y >= 1e-6)
 
 
+@kernel(inline="always")
+def _take_long_steps(n: int, steps: int, walks: Walks) -> None:
+    """``take_steps`` after the trunk, where all lanes hold the same ``n`` maps; a constant where this is inlined."""
+    maps, bits, xs, ys, low, high = walks.maps, walks.bits, walks.x, walks.y, walks.low, walks.high
+    cut_1, cut_2, cut_3 = walks.cuts[0], walks.cuts[LANES], walks.cuts[2 * LANES]
+    a0, b0, e0 = maps[0], maps[LANES], maps[2 * LANES]
+    c0, d0, f0 = maps[3 * LANES], maps[4 * LANES], maps[5 * LANES]
+    a1, b1, e1 = maps[6 * LANES], maps[7 * LANES], maps[8 * LANES]
+    c1, d1, f1 = maps[9 * LANES], maps[10 * LANES], maps[11 * LANES]
+    a2, b2, e2 = maps[12 * LANES], maps[13 * LANES], maps[14 * LANES]
+    c2, d2, f2 = maps[15 * LANES], maps[16 * LANES], maps[17 * LANES]
+    a3, b3, e3 = maps[18 * LANES], maps[19 * LANES], maps[20 * LANES]
+    c3, d3, f3 = maps[21 * LANES], maps[22 * LANES], maps[23 * LANES]
+    for step in range(steps):
+        if step % 2 == 0:
+            for j in range(LANES):
+                bits[j] = choice_bits(low[j], high[j], np.uint32(step // 2))
+        else:
+            for j in range(LANES):
+                bits[j] = np.right_shift(bits[j], np.uint32(16))
+        after = TRUNK + step * LANES
+        from_x, from_y = xs[after - LANES : after], ys[after - LANES : after]
+        to_x, to_y = xs[after : after + LANES], ys[after : after + LANES]
+        for j in range(LANES):
+            r = np.int32(bits[j] & np.uint32(0xFFFF))
+            second = r >= cut_1
+            a, b, e = a1 if second else a0, b1 if second else b0, e1 if second else e0
+            c, d, f = c1 if second else c0, d1 if second else d0, f1 if second else f0
+            if n > 2:
+                third = r >= cut_2
+                a, b, e = a2 if third else a, b2 if third else b, e2 if third else e
+                c, d, f = c2 if third else c, d2 if third else d, f2 if third else f
+            if n > 3:
+                fourth = r >= cut_3
+                a, b, e = a3 if fourth else a, b3 if fourth else b, e3 if fourth else e
+                c, d, f = c3 if fourth else c, d3 if fourth else d, f3 if fourth else f
+            x, y = from_x[j], from_y[j]
+            to_x[j] = a * x + b * y + e
+            to_y[j] = c * x + d * y + f
+
+
 @kernel()
 def take_long_walk(code: np.ndarray, n: int, points: int, key: np.uint64, walks: Walks) -> None:
     """One walk in all lanes: after 64 steps it forks into 32, which go on from its last 32 points.
@@ -250,7 +291,14 @@ def take_long_walk(code: np.ndarray, n: int, points: int, key: np.uint64, walks:
         walks.x[step], walks.y[step] = x, y
     for lane in range(LANES):
         walks.low[lane], walks.high[lane] = halves(subkey(key, lane))
-    take_steps((points - TRUNK + LANES - 1) // LANES, TRUNK - LANES, walks)
+    # A loop for each number of maps: the compiler leaves out the selects for maps that are not there.
+    steps = (points - TRUNK + LANES - 1) // LANES
+    if n == 2:
+        _take_long_steps(2, steps, walks)
+    elif n == 3:
+        _take_long_steps(3, steps, walks)
+    else:
+        _take_long_steps(4, steps, walks)
 
 
 @kernel()
