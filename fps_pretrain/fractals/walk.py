@@ -125,6 +125,18 @@ def repeat_walk(first: int, walks: Walks) -> None:
         walks.x[lane], walks.y[lane] = walks.x[0], walks.y[0]
 
 
+@kernel(inline="always")
+def _draw_bits(step: int, walks: Walks) -> None:
+    """Random bits of every lane for a step: the lower half of 32 for an even one, then the upper half."""
+    bits, low, high = walks.bits, walks.low, walks.high
+    if step % 2 == 0:
+        for j in range(LANES):
+            bits[j] = choice_bits(low[j], high[j], np.uint32(step // 2))
+    else:
+        for j in range(LANES):
+            bits[j] = np.right_shift(bits[j], np.uint32(16))
+
+
 @kernel()
 def take_steps(steps: int, start: int, walks: Walks) -> None:
     """``steps`` steps in all lanes, from the 32 points at ``start`` on.
@@ -132,14 +144,8 @@ def take_steps(steps: int, start: int, walks: Walks) -> None:
     Selects between four maps, rather than an index into a table of them, are what a compiler vectorises.
     """
     maps, cuts, bits, xs, ys = walks.maps, walks.cuts, walks.bits, walks.x, walks.y
-    low, high = walks.low, walks.high
     for step in range(steps):
-        if step % 2 == 0:
-            for j in range(LANES):
-                bits[j] = choice_bits(low[j], high[j], np.uint32(step // 2))
-        else:
-            for j in range(LANES):
-                bits[j] = np.right_shift(bits[j], np.uint32(16))
+        _draw_bits(step, walks)
         before = start + step * LANES
         from_x, from_y = xs[before : before + LANES], ys[before : before + LANES]
         to_x, to_y = xs[before + LANES : before + 2 * LANES], ys[before + LANES : before + 2 * LANES]
@@ -223,7 +229,7 @@ def _can_be_shown(low_x: np.float32, high_x: np.float32, low_y: np.float32, high
 @kernel(inline="always")
 def _take_long_steps(n: int, steps: int, walks: Walks) -> None:
     """``take_steps`` after the trunk, where all lanes hold the same ``n`` maps; a constant where this is inlined."""
-    maps, bits, xs, ys, low, high = walks.maps, walks.bits, walks.x, walks.y, walks.low, walks.high
+    maps, bits, xs, ys = walks.maps, walks.bits, walks.x, walks.y
     cut_1, cut_2, cut_3 = walks.cuts[0], walks.cuts[LANES], walks.cuts[2 * LANES]
     a0, b0, e0 = maps[0], maps[LANES], maps[2 * LANES]
     c0, d0, f0 = maps[3 * LANES], maps[4 * LANES], maps[5 * LANES]
@@ -234,12 +240,7 @@ def _take_long_steps(n: int, steps: int, walks: Walks) -> None:
     a3, b3, e3 = maps[18 * LANES], maps[19 * LANES], maps[20 * LANES]
     c3, d3, f3 = maps[21 * LANES], maps[22 * LANES], maps[23 * LANES]
     for step in range(steps):
-        if step % 2 == 0:
-            for j in range(LANES):
-                bits[j] = choice_bits(low[j], high[j], np.uint32(step // 2))
-        else:
-            for j in range(LANES):
-                bits[j] = np.right_shift(bits[j], np.uint32(16))
+        _draw_bits(step, walks)
         after = TRUNK + step * LANES
         from_x, from_y = xs[after - LANES : after], ys[after - LANES : after]
         to_x, to_y = xs[after : after + LANES], ys[after : after + LANES]

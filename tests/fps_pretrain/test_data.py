@@ -53,6 +53,7 @@ def test_a_trainer_that_stops_early_leaves_no_thread_behind():
     import threading
 
     config = PretrainConfig(batch_size=8, pairs_per_epoch=80, epochs=2).resolve(has_gpu=False)
+    FractalSource(make_recipe(32), 0).batch(0, 0, 64, threads=2)  # the threads that share batches stay
     before = threading.active_count()
     batches = iter(loader_of(config, 2))
     next(batches)
