@@ -13,7 +13,8 @@ from typing import Annotated
 
 import tyro
 
-from experiments.report import CURVES, PAGE, check_targets, read_run, write
+from experiments.report import CURVES, PAGE, check_targets, write
+from experiments.runs import read_run
 from federated.config import RunConfig
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError

@@ -13,14 +13,15 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 
+from experiments.curves import draw
+from experiments.runs import CLIENT_KEYS, Arm, Run, group, read_run
 from experiments.statistics import Interval, paired_difference, rounds_to
-from federated.config import FREE_ON_RESUME, RunConfig, from_yaml
-from federated.run_folder import Row, read_history
+from federated.config import FREE_ON_RESUME
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError
 
@@ -58,86 +59,22 @@ def check_targets(targets: Sequence[float]) -> None:
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run's configuration and its history; ``accuracy`` has one value for each of the evaluated ``rounds``."""
+class AtClients:
+    """How the last model that was evaluated there does at an arm's clients: means over seeds.
 
-    config: RunConfig
-    history: list[Row]
-
-    @property
-    def rounds(self) -> list[int]:
-        """Rounds after which the global model was evaluated."""
-        return [row["round"] for row in self.history if row.get("test_accuracy") is not None]
-
-    def values(self, key: str) -> np.ndarray:
-        """A quantity after each evaluated round; NaN where the loss was not finite."""
-        rows = [row for row in self.history if row.get("test_accuracy") is not None]
-        return np.array([np.nan if row.get(key) is None else row[key] for row in rows], dtype=float)
-
-
-@dataclass(frozen=True)
-class Arm:
-    """Runs that differ in their seed only, in the order of their seeds."""
-
-    label: str
-    runs: list[Run]
-
-    def __post_init__(self) -> None:
-        """All runs of an arm were evaluated after the same rounds.
-
-        Raises:
-            UserError: they were not.
-        """
-        if len({tuple(run.rounds) for run in self.runs}) > 1:
-            raise UserError(f"the runs of '{self.label}' have different rounds: finish them first")
-
-    @property
-    def seeds(self) -> list[int]:
-        """The runs' seeds."""
-        return [run.config.seed for run in self.runs]
-
-    def values(self, key: str) -> np.ndarray:
-        """``(seeds, evaluated rounds)``."""
-        return np.stack([run.values(key) for run in self.runs])
-
-
-def read_run(folder: Path) -> Run:
-    """Read a run folder.
-
-    Raises:
-        UserError: it is none, or nothing was evaluated yet.
+    Attributes:
+        mean: accuracy, averaged over the clients.
+        spread: its standard deviation over the clients.
+        worst_tenth: accuracy, averaged over the tenth of the clients that has the lowest.
+        worst_tenth_std: standard deviation of that over seeds, NaN for one seed.
+        difference: of ``worst_tenth`` to the baseline's, paired by seed; None for the baseline, or if it has none.
     """
-    try:
-        config = from_yaml((folder / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder} is not a run folder: it has no config.yaml") from error
-    run = Run(config, read_history(folder))
-    if not run.rounds:
-        raise UserError(f"{folder} has no evaluated round yet")
-    return run
 
-
-def group(runs: Sequence[Run]) -> list[Arm]:
-    """Arms in the order in which their first run came; a label names the fields in which arms differ."""
-    ignored = {"seed", *FREE_ON_RESUME}
-    keys: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
-    for run in runs:
-        key = tuple((name, value) for name, value in asdict(run.config).items() if name not in ignored)
-        keys.setdefault(key, []).append(run)
-    differing = [
-        name for position, (name, _) in enumerate(next(iter(keys))) if len({key[position] for key in keys}) > 1
-    ]
-    arms = []
-    for key, members in keys.items():
-        values = dict(key)
-        shown = [_init_label(values["init"])] if "init" in differing or not differing else []
-        shown += [f"{name.replace('_', '-')} {values[name]}" for name in differing if name != "init"]
-        arms.append(Arm(", ".join(shown), sorted(members, key=lambda run: run.config.seed)))
-    return arms
-
-
-def _init_label(init: str) -> str:
-    return init if init == "random" else Path(init).stem
+    mean: float
+    spread: float
+    worst_tenth: float
+    worst_tenth_std: float
+    difference: Interval | None
 
 
 @dataclass(frozen=True)
@@ -155,6 +92,7 @@ class Summary:
     difference: Interval | None
     mean_difference: Interval | None
     seconds_per_round: float
+    clients: AtClients | None
 
 
 def _spread(values: np.ndarray) -> float:
@@ -169,13 +107,10 @@ def summarise(arms: Sequence[Arm], targets: Sequence[float]) -> list[Summary]:
         accuracy = arm.values("test_accuracy")
         final, best, mean = accuracy[:, -1], accuracy.max(axis=1), accuracy[:, 1:].mean(axis=1)
         difference = mean_difference = None
-        if arm is not baseline:
-            shared = [seed for seed in arm.seeds if seed in baseline.seeds]
-            mine = accuracy[[arm.seeds.index(seed) for seed in shared]]
-            theirs = baseline.values("test_accuracy")[[baseline.seeds.index(seed) for seed in shared]]
-            if shared:
-                difference = paired_difference(mine[:, -1], theirs[:, -1])
-                mean_difference = paired_difference(mine[:, 1:].mean(axis=1), theirs[:, 1:].mean(axis=1))
+        if pairs := _paired(arm, baseline, "test_accuracy"):
+            mine, theirs = pairs
+            difference = paired_difference(mine[:, -1], theirs[:, -1])
+            mean_difference = paired_difference(mine[:, 1:].mean(axis=1), theirs[:, 1:].mean(axis=1))
         seconds = [row["seconds"] for run in arm.runs for row in run.history if row["round"]]
         summaries.append(
             Summary(
@@ -192,40 +127,29 @@ def summarise(arms: Sequence[Arm], targets: Sequence[float]) -> list[Summary]:
                 difference=difference,
                 mean_difference=mean_difference,
                 seconds_per_round=float(np.mean(seconds)) if seconds else float("nan"),
+                clients=_at_clients(arm, baseline),
             )
         )
     return summaries
 
 
-def draw(arms: Sequence[Arm], title: str) -> bytes:
-    """The curves as a PNG: the mean over seeds, a band from the lowest to the highest seed."""
-    from matplotlib.figure import Figure
+def _at_clients(arm: Arm, baseline: Arm) -> AtClients | None:
+    if not arm.client_rounds:
+        return None
+    mean, spread, worst = (arm.values(key)[:, -1] for key in CLIENT_KEYS)
+    difference = None
+    if baseline.client_rounds and (pairs := _paired(arm, baseline, "client_accuracy_worst_tenth")):
+        difference = paired_difference(pairs[0][:, -1], pairs[1][:, -1])
+    return AtClients(float(mean.mean()), float(spread.mean()), float(worst.mean()), _spread(worst), difference)
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for axes, key, label in zip(panels, ("test_accuracy", "test_loss"), ("test accuracy", "test loss"), strict=True):
-        for arm in arms:
-            values, rounds = arm.values(key), arm.runs[0].rounds
-            name = f"{arm.label} ({len(arm.runs)} {'seed' if len(arm.runs) == 1 else 'seeds'})"
-            (line,) = axes.plot(rounds, values.mean(axis=0), label=name)
-            if len(arm.runs) > 1:
-                axes.fill_between(
-                    rounds, values.min(axis=0), values.max(axis=0), color=line.get_color(), alpha=0.18, linewidth=0
-                )
-        axes.set(xlabel="round", ylabel=label)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-    # A loss that explodes in one round would flatten all the rest.
-    losses = np.concatenate([arm.values("test_loss").ravel() for arm in arms])
-    finite = losses[np.isfinite(losses)]
-    if len(finite):
-        panels[1].set_ylim(0, 1.15 * float(np.quantile(finite, 0.95)))
-    panels[0].set_ylim(bottom=0)
-    panels[0].legend(frameon=False)
-    figure.suptitle(title)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+
+def _paired(arm: Arm, baseline: Arm, key: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """A quantity of both arms for the seeds that both have; None for the baseline itself or if there are none."""
+    shared = [seed for seed in arm.seeds if seed in baseline.seeds]
+    if arm is baseline or not shared:
+        return None
+    mine, theirs = (one.values(key)[[one.seeds.index(seed) for seed in shared]] for one in (arm, baseline))
+    return mine, theirs
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
@@ -242,18 +166,34 @@ def _summary_csv(summaries: Sequence[Summary]) -> str:
     header += [f"rounds_to_{target:.3f}" for target in targets]
     header += ["difference", "difference_low", "difference_high"]
     header += ["mean_difference", "mean_difference_low", "mean_difference_high", "seconds_per_round"]
+    at_clients = any(s.clients for s in summaries)
+    if at_clients:
+        header += ["client_mean", "client_std", "client_worst_tenth", "client_worst_tenth_seed_std"]
+        header += [f"client_worst_tenth_difference{end}" for end in ("", "_low", "_high")]
     rows = []
     for s in summaries:
         row: list[object] = [s.arm, s.seeds, s.final, s.final_std, s.best, s.best_std, s.mean_over_rounds]
         row += [" ".join("-" if r is None else str(r) for r in s.rounds_to[target]) for target in targets]
         for interval in (s.difference, s.mean_difference):
-            row += [interval.mean, interval.low, interval.high] if interval else ["", "", ""]
-        rows.append([f"{v:.5f}" if isinstance(v, float) else v for v in [*row, s.seconds_per_round]])
+            row += _columns(interval)
+        row.append(s.seconds_per_round)
+        if s.clients:
+            row += [s.clients.mean, s.clients.spread, s.clients.worst_tenth, s.clients.worst_tenth_std]
+            row += _columns(s.clients.difference)
+        elif at_clients:
+            row += [""] * 7
+        rows.append([f"{v:.5f}" if isinstance(v, float) else v for v in row])
     return _csv(header, rows)
 
 
+def _columns(interval: Interval | None) -> list[object]:
+    return [interval.mean, interval.low, interval.high] if interval else ["", "", ""]
+
+
 def _rounds_csv(arms: Sequence[Arm]) -> str:
-    keys = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_loss", "seconds")
+    keys = ["test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_loss", "seconds"]
+    if any(arm.client_rounds for arm in arms):
+        keys += CLIENT_KEYS
     rows = [
         [arm.label, run.config.seed, row["round"], *(row.get(key) for key in keys)]
         for arm in arms
@@ -287,7 +227,9 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     shared = {
         name: value
         for name, value in asdict(runs[0].config).items()
-        if name not in ("init", "seed", *FREE_ON_RESUME) and all(getattr(run.config, name) == value for run in runs)
+        if value is not None
+        and name not in ("init", "seed", *FREE_ON_RESUME)
+        and all(getattr(run.config, name) == value for run in runs)
     }
     template = Environment(
         loader=PackageLoader("experiments"), autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True
@@ -301,7 +243,7 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
         shared=shared,
         seeds=sorted({run.config.seed for run in runs}),
         percent=lambda value: "–" if value != value else f"{100 * value:.1f}%",
-        points=lambda value: "–" if value != value else f"{100 * value:+.1f}",
+        interval=_points,
     )
     output.mkdir(parents=True, exist_ok=True)
     (output / CURVES).write_bytes(picture)
@@ -309,6 +251,14 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     (output / ROUNDS).write_text(_rounds_csv(arms))
     (output / PAGE).write_text(page)
     return summaries
+
+
+def _points(interval: Interval | None) -> str:
+    """A difference in percentage points, with its interval where there is one."""
+    if interval is None:
+        return "–"
+    mean, low, high = (f"{100 * value:+.1f}" for value in interval[:3])
+    return f"{mean} [{low}, {high}]" if interval.pairs > 1 else mean
 
 
 def main(config: ReportConfig) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from experiments import report
 from experiments.compare import CompareConfig
+from experiments.runs import group, read_run
 from federated.config import RunConfig, to_yaml
 from fps_pretrain.checkpoint import save_encoder
 from fps_pretrain.errors import UserError
@@ -16,15 +17,18 @@ from fps_pretrain.models import build_encoder
 from tests.conftest import assert_refused
 
 
-def write_run(folder, config, accuracies):
+def write_run(folder, config, accuracies, at_clients=None):
+    """``at_clients``: mean, spread and worst tenth by round."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
     rows = [
         {"round": r, "test_accuracy": a, "test_loss": 2 - a, "val_accuracy": a, "val_loss": 1.0, "seconds": 2.0}
         for r, a in enumerate(accuracies)
     ]
+    for r, values in (at_clients or {}).items():
+        rows[r].update({f"client_accuracy_{n}": v for n, v in zip(("mean", "std", "worst_tenth"), values, strict=True)})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return report.read_run(folder)
+    return read_run(folder)
 
 
 def table(path):
@@ -75,6 +79,45 @@ def test_numbers_on_the_page(runs, tmp_path):
     assert (tmp_path / "out" / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_accuracy_at_the_clients(tmp_path):
+    base = RunConfig(rounds=2, per_client_every=2)
+    made = []
+    for seed in (0, 1):
+        for init, worst in (("random", 0.1), ("x/fps_r20.pt", 0.2 + seed / 10)):
+            at_clients = {0: (0.1, 0.0, 0.1), 2: (0.4 + seed / 10, 0.15, worst)}
+            config = replace(base, seed=seed, init=init)
+            made.append(write_run(tmp_path / f"{init[-1]}{seed}", config, [0.1, 0.3, 0.4], at_clients))
+    random, fps = report.write(made, tmp_path / "out", (), "t", "c")
+    assert random.clients.difference is None
+    assert (fps.clients.mean, fps.clients.spread, fps.clients.worst_tenth) == pytest.approx((0.45, 0.15, 0.25))
+    assert fps.clients.worst_tenth_std == pytest.approx(0.1 / 2**0.5)
+    assert fps.clients.difference.mean == pytest.approx(0.15)
+    page = (tmp_path / "out" / "index.html").read_text()
+    for words in ("Accuracy at the clients", "25.0% ± 7.1%", "+15.0 ["):
+        assert words in page
+    rows = table(tmp_path / "out" / "summary.csv")
+    assert [float(row["client_worst_tenth"]) for row in rows] == pytest.approx([0.1, 0.25])
+    assert rows[0]["client_worst_tenth_difference"] == ""
+    assert float(rows[1]["client_worst_tenth_difference"]) == pytest.approx(0.15)
+    measured = [row["client_accuracy_worst_tenth"] for row in table(tmp_path / "out" / "rounds.csv")]
+    assert measured[:6] == ["0.1", "", "0.1", "0.1", "", "0.1"]
+
+
+def test_clients_are_left_out_where_nobody_measured_them(runs, tmp_path):
+    report.write(runs, tmp_path / "out", (), "t", "c")
+    assert "at the clients" not in (tmp_path / "out" / "index.html").read_text()
+    for name in ("summary.csv", "rounds.csv"):
+        assert not [column for column in table(tmp_path / "out" / name)[0] if "client" in column]
+
+
+def test_an_arm_that_was_not_measured_at_the_clients_stands_beside_one_that_was(runs, tmp_path):
+    other = write_run(tmp_path / "m", RunConfig(rounds=4, per_client_every=4), [0.1] * 5, {0: (0.1, 0, 0.1)})
+    without, measured = report.write([*runs[::2], other], tmp_path / "out", (), "t", "c")
+    assert without.clients is None
+    assert measured.clients.difference is None
+    assert table(tmp_path / "out" / "summary.csv")[0]["client_mean"] == ""
+
+
 def test_default_targets_are_shares_of_the_baselines_best(runs, tmp_path):
     random, _ = report.write(runs, tmp_path / "out", (), "t", "c")
     assert list(random.rounds_to) == pytest.approx([0.255, 0.383, 0.459], abs=1e-3)
@@ -95,7 +138,7 @@ def test_arms_are_labelled_by_what_differs(tmp_path):
         write_run(tmp_path / "b", replace(base, alpha=0.1), [0.1, 0.2]),
         write_run(tmp_path / "c", replace(base, alpha=0.1, engine="ray", threads=1, seed=5), [0.1, 0.2]),
     ]
-    arms = report.group(made)
+    arms = group(made)
     assert [(arm.label, arm.seeds) for arm in arms] == [("alpha 0.3", [0]), ("alpha 0.1", [0, 5])]
 
 
@@ -103,10 +146,10 @@ def test_runs_of_different_length_and_other_folders_are_refused(tmp_path):
     base = RunConfig(rounds=4)
     made = [write_run(tmp_path / "a", base, [0.1, 0.2]), write_run(tmp_path / "b", replace(base, seed=1), [0.1])]
     with pytest.raises(UserError, match="different rounds"):
-        report.group(made)
+        group(made)
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match="not a run folder"):
-        report.read_run(tmp_path / "empty")
+        read_run(tmp_path / "empty")
 
 
 def test_the_grid_of_runs():
