@@ -9,7 +9,6 @@ from __future__ import annotations
 from flwr.serverapp.strategy import FedAdagrad as FlowerFedAdagrad
 
 from federated.algorithms.fedadam import ServerOptimizer
-from federated.algorithms.fedavg import ALL_NODES
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 
@@ -18,7 +17,7 @@ OPTIONS = {"server_lr": 0.01, "tau": 0.001}
 
 def build_strategy(config: RunConfig) -> FedAdagrad:
     """Flower's FedAdagrad."""
-    return FedAdagrad(**ALL_NODES, eta=config.option("server_lr"), tau=config.option("tau"))
+    return FedAdagrad.of(config)
 
 
 class FedAdagrad(FlowerFedAdagrad, ServerOptimizer):

@@ -7,9 +7,12 @@ correction ``c = sqrt(1 - b2^(t + 1)) / (1 - b1^(t + 1))``; the paper has none.
 
 from __future__ import annotations
 
+from typing import Self
+
 from flwr.serverapp.strategy import FedAdam as FlowerFedAdam
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg, as_numpy
+from federated import algorithms
+from federated.algorithms.fedavg import FedAvg, as_numpy
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 from federated.strategy import ServerState
@@ -19,19 +22,19 @@ OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
 
 def build_strategy(config: RunConfig) -> FedAdam:
     """Flower's FedAdam."""
-    return FedAdam(
-        **ALL_NODES,
-        eta=config.option("server_lr"),
-        beta_1=config.option("beta1"),
-        beta_2=config.option("beta2"),
-        tau=config.option("tau"),
-    )
+    return FedAdam.of(config)
 
 
 class ServerOptimizer(FedAvg):
-    """What Flower's adaptive server optimisers hand from round to round: their first and second moments."""
+    """Flower's adaptive server optimisers; they hand their first and second moments from round to round."""
 
     carried = ("m_t", "v_t")
+
+    @classmethod
+    def of(cls, config: RunConfig) -> Self:
+        """The optimiser with those of the options that it takes."""
+        names = {"server_lr": "eta", "beta1": "beta_1", "beta2": "beta_2", "tau": "tau"}
+        return cls(**{names[option]: config.option(option) for option in algorithms.options(config.strategy)})
 
     def load_state_dict(self, state: ServerState) -> None:
         """Go on from what ``state_dict`` returned."""

@@ -18,9 +18,6 @@ from federated.local import Client, ClientUpdate, Weights, local_sgd
 from federated.records import from_record
 from federated.strategy import ServerState
 
-ALL_NODES: dict[str, Any] = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
-"""Arguments of Flower's strategies: all nodes of the grid train, for ``strategy.Federation`` has chosen them."""
-
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
     """Plain local SGD."""
@@ -29,18 +26,28 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
 
 def build_strategy(config: RunConfig) -> FedAvg:
     """The mean of the clients' parameters, weighted by their numbers of examples."""
-    return FedAvg(**ALL_NODES)
+    return FedAvg()
 
 
 class FedAvg(FlowerFedAvg):
     """Flower's FedAvg with a mean that takes a ninth of the time, and what the strategies above it need.
 
     Those of Flower's strategies that extend its FedAvg are extended here as ``class FedAdam(FlowerFedAdam, FedAvg)``:
-    their calls of ``super()`` then come here. ``carried`` names the attributes that such a strategy hands from round
-    to round: None, a dictionary or a list of arrays or tensors.
+    their calls of ``super()`` then come here. Others override ``combine``.
+
+    Args:
+        arguments: Flower's; all nodes of the grid train, for ``strategy.Federation`` has chosen them.
     """
 
     carried: ClassVar[tuple[str, ...]] = ()
+    """Attributes that a strategy hands from round to round: None, a dictionary or a list of arrays or tensors."""
+
+    one_record: ClassVar[bool] = True
+    """Whether replies hold weights and no other arrays, which Flower's check of them then demands."""
+
+    def __init__(self, **arguments: Any) -> None:
+        all_nodes = {"fraction_train": 1.0, "min_train_nodes": 1, "min_available_nodes": 1}
+        super().__init__(**{**arguments, **all_nodes})
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -64,17 +71,17 @@ class FedAvg(FlowerFedAvg):
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """The mean of the clients' parameters and metrics, weighted by their numbers of examples."""
-        valid, _ = self._check_and_log_replies(replies, is_train=True)
+        """The next parameters and the mean of the clients' metrics, weighted by examples; None without replies."""
+        valid, _ = self._check_and_log_replies(replies, is_train=True, validate=self.one_record)
         if not valid:
             return None, None
-        counts = examples_of(valid)
-        mean = weighted_sum(arrays_of(valid), [count / sum(counts) for count in counts])
-        return ArrayRecord(mean), self.mean_metrics(valid)
+        metrics = self.train_metrics_aggr_fn([reply.content for reply in valid], self.weighted_by_key)
+        return ArrayRecord(self.combine(valid)), metrics
 
-    def mean_metrics(self, replies: list[Message]) -> MetricRecord:
-        """The clients' metrics, averaged by their numbers of examples."""
-        return self.train_metrics_aggr_fn([reply.content for reply in replies], self.weighted_by_key)
+    def combine(self, replies: list[Message]) -> Weights:
+        """The mean of the clients' parameters, weighted by their numbers of examples."""
+        counts = examples_of(replies)
+        return weighted_sum(arrays_of(replies), [count / sum(counts) for count in counts])
 
     def state_dict(self) -> ServerState:
         """What ``carried`` names, as tensors."""
@@ -93,6 +100,19 @@ class FedAvg(FlowerFedAvg):
         for name in self.carried:
             if name in state:
                 setattr(self, name, dict(state[name]))
+
+
+class ChangesFromStart(FedAvg):
+    """What strategies share that combine the clients' changes of a model: they remember it, as ``origin``."""
+
+    origin: Weights
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """FedAvg's messages."""
+        self.origin = from_record(arrays)
+        return super().configure_train(server_round, arrays, config, grid)
 
 
 def arrays_of(replies: list[Message], name: str = "arrays") -> Iterator[Weights]:

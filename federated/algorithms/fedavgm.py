@@ -12,7 +12,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvgM as FlowerFedAvgM
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg, as_numpy
+from federated.algorithms.fedavg import FedAvg, as_numpy
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 from federated.strategy import ServerState
@@ -22,9 +22,7 @@ OPTIONS = {"server_lr": 1.0, "server_momentum": 0.9}
 
 def build_strategy(config: RunConfig) -> FedAvgM:
     """Flower's FedAvgM."""
-    return FedAvgM(
-        **ALL_NODES, server_learning_rate=config.option("server_lr"), server_momentum=config.option("server_momentum")
-    )
+    return FedAvgM(server_learning_rate=config.option("server_lr"), server_momentum=config.option("server_momentum"))
 
 
 class FedAvgM(FlowerFedAvgM, FedAvg):

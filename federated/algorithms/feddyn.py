@@ -7,19 +7,17 @@ global one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from itertools import chain
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
+from flwr.app import Message
 from torch import Tensor
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg, arrays_of
+from federated.algorithms.fedavg import ChangesFromStart, arrays_of
 from federated.averaging import weighted_sum
 from federated.config import RunConfig
 from federated.local import Client, ClientUpdate, Weights, local_sgd
-from federated.records import from_record
 
 OPTIONS = {"feddyn_alpha": 0.01}
 KEEPS_STATE = True
@@ -53,7 +51,7 @@ def build_strategy(config: RunConfig) -> FedDyn:
     return FedDyn(config.option("feddyn_alpha"), config.clients)
 
 
-class FedDyn(FedAvg):
+class FedDyn(ChangesFromStart):
     """``h <- h - (alpha / m) sum_i (w_i - w_t)`` and ``w_{t+1} = mean(w_i) - h / alpha``.
 
     The mean is a plain one, as in the paper: every client counts the same, however many examples it has.
@@ -66,30 +64,15 @@ class FedDyn(FedAvg):
     carried = ("h",)
 
     def __init__(self, alpha: float, num_clients: int) -> None:
-        super().__init__(**ALL_NODES)
+        super().__init__()
         self.alpha = alpha
         self.num_clients = num_clients
         self.h: Weights | None = None
-        self._start: Weights = {}
 
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """FedAvg's messages."""
-        self._start = from_record(arrays)
-        return super().configure_train(server_round, arrays, config, grid)
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def combine(self, replies: list[Message]) -> Weights:
         """The next h and the next model."""
-        valid, _ = self._check_and_log_replies(replies, is_train=True)
-        if not valid:
-            return None, None
-        count = len(valid)
-        h = self.h or {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
+        count = len(replies)
+        h = self.h or {name: torch.zeros_like(tensor) for name, tensor in self.origin.items()}
         step = self.alpha / self.num_clients
-        h = weighted_sum(chain([h, self._start], arrays_of(valid)), [1.0, step * count, *[-step] * count])
-        parameters = weighted_sum(chain(arrays_of(valid), [h]), [*[1 / count] * count, -1 / self.alpha])
-        self.h = h
-        return ArrayRecord(parameters), self.mean_metrics(valid)
+        self.h = weighted_sum(chain([h, self.origin], arrays_of(replies)), [1.0, step * count, *[-step] * count])
+        return weighted_sum(chain(arrays_of(replies), [self.h]), [*[1 / count] * count, -1 / self.alpha])

@@ -12,7 +12,7 @@ import torch
 from flwr.serverapp.strategy import FedProx as FlowerFedProx
 from torch import Tensor
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import FedAvg
 from federated.config import RunConfig
 from federated.local import Client, ClientUpdate, local_sgd
 
@@ -35,7 +35,7 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
 
 def build_strategy(config: RunConfig) -> FedProx:
     """Flower's FedProx."""
-    return FedProx(**ALL_NODES, proximal_mu=config.option("prox_mu"))
+    return FedProx(proximal_mu=config.option("prox_mu"))
 
 
 class FedProx(FlowerFedProx, FedAvg):

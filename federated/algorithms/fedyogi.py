@@ -9,7 +9,6 @@ from __future__ import annotations
 from flwr.serverapp.strategy import FedYogi as FlowerFedYogi
 
 from federated.algorithms.fedadam import ServerOptimizer
-from federated.algorithms.fedavg import ALL_NODES
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 
@@ -18,13 +17,7 @@ OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
 
 def build_strategy(config: RunConfig) -> FedYogi:
     """Flower's FedYogi."""
-    return FedYogi(
-        **ALL_NODES,
-        eta=config.option("server_lr"),
-        beta_1=config.option("beta1"),
-        beta_2=config.option("beta2"),
-        tau=config.option("tau"),
-    )
+    return FedYogi.of(config)
 
 
 class FedYogi(FlowerFedYogi, ServerOptimizer):

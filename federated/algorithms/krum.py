@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flwr.serverapp.strategy import Krum as FlowerKrum
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 
@@ -17,7 +17,7 @@ OPTIONS = {"malicious": 1}
 
 def build_strategy(config: RunConfig) -> Krum:
     """Flower's Krum."""
-    return Krum(**ALL_NODES, num_malicious_nodes=config.option("malicious"))
+    return Krum(num_malicious_nodes=config.option("malicious"))
 
 
 class Krum(FlowerKrum, FedAvg):

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from flwr.serverapp.strategy import FedMedian as FlowerFedMedian
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 
 
 def build_strategy(config: RunConfig) -> FedMedian:
     """Flower's FedMedian."""
-    return FedMedian(**ALL_NODES)
+    return FedMedian()
 
 
 class FedMedian(FlowerFedMedian, FedAvg):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from flwr.serverapp.strategy import MultiKrum as FlowerMultiKrum
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 
@@ -17,7 +17,7 @@ OPTIONS = {"malicious": 1, "selected": None}
 def build_strategy(config: RunConfig) -> MultiKrum:
     """Flower's MultiKrum; by default all participants but the malicious are selected."""
     selected = config.selected or config.participants - config.option("malicious")
-    return MultiKrum(**ALL_NODES, num_malicious_nodes=config.option("malicious"), num_nodes_to_select=selected)
+    return MultiKrum(num_malicious_nodes=config.option("malicious"), num_nodes_to_select=selected)
 
 
 class MultiKrum(FlowerMultiKrum, FedAvg):

@@ -13,7 +13,7 @@ import torch
 from flwr.serverapp.strategy import QFedAvg as FlowerQFedAvg
 from torch import Tensor
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import FedAvg
 from federated.config import RunConfig
 from federated.local import Client, ClientUpdate, local_sgd
 
@@ -44,7 +44,7 @@ def _loss(client: Client, weights: Mapping[str, Tensor]) -> float:
 def build_strategy(config: RunConfig) -> QFedAvg:
     """Flower's QFedAvg; L is estimated by the inverse of a learning rate, as in the paper, by default the clients'."""
     rate = config.q_lr if config.q_lr is not None else config.lr
-    return QFedAvg(**ALL_NODES, client_learning_rate=rate, q=config.option("q"), train_loss_key="initial_loss")
+    return QFedAvg(client_learning_rate=rate, q=config.option("q"), train_loss_key="initial_loss")
 
 
 class QFedAvg(FlowerQFedAvg, FedAvg):

@@ -10,15 +10,14 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
+from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg, arrays_of
+from federated.algorithms.fedavg import ChangesFromStart, arrays_of
 from federated.averaging import weighted_sum
 from federated.config import RunConfig
 from federated.local import Client, ClientUpdate, Weights, effective_steps, local_sgd
-from federated.records import from_record
 
 OPTIONS = {"server_lr": 1.0}
 KEEPS_STATE = True
@@ -51,7 +50,7 @@ def build_strategy(config: RunConfig) -> Scaffold:
     return Scaffold(config.option("server_lr"), config.clients)
 
 
-class Scaffold(FedAvg):
+class Scaffold(ChangesFromStart):
     """Moves the model by the mean of the clients' changes, and its control variate by the mean of theirs.
 
     Both means are plain ones, as in the paper: every client counts the same, however many examples it has.
@@ -62,37 +61,28 @@ class Scaffold(FedAvg):
     """
 
     carried = ("control",)
+    one_record = False
 
     def __init__(self, server_lr: float, num_clients: int) -> None:
-        super().__init__(**ALL_NODES)
+        super().__init__()
         self.server_lr = server_lr
         self.num_clients = num_clients
-        self.control: Weights | None = None
-        self._start: Weights = {}
+        self.control: Weights = {}
 
     def configure_train(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """FedAvg's messages with the server's control variate, which is zero at first."""
-        self._start = from_record(arrays)
-        if self.control is None:
-            self.control = {name: torch.zeros_like(tensor) for name, tensor in self._start.items()}
         messages = list(super().configure_train(server_round, arrays, config, grid))
+        self.control = self.control or {name: torch.zeros_like(tensor) for name, tensor in self.origin.items()}
         control = ArrayRecord(self.control)
         for message in messages:
             message.content["control"] = control.copy()
         return messages
 
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def combine(self, replies: list[Message]) -> Weights:
         """``x + eta_g mean(y_i - x)`` and ``c + (|S| / N) mean(change of c_i)``."""
-        valid, _ = self._check_and_log_replies(replies, is_train=True, validate=False)
-        if not valid or self.control is None:
-            return None, None
-        share = self.server_lr / len(valid)
-        factors = [1 - self.server_lr, *[share] * len(valid)]
-        parameters = weighted_sum(chain([self._start], arrays_of(valid)), factors)
-        factors = [1.0, *[1 / self.num_clients] * len(valid)]
-        self.control = weighted_sum(chain([self.control], arrays_of(valid, "control")), factors)
-        return ArrayRecord(parameters), self.mean_metrics(valid)
+        changes = chain([self.control], arrays_of(replies, "control"))
+        self.control = weighted_sum(changes, [1.0, *[1 / self.num_clients] * len(replies)])
+        share = self.server_lr / len(replies)
+        return weighted_sum(chain([self.origin], arrays_of(replies)), [1 - self.server_lr, *[share] * len(replies)])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flwr.serverapp.strategy import FedTrimmedAvg as FlowerFedTrimmedAvg
 
-from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config import RunConfig
 
@@ -17,7 +17,7 @@ OPTIONS = {"trim": 0.2}
 
 def build_strategy(config: RunConfig) -> FedTrimmedAvg:
     """Flower's FedTrimmedAvg."""
-    return FedTrimmedAvg(**ALL_NODES, beta=config.option("trim"))
+    return FedTrimmedAvg(beta=config.option("trim"))
 
 
 class FedTrimmedAvg(FlowerFedTrimmedAvg, FedAvg):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated import algorithms, data, workspace
-from federated.algorithms.fedavg import ALL_NODES, FedAvg
+from federated.algorithms.fedavg import FedAvg
 from federated.averaging import weighted_mean, weighted_sum
 from federated.client_app import client_app
 from federated.config import RunConfig
@@ -68,7 +68,7 @@ def test_weighted_sum() -> None:
 def test_messages_share_no_records() -> None:
     grid = InProcessGrid(ClientApp(), 2)
     config = ConfigRecord({"run-config": "x"})
-    first, second = FedAvg(**ALL_NODES).configure_train(4, ArrayRecord(random_weights(0)), config, grid)
+    first, second = FedAvg().configure_train(4, ArrayRecord(random_weights(0)), config, grid)
     assert first.content.config_records["config"]["server-round"] == 4
     first.content.config_records["config"]["run-config"] = "changed"
     first.content.array_records["arrays"].pop("weight")
@@ -104,7 +104,7 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
     workspace.share(message_config, space)
     grid = InProcessGrid(client_app, clients)
     partition_of = {node: node - 2 for node in grid.get_node_ids()}
-    strategy = Federation(FedAvg(**ALL_NODES), space.parameters, clients, 0, partition_of)
+    strategy = Federation(FedAvg(), space.parameters, clients, 0, partition_of)
     replies = grid.send_and_receive(strategy.configure_train(1, ArrayRecord(start), message_config, grid))
     arrays, _ = strategy.aggregate_train(1, replies)
     workspace.close()
