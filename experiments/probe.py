@@ -55,7 +55,7 @@ def main(config: ProbeConfig) -> int:
     from federated import data
     from federated.initialise import initial_encoder
     from fps_pretrain.models import normalise
-    from fps_pretrain.probe import knn_accuracy
+    from fps_pretrain.probe import extract_features, knn_accuracy
 
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
@@ -68,9 +68,8 @@ def main(config: ProbeConfig) -> int:
         if config.bn_statistics == "data":
             batches = torch.from_numpy(bank.images).split(256)
             torch.optim.swa_utils.update_bn((normalise(batch) for batch in batches), encoder)
-        accuracy = knn_accuracy(
-            encoder, bank.images, bank.labels, queries.images, queries.labels, neighbours=config.neighbours
-        )
+        features = (extract_features(encoder, part.images) for part in (bank, queries))
+        accuracy = knn_accuracy(next(features), bank.labels, next(features), queries.labels, config.neighbours)
         name = init if init == "random" else Path(init).name
         writer.writerow([name, config.run.seed, config.run.dataset, len(bank), len(queries), f"{accuracy:.4f}"])
         sys.stdout.flush()

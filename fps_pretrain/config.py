@@ -135,9 +135,11 @@ class PretrainConfig(PairOptions):
     """Pre-train an encoder on fractal pairs. `run_pretrain.py preview` writes pairs to look at instead."""
 
     method: str = "simsiam"
-    """Self-supervised method: simsiam, or moco (MoCo v2)."""
+    """Self-supervised method: simsiam, moco (MoCo v2), simclr, byol, barlowtwins or vicreg."""
     method_options: tuple[str, ...] = ()
-    """The method's own numbers as NAME=VALUE. moco: queue=65536 momentum=0.999 temperature=0.2."""
+    """The method's own numbers as NAME=VALUE. moco: queue=65536 momentum=0.999 temperature=0.2; simclr:
+    temperature=0.5; byol: momentum=0.996 hidden=512; barlowtwins: width=512 redundancy=0.005; vicreg: width=512
+    invariance=25 variance=25 covariance=1."""
     source: str = "fractals"
     """fractals, or folder:PATH for two crops of every image below a folder."""
     preset: Preset = "auto"
@@ -154,11 +156,18 @@ class PretrainConfig(PairOptions):
     batch_size: int | None = None
     """Pairs in a batch, over all devices together."""
     lr: float | None = None
-    """Learning rate; None for the method's own, 0.05 x batch / 256 for simsiam, 0.03 x batch / 256 for moco."""
+    """Learning rate; None for batch / 256 times the method's own with SGD (0.05 for simsiam, 0.03 for moco, 0.12 for
+    simclr, 0.06 for the others) and times 0.001 with AdamW."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The paper's is SGD."""
+    schedule: Literal["epoch", "step"] = "epoch"
+    """How often the learning rate follows its cosine: every epoch as in the paper, or every step."""
+    warmup_pairs: int = 0
+    """Pairs over which the learning rate rises to its full value, with --schedule step."""
     momentum: float = 0.9
-    """Momentum of SGD."""
+    """Momentum of SGD (of AdamW: beta 1)."""
     weight_decay: float = 1e-4
-    """Weight decay of SGD."""
+    """Weight decay."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """bf16: bfloat16 autocast; auto: bf16 where the processor has instructions for it, else 32."""
     render: Literal["auto", "cpu", "device"] = "auto"
@@ -229,6 +238,10 @@ class PretrainConfig(PairOptions):
             value = getattr(self, name)
             if value is not None and not 0 <= value < float("inf"):
                 raise UserError(f"--{name.replace('_', '-')} must be at least 0, got {value}")
+        if self.warmup_pairs < 0:
+            raise UserError(f"--warmup-pairs must be at least 0, got {self.warmup_pairs}")
+        if self.warmup_pairs and self.schedule != "step":
+            raise UserError("--warmup-pairs needs --schedule step: a rate that changes once an epoch cannot warm up")
         if self.lr is not None and not 0 < self.lr < float("inf"):
             raise UserError(f"--lr must be a positive number, got {self.lr}")
         if not 0 <= self.momentum < 1:

@@ -44,8 +44,24 @@ def extract_features(encoder: nn.Module, images: np.ndarray, batch_size: int = 5
     return features_of(encoder, torch.from_numpy(images), batch_size)
 
 
-def _vote(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labels: np.ndarray, neighbours: int) -> float:
-    """Accuracy of the weighted vote of nearest neighbours among features of length 1."""
+def knn_accuracy(
+    bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labels: np.ndarray, neighbours: int = NEIGHBOURS
+) -> float:
+    """Share of the queries whose label the weighted vote of their nearest neighbours in the bank predicts.
+
+    The vote weighs cosine similarities with exp(similarity / 0.1) (Wu et al., CVPR 2018, section 3.4).
+
+    Args:
+        bank: features of labelled images, ``(M, D)`` of length 1.
+        bank_labels: their labels ``(M,)``, from 0.
+        queries: features of the images to classify, ``(N, D)`` of length 1; not the test set if anything is chosen by
+            the result.
+        labels: their labels ``(N,)``.
+        neighbours: how many vote.
+
+    Returns:
+        Accuracy in [0, 1].
+    """
     targets = torch.from_numpy(np.asarray(bank_labels, dtype=np.int64))
     classes = int(max(bank_labels.max(), labels.max())) + 1
     columns = bank.T.contiguous()
@@ -56,33 +72,6 @@ def _vote(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labels: np.nda
         )
         correct += int((votes[:, 0].numpy() == labels[start : start + 1024]).sum())
     return correct / len(labels)
-
-
-def knn_accuracy(
-    encoder: nn.Module,
-    bank_images: np.ndarray,
-    bank_labels: np.ndarray,
-    images: np.ndarray,
-    labels: np.ndarray,
-    neighbours: int = NEIGHBOURS,
-) -> float:
-    """Share of ``images`` whose label the weighted vote of their nearest neighbours in the bank predicts.
-
-    The vote weighs cosine similarities with exp(similarity / 0.1) (Wu et al., CVPR 2018, section 3.4).
-
-    Args:
-        encoder: the frozen encoder.
-        bank_images: labelled images to look neighbours up in, ``(M, H, W, 3)`` uint8.
-        bank_labels: their labels ``(M,)``, from 0.
-        images: images to classify, ``(N, H, W, 3)`` uint8; not the test set if anything is chosen by the result.
-        labels: their labels ``(N,)``.
-        neighbours: how many vote.
-
-    Returns:
-        Accuracy in [0, 1].
-    """
-    bank, queries = extract_features(encoder, bank_images), extract_features(encoder, images)
-    return _vote(bank, bank_labels, queries, labels, neighbours)
 
 
 def linear_accuracy(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labels: np.ndarray) -> float:
@@ -103,7 +92,7 @@ def linear_accuracy(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labe
 def probe(encoder: nn.Module, data: ProbeData, linear: bool = False) -> dict[str, float]:
     """``knn_accuracy`` and, if wanted, ``linear_accuracy`` of a frozen encoder, in [0, 1]."""
     bank, queries = extract_features(encoder, data.bank_images), extract_features(encoder, data.images)
-    result = {"knn_accuracy": _vote(bank, data.bank_labels, queries, data.labels, NEIGHBOURS)}
+    result = {"knn_accuracy": knn_accuracy(bank, data.bank_labels, queries, data.labels)}
     if linear:
         result["linear_accuracy"] = linear_accuracy(bank, data.bank_labels, queries, data.labels)
     return result

@@ -1,4 +1,4 @@
-"""What every method shares: an encoder under ``encoder``, SGD with a cosine per epoch, and what is logged."""
+"""What every method shares: an encoder under ``encoder``, an optimiser with its schedule, and what is logged."""
 
 from __future__ import annotations
 
@@ -18,9 +18,22 @@ from fps_pretrain.errors import TrainingDiverged, UserError
 from fps_pretrain.models import Encoder
 
 
-def cosine_per_epoch(epochs: int) -> Callable[[int], float]:
-    """Factor of the learning rate in an epoch: from 1 towards 0 (Chen and He, CVPR 2021, section 4)."""
-    return lambda epoch: 0.5 * (1.0 + math.cos(math.pi * min(epoch, epochs) / epochs))
+def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
+    """Factor of the learning rate at each of ``total`` epochs or steps: from 1 towards 0 (Chen and He, section 4).
+
+    During the first ``warmup`` of them it rises linearly to 1 (Goyal et al., 2017, section 2.2).
+    """
+
+    def factor(now: int) -> float:
+        if now < warmup:
+            return (now + 1) / warmup
+        return 0.5 * (1.0 + math.cos(math.pi * min((now - warmup) / max(1, total - warmup), 1.0)))
+
+    return factor
+
+
+ADAMW_REFERENCE_LR = 1e-3
+"""AdamW's learning rate for a batch of 256 where no other is given, for every method."""
 
 
 class PairMethod(L.LightningModule, ABC):
@@ -57,6 +70,17 @@ class PairMethod(L.LightningModule, ABC):
             raise UserError(f"--method-options {unknown[0]}: {config.method} has no such option (it has: {known})")
         self.options = dict(self.default_options) | given
         self._bad_step: Tensor | None = None
+
+    def whole_number(self, name: str, at_least: int) -> int:
+        """An option that counts something.
+
+        Raises:
+            UserError: it is no whole number, or a smaller one.
+        """
+        value = self.options[name]
+        if value != int(value) or value < at_least:
+            raise UserError(f"--method-options {name}={value:g} must be a whole number, at least {at_least}")
+        return int(value)
 
     @abstractmethod
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,20 +150,32 @@ class PairMethod(L.LightningModule, ABC):
         self.refuse_if_diverged(weights=True)
 
     def configure_optimizers(self) -> Any:
-        """SGD; a cosine per epoch for all parameters but ``fixed_lr_parameters``."""
+        """SGD or AdamW; a cosine per epoch or step, but for ``fixed_lr_parameters``, which only warm up."""
         config = self.config
         assert config.epochs is not None
         assert config.batch_size is not None
-        lr = config.lr if config.lr is not None else self.reference_lr * config.batch_size / 256
+        reference = self.reference_lr if config.optimizer == "sgd" else ADAMW_REFERENCE_LR
+        lr = config.lr if config.lr is not None else reference * config.batch_size / 256
         fixed = {id(p) for p in self.fixed_lr_parameters()}
         groups = [
             {"params": [p for p in self.parameters() if p.requires_grad and id(p) not in fixed]},
             {"params": [p for p in self.parameters() if p.requires_grad and id(p) in fixed]},
         ]
-        decays = [cosine_per_epoch(config.epochs), lambda epoch: 1.0]
+        per_step = config.schedule == "step"
+        total = config.total_steps if per_step else config.epochs
+        warmup = config.warmup_pairs // config.batch_size if per_step else 0
+        decay = cosine(total, warmup)
+        decays = [decay, lambda now: decay(now) if now < warmup else 1.0]
         kept = [(g, d) for g, d in zip(groups, decays, strict=True) if g["params"]]
-        optimizer = torch.optim.SGD(
-            [g for g, _ in kept], lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
+        parameters = [g for g, _ in kept]
+        optimizer: torch.optim.Optimizer
+        if config.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(
+                parameters, lr=lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=True
+            )
+        else:
+            optimizer = torch.optim.SGD(
+                parameters, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
+            )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [d for _, d in kept])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "epoch"}}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": config.schedule}}

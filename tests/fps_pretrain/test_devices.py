@@ -143,7 +143,10 @@ def losses(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "tolerance"), [("simsiam", 2e-3), ("moco", 0.2)])
+@pytest.mark.parametrize(
+    ("method", "tolerance"),
+    [("simsiam", 2e-3), ("moco", 0.2), ("simclr", 2e-3), ("byol", 2e-3), ("vicreg", 2e-3), ("barlowtwins", 2e-3)],
+)
 def test_two_processes_follow_the_loss_of_one(method, tolerance, run_script, tmp_path):
     """MoCo's BatchNorm sees half a batch on each of two devices, so that its curve is only near."""
     for devices in (1, 2):

@@ -54,6 +54,95 @@ def test_mocos_options_have_ranges(text):
         make("moco", method_options=(text,))
 
 
+@pytest.mark.parametrize(
+    ("method", "text"),
+    [
+        ("simclr", "temperature=0"),
+        ("byol", "momentum=1.1"),
+        ("byol", "hidden=2.5"),
+        ("barlowtwins", "width=1"),
+        ("barlowtwins", "redundancy=-1"),
+        ("vicreg", "invariance=0"),
+        ("vicreg", "covariance=-1"),
+    ],
+)
+def test_options_of_the_other_methods_have_ranges(method, text):
+    with pytest.raises(UserError, match=f"--method-options {text.split('=')[0]}"):
+        make(method, method_options=(text,))
+
+
+def embeddings_of(module):
+    return module.projector(module.encoder(views(1))).double(), module.projector(module.encoder(views(2))).double()
+
+
+def test_simclr_tells_a_view_from_all_others_of_the_batch():
+    module = make("simclr", method_options=("temperature=0.3",))
+    z = F.normalize(torch.cat(embeddings_of(module)), dim=1)
+    similarity = (z @ z.T / 0.3).masked_fill(torch.eye(16, dtype=torch.bool), -math.inf)
+    partner = torch.arange(16).roll(8)
+    loss, _ = module.forward_pair(views(1), views(2))
+    assert loss.item() == pytest.approx(F.cross_entropy(similarity, partner).item(), rel=1e-5)
+
+
+def test_barlow_twins_wants_the_cross_correlation_to_be_the_identity():
+    module = make("barlowtwins", method_options=("width=24", "redundancy=0.02"))
+    first, second = ((z - z.mean(0)) / z.std(0, correction=0) for z in embeddings_of(module))
+    excess = first.T @ second / 8 - torch.eye(24)
+    on = excess.diagonal().square().sum()
+    expected = (on + 0.02 * (excess.square().sum() - on)) / 24
+    loss, _ = module.forward_pair(views(1), views(2))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
+
+
+def test_vicreg_weighs_invariance_variance_and_covariance():
+    module = make("vicreg", method_options=("width=24", "variance=50", "covariance=5"))
+    first, second = embeddings_of(module)
+    variance = sum((1 - z.var(0).add(1e-4).sqrt()).relu().mean() for z in (first, second)) / 2
+    covariance = sum((torch.cov(z.T) * (1 - torch.eye(24))).square().sum() / 24 for z in (first, second))
+    expected = (first - second).square().mean() + 2 * variance + 0.2 * covariance
+    loss, _ = module.forward_pair(views(1), views(2))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_byols_target_follows_ever_more_slowly(monkeypatch):
+    module = make("byol", method_options=("momentum=0.9",))
+    start = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
+    with torch.no_grad():
+        for parameter in module.encoder.parameters():
+            parameter.add_(1.0)
+    for step, share in ((0, 0.1), (9, 0.0)):  # ten steps in all: the momentum is 1 at the last
+        monkeypatch.setattr(type(module), "global_step", step)
+        moved = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
+        loss, _ = module.forward_pair(views(1), views(2))
+        for name, parameter in module.momentum_encoder.named_parameters():
+            torch.testing.assert_close(parameter, moved[name] + share * (start[name] + 1 - moved[name]))
+    loss.backward()
+    assert all(p.grad is None for p in module.momentum_encoder.parameters())
+    assert -1 <= loss.item() <= 1
+
+
+def test_the_learning_rate_may_follow_its_cosine_at_every_step_after_a_warm_up():
+    module = make("simsiam", schedule="step", warmup_pairs=32, lr=0.4)
+    made = module.configure_optimizers()
+    optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
+    assert made["lr_scheduler"]["interval"] == "step"
+    rates = []
+    for _ in range(10):
+        rates.append([group["lr"] for group in optimizer.param_groups])
+        optimizer.step()
+        scheduler.step()
+    assert [rate for rate, _ in rates[:4]] == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert [rate for rate, _ in rates[4:]] == pytest.approx([0.2 * (1 + math.cos(math.pi * i / 6)) for i in range(6)])
+    assert [fixed for _, fixed in rates] == pytest.approx([0.1, 0.2, 0.3] + [0.4] * 7)
+
+
+def test_adamw_is_another_optimiser():
+    made = make("simclr", optimizer="adamw", momentum=0.8, weight_decay=0.01).configure_optimizers()
+    assert isinstance(made["optimizer"], torch.optim.AdamW)
+    group = made["optimizer"].param_groups[0]
+    assert (group["lr"], group["betas"], group["weight_decay"]) == (pytest.approx(1e-3 * 8 / 256), (0.8, 0.999), 0.01)
+
+
 @pytest.mark.parametrize(("arch", "sizes"), [("resnet20", (64, 512, 128)), ("resnet18", (512, 2048, 512))])
 def test_simsiam_has_the_papers_heads(arch, sizes):
     features, out, hidden = sizes

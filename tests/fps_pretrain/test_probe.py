@@ -25,10 +25,11 @@ def test_knn_separates_what_features_separate():
     labels = np.arange(200) % 2
     images = (rng.integers(0, 60, (200, 16, 16, 3)) + 150 * labels[:, None, None, None]).astype(np.uint8)
     encoder = build_encoder("resnet20", seed=0)
-    assert probe.knn_accuracy(encoder, images[:120], labels[:120], images[120:], labels[120:]) > 0.95
+    features = probe.extract_features(encoder, images)
+    assert probe.knn_accuracy(features[:120], labels[:120], features[120:], labels[120:]) > 0.95
     assert encoder.training
     shuffled = rng.permutation(labels)
-    assert 0.25 < probe.knn_accuracy(encoder, images[:120], shuffled[:120], images[120:], shuffled[120:]) < 0.75
+    assert 0.25 < probe.knn_accuracy(features[:120], shuffled[:120], features[120:], shuffled[120:]) < 0.75
     both = probe.probe(encoder, ProbeData("x", images[:120], labels[:120], images[120:], labels[120:]), linear=True)
     assert both["linear_accuracy"] > 0.95
 

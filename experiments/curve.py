@@ -1,0 +1,302 @@
+"""How much pre-training does it take? ``python -m experiments.curve runs/*/encoder-*.pt --dataset cifar10``.
+
+Accuracy against the pairs an encoder has seen: nearest neighbours and a linear classifier on frozen features, and a
+short federation, with random weights as the line to beat. All on the validation split; the test set is not looked at.
+What is measured already is read from the table, so that encoders can be added and an interrupted call goes on.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import tyro
+
+from federated.config import RunConfig, to_yaml
+from fps_pretrain import cli
+from fps_pretrain.errors import UserError
+from fps_pretrain.files import write_text_atomically
+
+PROG = "experiments.curve"
+TABLE, PICTURE, SETTINGS = "curve.csv", "curve.png", "settings.yaml"
+RANDOM = "random"
+
+Measure = Literal["knn", "linear", "federation"]
+
+TITLES = {
+    "knn": "nearest neighbours",
+    "linear": "linear classifier",
+    "federation": "federation, last round",
+    "federation_mean": "federation, mean over rounds",
+}
+
+
+@dataclass(frozen=True)
+class CurveConfig:
+    """Accuracy on validation images against pairs seen. Every option of run_fl.py applies to the federations."""
+
+    encoders: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    """Checkpoints of run_pretrain.py, as PATH or LABEL=PATH; without a label, the method is it. Those of one label make
+    a curve."""
+    measures: tuple[Measure, ...] = ("knn", "linear", "federation")
+    """What to measure."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of the federations, and of the random weights."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(validation=0.5))
+    """Options of run_fl.py."""
+
+    def __post_init__(self) -> None:
+        """Check what the runs' own configurations do not.
+
+        Raises:
+            UserError: nothing to measure, no validation split, or a flag that the others replace.
+        """
+        if self.run.init != RunConfig.init or self.run.seed != RunConfig.seed:
+            raise UserError("a curve takes checkpoints and --seeds, not --init and --seed")
+        for flag, values in (("--seeds", self.seeds), ("--measures", self.measures)):
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{flag} must name one or more different values")
+        if not self.run.validation:
+            raise UserError("--validation must be above 0: the validation split is what is classified")
+
+    @property
+    def folder(self) -> Path:
+        """Where table, picture and runs are: --output, or runs/curve."""
+        return self.run.output if self.run.output is not None else Path("runs/curve")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An encoder: ``init`` as run_fl.py takes it, the label of its curve, and how many pairs it has seen."""
+
+    label: str
+    pairs: int
+    init: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measured accuracy in [0, 1]; ``seed`` is that of the federation, or of random weights, and else -1."""
+
+    label: str
+    pairs: int
+    checkpoint: str
+    sha256: str
+    measure: str
+    seed: int
+    accuracy: float
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        """What it is the value of."""
+        return self.sha256, self.measure, self.seed
+
+
+def candidates(encoders: Sequence[str]) -> list[Candidate]:
+    """The checkpoints with what they say of their pre-training.
+
+    Raises:
+        UserError: a file is no checkpoint of run_pretrain.py, or one is named twice.
+    """
+    from fps_pretrain.checkpoint import digest, read_file
+
+    found = []
+    for text in encoders:
+        label, _, path = text.rpartition("=")
+        payload = read_file(Path(path))
+        provenance = payload.get("provenance")
+        if not isinstance(provenance, dict) or not isinstance(provenance.get("pairs_seen"), int):
+            raise UserError(f"{path} does not say how many pairs it has seen: name checkpoints of run_pretrain.py")
+        name = label or str(provenance.get("method", "unknown"))
+        found.append(Candidate(name, provenance["pairs_seen"], path, digest(payload["state_dict"])))
+    if len({c.sha256 for c in found}) < len(found):
+        raise UserError("two of the checkpoints hold the same weights: name each once")
+    return found
+
+
+def read_table(path: Path) -> list[Value]:
+    """The values measured so far; none where there is no table.
+
+    Raises:
+        UserError: the file is no such table.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [
+                Value(
+                    row["label"], int(row["pairs"]), row["checkpoint"], row["sha256"], row["measure"],
+                    int(row["seed"]), float(row["accuracy"]),
+                )
+                for row in csv.DictReader(file)
+            ]  # fmt: skip
+    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a table of {PROG}: choose another --output") from error
+
+
+def write_table(path: Path, values: Sequence[Value]) -> None:
+    """Write all values, one a line."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow(Value.__dataclass_fields__)
+    for v in values:
+        writer.writerow([v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, f"{v.accuracy:.4f}"])
+    write_text_atomically(path, buffer.getvalue())
+
+
+def means(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Budgets in pairs, and the mean, lowest and highest accuracy at each, over checkpoints and seeds."""
+    mine: dict[int, list[float]] = {}
+    for value in values:
+        if value.label == label and value.measure == measure:
+            mine.setdefault(value.pairs, []).append(value.accuracy)
+    budgets = sorted(mine)
+    stacked = [np.array(mine[budget]) for budget in budgets]
+    return (
+        np.array(budgets),
+        np.array([a.mean() for a in stacked]),
+        np.array([a.min() for a in stacked]),
+        np.array([a.max() for a in stacked]),
+    )
+
+
+def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> float | None:
+    """The number of pairs from which on a curve stays above ``baseline``, or None if it ends below.
+
+    Between two budgets the curve is taken as straight over the logarithm of pairs; where it lies above from its first
+    budget on, that is the answer.
+    """
+    below = np.flatnonzero(np.asarray(accuracies) <= baseline)
+    if not len(below):
+        return float(budgets[0])
+    last = below[-1]
+    if last == len(budgets) - 1:
+        return None
+    share = (baseline - accuracies[last]) / (accuracies[last + 1] - accuracies[last])
+    low, high = math.log(budgets[last]), math.log(budgets[last + 1])
+    return math.exp(low + share * (high - low))
+
+
+def draw(values: Sequence[Value]) -> bytes:
+    """A panel for each measure: the mean at each budget, a band from lowest to highest, random weights as a line."""
+    from matplotlib.figure import Figure
+
+    measures = [measure for measure in TITLES if any(value.measure == measure for value in values)]
+    labels = sorted({value.label for value in values} - {RANDOM})
+    figure = Figure(figsize=(1 + 4.2 * len(measures), 4.2), layout="constrained")
+    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
+        for number, label in enumerate(labels):
+            budgets, middle, low, high = means(values, label, measure)
+            if len(budgets):
+                axes.plot(budgets, middle, marker="o", markersize=4, color=f"C{number}", label=label)
+                axes.fill_between(budgets, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
+        _, middle, low, high = means(values, RANDOM, measure)
+        if len(middle):
+            axes.axhline(middle[0], color="0.3", linestyle="--", label="random weights")
+            axes.axhspan(low[0], high[0], color="0.5", alpha=0.15, linewidth=0)
+        if labels:
+            axes.set_xscale("log")
+        axes.set(
+            xlabel="pairs seen", ylabel="validation accuracy" if measure == measures[0] else "", title=TITLES[measure]
+        )
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.3)
+        if measure == measures[0]:
+            axes.legend(frameon=False)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def summary(values: Sequence[Value]) -> Iterator[str]:
+    """A line for each curve and measure: where it ends, and from how many pairs on it is above random weights."""
+    for measure, title in TITLES.items():
+        _, baseline, _, _ = means(values, RANDOM, measure)
+        if not len(baseline):
+            continue
+        yield f"{title}: random weights {baseline[0]:.1%}"
+        for label in sorted({value.label for value in values} - {RANDOM}):
+            budgets, middle, _, _ = means(values, label, measure)
+            if not len(budgets):
+                continue
+            where = crossing(budgets, middle, float(baseline[0]))
+            verdict = "below random weights" if where is None else f"above random weights from {where:,.0f} pairs on"
+            yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, {verdict}"
+
+
+def _measure(config: CurveConfig, candidate: Candidate, seed: int, measure: str, table: Any) -> dict[str, float]:
+    """Accuracies by name of what one measure gives."""
+    from federated import rounds
+    from federated.initialise import initial_encoder
+    from fps_pretrain.probe import extract_features, knn_accuracy, linear_accuracy
+
+    run = replace(config.run, init=candidate.init, seed=max(seed, 0))
+    if measure == "federation":
+        name = f"{candidate.label}-{candidate.sha256[:8]}-s{seed}".replace("/", "-").replace(" ", "-")
+        result = rounds.run(replace(run, output=config.folder / "runs" / name), quiet=True)
+        accuracies = [
+            row["val_accuracy"] for row in result.history if row["round"] and row.get("val_accuracy") is not None
+        ]
+        return {"federation": accuracies[-1], "federation_mean": float(np.mean(accuracies))}
+    encoder = initial_encoder(run)[0]
+    bank, queries = (extract_features(encoder, part.images) for part in (table.train, table.validation))
+    accuracy = knn_accuracy if measure == "knn" else linear_accuracy
+    return {measure: accuracy(bank, table.train.labels, queries, table.validation.labels)}
+
+
+def main(config: CurveConfig) -> int:
+    """Measure what is missing, then write table and picture; returns the exit code."""
+    import torch
+
+    from federated import data
+
+    if config.run.threads:
+        torch.set_num_threads(config.run.threads)
+    encoders = candidates(config.encoders)
+    folder = config.folder
+    values = read_table(folder / TABLE)
+    settings = to_yaml(replace(config.run, output=None, threads=None, data_dir=None))
+    if values and (not (folder / SETTINGS).is_file() or (folder / SETTINGS).read_text() != settings):
+        raise UserError(f"{folder} was measured with other options (its {SETTINGS}): choose another --output")
+    table = data.load(config.run)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text_atomically(folder / SETTINGS, settings)
+
+    random = [(Candidate(RANDOM, 0, RANDOM, RANDOM), seed) for seed in config.seeds]
+    wanted = [
+        (candidate, seed, measure)
+        for measure in config.measures
+        for candidate, seed in [*random, *((c, s) for c in encoders for s in config.seeds)]
+        if candidate.init == RANDOM or measure == "federation" or seed == config.seeds[0]
+    ]
+    have = {value.key for value in values}
+    for number, (candidate, seed, measure) in enumerate(wanted, 1):
+        kept_seed = seed if candidate.init == RANDOM or measure == "federation" else -1
+        if (candidate.sha256, measure, kept_seed) in have:
+            continue
+        for name, accuracy in _measure(config, candidate, kept_seed, measure, table).items():
+            file = Path(candidate.init).name
+            values.append(Value(candidate.label, candidate.pairs, file, candidate.sha256, name, kept_seed, accuracy))
+            print(
+                f"[{number}/{len(wanted)}] {candidate.label}, {candidate.pairs:,} pairs, seed {kept_seed}: "
+                f"{TITLES[name]} {accuracy:.1%}",
+                file=sys.stderr,
+            )
+        write_table(folder / TABLE, values)
+    (folder / PICTURE).write_bytes(draw(values))
+    print("\n".join(summary(values)))
+    print(f"wrote {folder / TABLE} and {folder / PICTURE}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(PROG, main, cli.parse(CurveConfig, PROG)))

@@ -1,0 +1,38 @@
+"""SimCLR (Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from lightly.loss import NTXentLoss
+from lightly.models.modules.heads import SimCLRProjectionHead
+from torch import Tensor
+
+from fps_pretrain.config import PretrainConfig
+from fps_pretrain.errors import UserError
+from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.models import Encoder
+
+
+class Method(PairMethod):
+    """A view is told from all other views of the batch, of every device (section 2.1, equation 1).
+
+    Head of two layers with BatchNorm, out 128 (section 4.2 and the released code). Temperature 0.5 is the paper's for
+    CIFAR-10 (appendix B.9).
+    """
+
+    reference_lr = 0.12
+    default_options: ClassVar[Mapping[str, float]] = {"temperature": 0.5}
+
+    def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
+        super().__init__(config, encoder)
+        if not self.options["temperature"] > 1e-3:
+            raise UserError(f"--method-options temperature={self.options['temperature']:g} must be above 0.001")
+        self.projector = SimCLRProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
+        self.criterion = NTXentLoss(self.options["temperature"], gather_distributed=config.world_size > 1)
+
+    def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of finding a view's partner among the 2N - 1 other views; the embeddings are the firsts'."""
+        z1, z2 = self.projector(self.encoder(first)).float(), self.projector(self.encoder(second)).float()
+        return self.criterion(z1, z2), z1

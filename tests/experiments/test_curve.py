@@ -1,0 +1,114 @@
+"""Accuracy against pairs: what is measured, kept and concluded."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from experiments import curve
+from experiments.curve import RANDOM, CurveConfig, Value
+from federated.config import RunConfig
+from fps_pretrain.checkpoint import save_encoder
+from fps_pretrain.errors import UserError
+from fps_pretrain.models import build_encoder
+
+FEDERATION = RunConfig(
+    dataset="digits", clients=2, rounds=2, local_epochs=1, limit_train=200, limit_test=40, validation=0.5, threads=1
+)
+
+
+@pytest.fixture(scope="module")
+def encoders(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("encoders")
+    for seed, pairs in ((1, 1000), (2, 10_000)):
+        encoder = build_encoder("resnet20", seed=seed)
+        save_encoder(folder / f"{pairs}.pt", encoder, "resnet20", 1, {"method": "simclr", "pairs_seen": pairs})
+    return folder
+
+
+def config_of(folder, *encoders, **changes):
+
+    return CurveConfig(tuple(map(str, encoders)), run=replace(FEDERATION, output=folder), **changes)
+
+
+def test_a_curve_is_measured_kept_and_drawn(encoders, tmp_path, capsys, monkeypatch):
+    folder = tmp_path / "curve"
+    first = config_of(folder, encoders / "1000.pt")
+    assert curve.main(first) == 0
+    rows = list(csv.DictReader((folder / "curve.csv").open()))
+    counts = {measure: sum(row["measure"] == measure for row in rows) for measure in curve.TITLES}
+    # Random weights have a value a seed; frozen features of a checkpoint have one in all.
+    assert counts == {"knn": 3, "linear": 3, "federation": 4, "federation_mean": 4}
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+    assert {row["pairs"] for row in rows if row["label"] == "simclr"} == {"1000"}
+    assert (folder / "curve.png").read_bytes().startswith(b"\x89PNG")
+    capsys.readouterr()
+
+    both = config_of(folder, encoders / "1000.pt", f"other={encoders / '10000.pt'}", measures=("knn",))
+    measured = []
+    measure = curve._measure
+    monkeypatch.setattr(curve, "_measure", lambda *args: measured.append(args) or measure(*args))
+    assert curve.main(both) == 0
+    assert [(candidate.label, name) for _, candidate, _, name, _ in measured] == [("other", "knn")]
+    again = list(csv.DictReader((folder / "curve.csv").open()))
+    assert again[: len(rows)] == rows
+    assert len(again) == len(rows) + 1
+    said = capsys.readouterr().out
+    assert "nearest neighbours: random weights" in said
+    assert "other: " in said
+
+    with pytest.raises(UserError, match="other options"):
+        curve.main(CurveConfig(run=RunConfig(**{**vars(FEDERATION), "lr": 0.5, "output": folder})))
+
+
+def test_what_is_no_curve_is_refused(encoders, tmp_path):
+    with pytest.raises(UserError, match="same weights"):
+        curve.main(config_of(tmp_path / "a", encoders / "1000.pt", f"b={encoders / '1000.pt'}"))
+    save_encoder(tmp_path / "bare.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
+    with pytest.raises(UserError, match="how many pairs"):
+        curve.main(config_of(tmp_path / "a", tmp_path / "bare.pt"))
+    assert not (tmp_path / "a").exists()
+    with pytest.raises(UserError, match="--validation"):
+        CurveConfig(run=RunConfig(validation=0.0))
+    with pytest.raises(UserError, match="--seeds"):
+        CurveConfig(seeds=(1, 1))
+    with pytest.raises(UserError, match="not --init"):
+        CurveConfig(run=RunConfig(validation=0.5, seed=3))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "curve.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match="not a table"):
+        curve.main(config_of(tmp_path / "b", encoders / "1000.pt"))
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "expected"),
+    [
+        ([0.1, 0.2, 0.4], 10**5.5),  # half-way between 10^5 and 10^6
+        ([0.1, 0.4, 0.2], None),
+        ([0.4, 0.5, 0.6], 1e4),
+        ([0.4, 0.2, 0.4], 10**5.5),  # that it was above before does not count
+        ([0.1, 0.3, 0.6], 1e5),
+    ],
+)
+def test_the_budget_from_which_on_a_curve_is_above_random_weights(accuracies, expected):
+    found = curve.crossing(np.array([1e4, 1e5, 1e6]), np.array(accuracies), 0.3)
+    assert found == (None if expected is None else pytest.approx(expected))
+
+
+def test_a_curve_averages_over_checkpoints_and_seeds():
+    numbers = [
+        (RANDOM, 0, 0, 0.3),
+        ("moco", 10, 0, 0.2),
+        ("moco", 10, 1, 0.3),
+        ("moco", 100, 0, 0.6),
+        ("b", 10, 0, 0.9),
+    ]
+    values = [Value(label, pairs, "x.pt", f"{label}{pairs}", "knn", s, a) for label, pairs, s, a in numbers]
+    budgets, middle, low, high = curve.means(values, "moco", "knn")
+    assert budgets.tolist() == [10, 100]
+    assert np.stack([middle, low, high]).tolist() == [pytest.approx(r) for r in ([0.25, 0.6], [0.2, 0.6], [0.3, 0.6])]
+    lines = list(curve.summary(values))
+    assert lines[0] == "nearest neighbours: random weights 30.0%"
+    assert lines[1] == "  b: 90.0% after 10 pairs, above random weights from 10 pairs on"
+    assert lines[2].startswith("  moco: 60.0% after 100 pairs, above random weights from 14 pairs on")
