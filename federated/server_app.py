@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +16,7 @@ from federated import rounds
 from federated.config import RunConfig, from_yaml, unused_beside
 from federated.config_file import read_file
 from federated.progress import console, log
+from fps_pretrain.errors import UserError
 
 REMINDER = 60.0
 """Seconds between two lines about nodes that are waited for."""
@@ -25,10 +27,24 @@ server_app = ServerApp()
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
     """The run that ``context.run_config`` describes, on Flower's own grid, once there is a node for each client."""
+    logging.getLogger("flwr").addFilter(without_traceback)
     config = config_of(context.run_config)
     with console(quiet=False):
         wait_for_nodes(grid, config.clients)
     rounds.run(config, grid=grid)
+
+
+def without_traceback(record: logging.LogRecord) -> bool:
+    """Have Flower say in one line what is for the user to mend; whatever else ends a ServerApp keeps its traceback.
+
+    The exception must reach Flower all the same: only so does the run count as failed, with the reason.
+    """
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, (UserError, rounds.RunFailed, OSError)):
+        hint = "; the same command goes on from the last completed round" if isinstance(error, rounds.RunFailed) else ""
+        record.msg, record.args = "%s: %s%s", (record.getMessage(), " ".join(str(error).split()), hint)
+        record.exc_info = record.exc_text = None
+    return True
 
 
 def config_of(run_config: Mapping[str, Any]) -> RunConfig:

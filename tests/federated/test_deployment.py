@@ -169,8 +169,13 @@ def test_two_nodes_with_tls_and_a_stranger(places: Path) -> None:
         fields = fields_of(places, rounds=1, init=str(places / "encoder.pt"), head="centroid", per_client_every=1)
         options = " ".join(f"{name.replace('_', '-')}={json.dumps(value)}" for name, value in fields.items())
         done = federation.flwr("run", REPOSITORY, "loop", "--stream", "--run-config", options)
+        refused = federation.flwr("run", REPOSITORY, "loop", "--stream", "--run-config", "rounds=0")
         listed = json.loads(federation.flwr("ls", "loop", "--format", "json").stdout)
-    assert listed["runs"][0]["status"] == "finished:completed", done.stdout
+    details = {run["status"]: run["status-details"] for run in listed["runs"]}
+    assert set(details) == {"finished:completed", "finished:failed"}, done.stdout
+    assert details["finished:failed"].endswith("--rounds must be at least 1, got 0")
+    assert "ServerApp raised an exception: --rounds must be at least 1, got 0" in refused.stdout
+    assert "Traceback" not in refused.stdout
     assert "114 of 114 encoder tensors loaded" in done.stdout
     assert "2 clients with 12 to 20 examples" in done.stdout
     assert "Failed to activate SuperNode" in (places / "node2.log").read_text()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import logging
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -132,3 +134,41 @@ def test_without_flower_there_are_no_such_nodes(places: Path) -> None:
         run(config_of(places), quiet=True)
     with pytest.raises(UserError, match="--validation does not go with --partition nodes"):
         config_of(places, validation=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"rounds": 0}, "ServerApp raised an exception: --rounds must be at least 1, got 0\n"),
+        ({"config": "nowhere.yaml"}, "ServerApp raised an exception: --config nowhere.yaml cannot be read\n"),
+    ],
+)
+def test_flower_tells_what_is_wrong_in_one_line(options: dict[str, Any], line: str) -> None:
+    context = Context(1, 1, {}, RecordDict(), options)
+    assert said_by_flower(lambda: server_app.server_app(InProcessGrid(client_app, 1), context)) == line
+
+
+def test_flower_tells_how_to_go_on_and_keeps_other_tracebacks() -> None:
+    def fail(error: Exception) -> None:
+        logging.getLogger("flwr").addFilter(server_app.without_traceback)
+        raise error
+
+    resumable = said_by_flower(lambda: fail(RunFailed("3 of 3 clients\nfailed")))
+    assert resumable.endswith("3 of 3 clients failed; the same command goes on from the last completed round\n")
+    assert resumable.count("\n") == 1
+    assert "Traceback" in said_by_flower(lambda: fail(ZeroDivisionError("a mistake of ours")))
+
+
+def said_by_flower(app: Callable[[], None]) -> str:
+    """What Flower's log has of an app that raises, logged as Flower does."""
+    flower, text = logging.getLogger("flwr"), io.StringIO()
+    handler = logging.StreamHandler(text)
+    try:
+        app()
+    except Exception as error:
+        flower.addHandler(handler)
+        flower.log(logging.ERROR, "%s raised an exception", "ServerApp", exc_info=error)
+    finally:
+        flower.removeHandler(handler)
+        flower.removeFilter(server_app.without_traceback)
+    return text.getvalue()
