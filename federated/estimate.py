@@ -19,7 +19,6 @@ from federated.local import Client, Hyper, evaluate, weights_of
 from federated.partition import describe, make_partition
 from federated.strategy import sample_clients
 from federated.workspace import Workspace
-from fps_pretrain.errors import UserError
 
 PROBE_BATCHES = 4
 """Batches that are trained on, once to warm up and once against the clock."""
@@ -58,12 +57,12 @@ def dry_run(config: RunConfig) -> str:
     """The resolved configuration (YAML), the partition, and an estimate of time and memory, as one text.
 
     Time is measured: some steps of the algorithm's own local training, and an evaluation, on this machine as it is.
+    With ``--partition nodes`` the examples that clients train on are not seen from here: their number is left open, and
+    steps are measured on test examples.
 
     Raises:
         UserError: the run could not be begun.
     """
-    if config.partition == "nodes":
-        raise UserError("--dry-run cannot see the nodes' data: leave out --partition nodes")
     if config.threads:
         torch.set_num_threads(config.threads)
     encoder, report = initial_encoder(config)
@@ -74,7 +73,15 @@ def dry_run(config: RunConfig) -> str:
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
     step, example = _seconds(space, weights)
     workers = config.workers or 1
-    seconds = work.steps * step / workers + work.evaluated * example
+    evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
+    if config.partition == "nodes":
+        spread = f"{config.clients} clients, who tell how much they have when the run begins"
+        amount = f"the nodes' training, {1e3 * step:.1f} ms a step here"
+    else:
+        spread = describe(partition, dataset.train.labels, len(dataset.classes))
+        seconds = work.steps * step / workers + work.evaluated * example
+        side_by_side = f" on {workers} workers" if workers > 1 else ""
+        amount = f"{duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms{side_by_side}"
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     parameters = sum(weights[name].numel() for name in space.parameters)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
@@ -85,12 +92,10 @@ def dry_run(config: RunConfig) -> str:
         "",
         f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
         f"examples, {len(dataset.classes)} classes",
-        f"partition  {config.partition_title}: {describe(partition, dataset.train.labels, len(dataset.classes))}",
+        f"partition  {config.partition_title}: {spread}",
         f"init       {report or 'random weights'}",
         f"model      {parameters:,} parameters, {size / 1e6:.1f} MB a message",
-        f"time       {duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms"
-        f"{f' on {workers} workers' if workers > 1 else ''}, {work.evaluated:,} evaluated examples of "
-        f"{1e3 * example:.2f} ms, as measured now on {space.device}",
+        f"time       {amount}, {evaluation}",
         f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {work.replies} replies",
         f"traffic    {2 * config.rounds * work.replies * size / 1e9:.2f} GB between server and clients",
         f"folder     {config.folder}",
@@ -103,8 +108,9 @@ def dry_run(config: RunConfig) -> str:
 def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Seconds of a training step, by the run's algorithm, and of evaluating an example."""
     config = space.config
-    count = min(len(space.train[1]), PROBE_BATCHES * config.batch_size)
-    images, labels = space.train[0][:count], space.train[1][:count]
+    images, labels = space.train if len(space.train[1]) else space.held_out_of(0)
+    count = min(len(labels), PROBE_BATCHES * config.batch_size)
+    images, labels = images[:count], labels[:count]
     # What a server sends beside the model (SCAFFOLD's control variate) has the shapes of its parameters.
     beside = {name: torch.zeros_like(weights[name]) for name in space.parameters}
     client = Client(
