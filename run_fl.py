@@ -9,8 +9,8 @@ from typing import Annotated
 
 import tyro
 
+from federated import config_file
 from federated.config import RunConfig
-from federated.config_file import expand
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError
 
@@ -60,11 +60,7 @@ def main(command: Command) -> int:
 
 def parse(arguments: list[str]) -> Command:
     """The command in these arguments; leaves with one line and exit code 2 if they are wrong."""
-    try:
-        expanded = expand(arguments)
-    except UserError as error:
-        cli.refuse(PROG, f"{error} (see {PROG} --help)")
-    return cli.parse(Command, PROG, expanded, description=__doc__ or "")
+    return config_file.parse(Command, PROG, arguments, description=__doc__ or "")
 
 
 if __name__ == "__main__":

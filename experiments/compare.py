@@ -1,6 +1,6 @@
 """Initialisations x seeds, side by side: ``python -m experiments.compare --inits random checkpoints/fps_r20.pt``.
 
-Takes every option of run_fl.py. Runs that are finished are read, unfinished ones resumed.
+Takes every option of run_fl.py, ``--config FILE`` too. Runs that are finished are read, unfinished ones resumed.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ import tyro
 
 from experiments.report import CURVES, PAGE, check_targets, write
 from experiments.runs import read_run
+from federated import config_file
 from federated.config import RunConfig
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError
 
 PROG = "experiments.compare"
+
+EXIT_FAILED = 3
+"""Exit code when a run could not go on, as of run_fl.py."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +38,16 @@ class CompareConfig:
     """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Options of run_fl.py."""
+    config: Path | None = None
+    """YAML file of options, such as a run folder's config.yaml, whose init and seed give way to --inits and --seeds;
+    flags override it."""
 
     def __post_init__(self) -> None:
         """Check what the runs' own configurations do not.
 
         Raises:
-            UserError: no initialisation or seed, one named twice, or --init or --seed instead of --inits or --seeds.
+            UserError: no initialisation or seed, one named twice, --init or --seed instead of --inits or --seeds, or
+                a run's folder as the comparison's.
         """
         if self.run.init != RunConfig.init or self.run.seed != RunConfig.seed:
             raise UserError("a comparison takes --inits and --seeds, not --init and --seed")
@@ -47,6 +55,8 @@ class CompareConfig:
             if not values or len(set(values)) < len(values):
                 raise UserError(f"{flag} must name one or more different values")
         check_targets(self.targets)
+        if (self.folder / "config.yaml").exists():
+            raise UserError(f"{self.folder} is the folder of a run: choose another --output")
         list(self.runs())
 
     @property
@@ -83,7 +93,12 @@ def main(config: CompareConfig) -> int:
         initial_encoder(run)
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {run.init}, seed {run.seed}", file=sys.stderr)
-        rounds.run(run)
+        try:
+            rounds.run(run)
+        except rounds.RunFailed as error:
+            advice = "the same command goes on from the last completed round"
+            print(f"{PROG}: failed in {run.folder}: {error}; {advice}", file=sys.stderr)
+            return EXIT_FAILED
     command = f"python -m {PROG} " + " ".join(sys.argv[1:])
     done = [read_run(run.folder) for run in runs]
     summaries = write(done, config.folder, config.targets, config.title, command)
@@ -98,5 +113,12 @@ def main(config: CompareConfig) -> int:
     return 0
 
 
+def parse(arguments: list[str]) -> CompareConfig:
+    """The comparison in these arguments; leaves with one line and exit code 2 if they are wrong."""
+    return config_file.parse(
+        CompareConfig, PROG, arguments, lists=("inits", "seeds", "targets"), left_out=("init", "seed")
+    )
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(PROG, main, cli.parse(CompareConfig, PROG)))
+    sys.exit(cli.run(PROG, main, parse(sys.argv[1:])))

@@ -3,23 +3,48 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from federated.config import RunConfig, unused_beside
+from fps_pretrain import cli
 from fps_pretrain.errors import UserError
+
+ConfigT = TypeVar("ConfigT")
 
 FLAG = "--config"
 
 
-def expand(arguments: Sequence[str]) -> list[str]:
+def parse(
+    config_type: type[ConfigT],
+    prog: str,
+    arguments: Sequence[str],
+    description: str = "",
+    *,
+    lists: Collection[str] = (),
+    left_out: Collection[str] = (),
+) -> ConfigT:
+    """``cli.parse`` of ``arguments`` that may name a file; see ``expand``."""
+    try:
+        expanded = expand(arguments, lists=lists, left_out=left_out)
+    except UserError as error:
+        cli.refuse(prog, f"{error} (see {prog} --help)")
+    return cli.parse(config_type, prog, expanded, description=description)
+
+
+def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: Collection[str] = ()) -> list[str]:
     """``arguments`` with ``--config FILE`` replaced by the file's options as flags, in front of all others.
 
     A flag that makes another choice (``--partition``, ``--strategy``) drops what the file says for its own choice alone
     (``alpha``, ``prox_mu``).
+
+    Args:
+        arguments: the command line's.
+        lists: options beside a run's that the file may have, with one or more values.
+        left_out: options that the file may have and the program has no use for.
 
     Raises:
         UserError: the file is missing, no YAML mapping, or has keys that are no options.
@@ -38,14 +63,14 @@ def expand(arguments: Sequence[str]) -> list[str]:
         return rest
     if len(files) > 1:
         raise UserError(f"{FLAG} may be given once")
-    values = read_file(Path(files[0]))
+    values = read_file(Path(files[0]), lists)
     flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in rest}
-    dropped = unused_beside(values, flags)
+    dropped = unused_beside(values, flags) | set(left_out)
     return [part for name, value in values.items() if name not in dropped for part in _as_flag(name, value)] + rest
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """A file's options by the names of their fields.
+def read_file(path: Path, lists: Collection[str] = ()) -> dict[str, Any]:
+    """A file's options by the names of their fields: a run's, and ``lists``.
 
     Raises:
         UserError: as ``expand`` says.
@@ -59,11 +84,11 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{FLAG} {path} must map options to values, such as 'rounds: 30'")
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    known = {field.name for field in dataclasses.fields(RunConfig)}
+    known = {field.name for field in dataclasses.fields(RunConfig)} | set(lists)
     if unknown := sorted(set(values) - known):
         raise UserError(f"{FLAG} {path} has options that there are not: {', '.join(unknown)}")
     for name, value in values.items():
-        if isinstance(value, (list, dict)):
+        if isinstance(value, dict) or (isinstance(value, list) and name not in lists):
             raise UserError(f"{FLAG} {path}: {name} must be a single value")
     return values
 
@@ -74,4 +99,4 @@ def _as_flag(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", str(value)]
+    return [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]

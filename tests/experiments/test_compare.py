@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import report
+from experiments import compare, report
 from experiments.compare import CompareConfig
 from experiments.runs import group, read_run
 from federated.config import RunConfig, to_yaml
@@ -160,6 +160,31 @@ def test_the_grid_of_runs():
     assert all(run.rounds == 2 for run in grid)
 
 
+def test_options_from_a_file(tmp_path):
+    path = tmp_path / "compare.yaml"
+    path.write_text("inits: [random, a/x.pt]\nseeds: [3, 4]\npartition: shards\nshards_per_client: 3\nrounds: 7\n")
+    config = compare.parse(["--config", str(path), "--rounds", "5", "--seeds", "9"])
+    assert (config.inits, config.seeds, config.targets) == (("random", "a/x.pt"), (9,), ())
+    assert config.run == RunConfig(partition="shards", shards_per_client=3, rounds=5)
+
+
+def test_options_from_a_run_are_compared_over_inits_and_seeds(tmp_path):
+    run = RunConfig(init="a/x.pt", seed=5, rounds=7, strategy="fedprox", prox_mu=0.5)
+    (tmp_path / "config.yaml").write_text(to_yaml(run))
+    config = compare.parse([f"--config={tmp_path / 'config.yaml'}"])
+    assert config.run == replace(run, init="random", seed=0)
+    assert config.seeds == (0, 1, 2)
+
+
+def test_a_comparison_stays_out_of_a_runs_folder(tmp_path, capsys):
+    (tmp_path / "config.yaml").write_text(to_yaml(RunConfig(output=tmp_path)))
+    with pytest.raises(SystemExit) as exit_:
+        compare.parse(["--config", str(tmp_path / "config.yaml")])
+    assert exit_.value.code == 2
+    assert "is the folder of a run: choose another --output" in capsys.readouterr().err
+    assert compare.parse(["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "c")])
+
+
 TINY = [
     "--rounds",
     1,
@@ -214,6 +239,14 @@ def test_probe_from_the_outside(run_script):
     assert 0.2 < float(row["knn_accuracy"]) < 1
 
 
+def test_a_run_that_fails_is_one_line(tmp_path, capsys):
+    flags = [*map(str, TINY), "--threads", "1", "--inits", "random", "--seeds", "0", "--output", str(tmp_path / "c")]
+    assert compare.main(compare.parse([*flags, "--inject-failures", "1"])) == 3
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith("experiments.compare: failed in ")
+    assert "2 of 2 clients failed in round 1" in last
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -222,6 +255,7 @@ def test_probe_from_the_outside(run_script):
         (["experiments.compare", "--init", "x.pt"], "--inits"),
         (["experiments.compare", "--alpha", 0], "--alpha"),
         (["experiments.compare", "--targets", 2], "--targets"),
+        (["experiments.compare", "--config", "nothing.yaml"], "nothing.yaml"),
         (["experiments.compare", "--inits", "random", "nothing.pt"], "nothing.pt"),
         (["experiments.report"], "run"),
         (["experiments.report", "nothing"], "nothing"),
