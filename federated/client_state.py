@@ -34,11 +34,15 @@ class ClientStates:
 
     def take(self, client: int, server_round: int) -> ClientState:
         """As ``load``, to begin a round with: ``server_round`` is known to count, and all other versions go."""
+        self.keep(client, server_round)
+        return self.load(client, server_round)
+
+    def keep(self, client: int, server_round: int) -> None:
+        """Remove all versions of a client's state but the one after ``server_round``."""
         current = self._path(client, server_round)
         for path in current.parent.iterdir() if current.parent.exists() else ():
             if path != current:  # what an interrupted write left goes, too
                 path.unlink(missing_ok=True)
-        return self.load(client, server_round)
 
     def save(self, client: int, server_round: int, state: ClientState) -> None:
         """Write a client's state after ``server_round``, atomically."""

@@ -128,7 +128,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
             loop = _Loop(config, folder, space, engine, report, publish)
             with RoundBar(config.rounds, state.round, quiet) as bar:
                 state = loop.run(state, bar, evaluated=bool(rows))
-        folder.finish(config, dataset.classes, state.weights)
+        folder.finish(config, dataset.classes, state)
         rows = folder.history()
         failed = sum(len(row["failures"]) for row in rows)
         left_out = f"; {failed} times a client was left out of a round" if failed else ""

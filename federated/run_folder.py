@@ -4,7 +4,7 @@
     metrics.jsonl  one line a round, round 0 being the evaluation before training
     partition.npz  which client holds which example, and partition.png, its picture
     state.pt       the last completed round: its weights, what the strategy carries, whose client states count
-    clients/       what clients remember, with algorithms that make them; see client_state.py
+    clients/       what clients remember, with algorithms that make them, until the run is finished; see client_state.py
     model.pt       the final classifier, once finished, and curve.png
     log.txt        what was said, by Flower too
 
@@ -27,6 +27,7 @@ from typing import Any
 
 from torch import Tensor
 
+from federated.client_state import ClientStates
 from federated.config import RunConfig, differences, from_yaml, to_yaml
 from federated.data import Dataset
 from federated.local import Weights
@@ -220,10 +221,19 @@ class RunFolder:
         """Whether the final model was written, the last thing a run does."""
         return (self.path / "model.pt").is_file()
 
-    def finish(self, config: RunConfig, classes: tuple[str, ...], weights: dict[str, Tensor]) -> None:
-        """Draw curve.png and write model.pt."""
+    def finish(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
+        """Draw curve.png, remove what clients need for further rounds only, and write model.pt.
+
+        With ``--bn-stats local`` what they remember stays: their own statistics make the final model theirs.
+        """
         plot_curve(self.path / "curve.png", self.history(), title=self.path.name)
-        model = {"arch": config.arch, "width": config.width, "classes": list(classes), "state_dict": weights}
+        if config.bn_stats == "local":
+            states = ClientStates(self.client_states)
+            for client, last_round in enumerate(state.client_rounds.tolist()):
+                states.keep(client, last_round)
+        else:  # no later command reads them: a run with more --rounds is another run
+            shutil.rmtree(self.client_states, ignore_errors=True)
+        model = {"arch": config.arch, "width": config.width, "classes": list(classes), "state_dict": state.weights}
         write_atomically(self.path / "model.pt", {"format": MODEL_FORMAT, "version": VERSION, **model})
 
 

@@ -143,9 +143,25 @@ def test_versions_of_a_client_state(tmp_path: Path) -> None:
         states.take(3, 7)
 
 
-def test_clients_leave_no_more_than_two_versions_each(tiny: Tiny) -> None:
-    folder = run(tiny(strategy="scaffold", rounds=4), quiet=True).folder
-    versions = {
-        client.name: sorted(path.name for path in client.iterdir()) for client in (folder / "clients").iterdir()
-    }
-    assert versions == {str(client): ["3.pt", "4.pt"] for client in range(3)}
+def versions(folder: RunFolder) -> dict[str, list[str]]:
+    """The client states there are."""
+    clients = folder.client_states.iterdir() if folder.client_states.exists() else ()
+    return {client.name: sorted(path.name for path in client.iterdir()) for client in clients}
+
+
+def test_clients_leave_no_more_than_two_versions_each_and_none_when_finished(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(strategy="scaffold", rounds=4)
+    folder = stop_in_round_3(config, monkeypatch)
+    assert versions(folder) == {str(client): ["1.pt", "2.pt"] for client in range(3)}
+    run(config, quiet=True)
+    assert versions(folder) == {}
+    assert len(run(config, quiet=True).history) == 5
+
+
+def test_clients_keep_their_own_statistics_when_finished(tiny: Tiny) -> None:
+    result = run(tiny(bn_stats="local", clients=4, participation=0.5), quiet=True)
+    folder = RunFolder(result.folder)
+    last = {str(c): [f"{r}.pt"] for c, r in enumerate(folder.load_state().client_rounds.tolist()) if r}
+    assert versions(folder) == last
