@@ -287,7 +287,7 @@ class RunConfig:
         if self.trim is not None and int(self.trim * self.participants) == 0:
             raise UserError(f"--trim {self.trim:g} cuts nobody off {self.participants} participants of a round")
         if self.malicious is not None:
-            # Krum needs 2f + 2 < n (Blanchard et al. 2017, section 4), Bulyan 4f + 3 <= n (El Mhamdi et al. 2018).
+            # Krum needs 2f + 2 < n (Blanchard et al. 2017, proposition 1), Bulyan 4f + 3 <= n (El Mhamdi et al. 2018).
             least = 4 * self.malicious + 3 if self.strategy == "bulyan" else 2 * self.malicious + 3
             if self.participants < least:
                 raise UserError(

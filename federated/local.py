@@ -212,8 +212,8 @@ def local_sgd(
 def effective_steps(steps: int, momentum: float) -> float:
     """How many plain steps a number of steps with momentum are worth: the sum of the gradients' coefficients.
 
-    ``||a||_1`` of Wang et al. (2020, "Tackling the Objective Inconsistency Problem", section 4.3, momentum
-    case): a gradient goes on moving the weights for as long as momentum remembers it.
+    ``||a||_1`` of Wang et al. (2020, "Tackling the Objective Inconsistency Problem", section 4.1, momentum
+    SGD as local solver): a gradient goes on moving the weights for as long as momentum remembers it.
     """
     return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
 

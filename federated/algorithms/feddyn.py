@@ -1,6 +1,6 @@
 """FedDyn (Acar et al. 2021, "Federated Learning Based on Dynamic Regularization", algorithm 1).
 
-Each client keeps an estimate g_i of its own gradient at the model all agree on, and minimises (equation 1)
+Each client keeps an estimate g_i of its own gradient at the model all agree on, and minimises
 ``L_i(w) - <g_i, w> + alpha / 2 ||w - w_t||^2``: where clients agree, so do the optima of their objectives and the
 global one.
 """
@@ -24,7 +24,7 @@ KEEPS_STATE = True
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
-    """Local SGD on equation 1, then ``g_i <- g_i - alpha (w_i - w_t)``, its gradient at the optimum."""
+    """Local SGD on that objective, then ``g_i <- g_i - alpha (w_i - w_t)``, its gradient at the optimum."""
     alpha = client.options["feddyn_alpha"]
     parameters = client.parameters_of(weights)
     own = client.state.get("gradient") or {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}

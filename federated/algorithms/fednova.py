@@ -1,7 +1,7 @@
 """FedNova (Wang et al. 2020, "Tackling the Objective Inconsistency Problem in Heterogeneous Federated Optimization").
 
 Clients that take more steps pull the mean towards their own optimum. FedNova averages their changes per step and takes
-as many such steps as they took on average (equation 6): ``x <- x - tau_eff sum_i p_i (x - y_i) / ||a_i||_1`` with
+as many such steps as they took on average (section 5): ``x <- x - tau_eff sum_i p_i (x - y_i) / ||a_i||_1`` with
 ``tau_eff = sum_i p_i ||a_i||_1``.
 """
 

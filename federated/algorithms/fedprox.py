@@ -1,4 +1,4 @@
-"""FedProx (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", equation 2 and algorithm 2).
+"""FedProx (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", algorithm 2).
 
 A client minimises ``F_k(w) + mu / 2 ||w - w_t||^2``, which keeps it near the model it was sent. The strategy is
 Flower's; the term is the clients' part.

@@ -1,4 +1,4 @@
-"""Krum (Blanchard et al. 2017, "Machine Learning with Adversaries", section 4).
+"""Krum (Blanchard et al. 2017, "Machine Learning with Adversaries", the Krum function).
 
 The model of one client is taken: the one nearest to its n - f - 2 nearest others, of n clients with f malicious. The
 strategy is Flower's.

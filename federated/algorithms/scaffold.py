@@ -24,7 +24,7 @@ KEEPS_STATE = True
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
-    """The clients' part of algorithm 1, with the second way to update c_i: ``c_i - c + (x - y_i) / (K lr)``.
+    """The clients' part of algorithm 1, with option (ii) to update c_i: ``c_i - c + (x - y_i) / (K lr)``.
 
     K counts a step with momentum as the plain steps it is worth; see ``effective_steps``.
     """
