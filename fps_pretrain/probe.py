@@ -31,10 +31,12 @@ def features_of(encoder: nn.Module, views: Tensor, batch_size: int = 512) -> Ten
     was_training = encoder.training
     encoder.eval()
     features = []
-    for chunk in views.split(batch_size):
-        chunk = chunk.to(device)
-        chunk = normalise(chunk) if chunk.dtype == torch.uint8 else chunk
-        features.append(F.normalize(encoder(chunk).float(), dim=1).cpu())
+    # An encoder may be compiled for batches of training; other shapes would be compiled anew, which takes a minute.
+    with torch.compiler.set_stance("force_eager"):
+        for chunk in views.split(batch_size):
+            chunk = chunk.to(device)
+            chunk = normalise(chunk) if chunk.dtype == torch.uint8 else chunk
+            features.append(F.normalize(encoder(chunk).float(), dim=1).cpu())
     encoder.train(was_training)
     return torch.cat(features)
 

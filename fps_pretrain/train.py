@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 import os
 import platform
+import shutil
 import time
 import warnings
 from pathlib import Path
@@ -207,6 +209,22 @@ def _build(config: PretrainConfig) -> tuple[Encoder, PairMethod]:
     return encoder, method_class(config.method)(config, encoder)
 
 
+def _compile(method: PairMethod, gpu: bool) -> None:
+    """Have encoder and heads compiled at their first step; names and values of weights stay as they are.
+
+    Raises:
+        UserError: what torch.compile needs is missing.
+    """
+    if gpu and importlib.util.find_spec("triton") is None:
+        raise UserError("--compile on a GPU needs triton, which torch comes with on Linux")
+    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
+    if not gpu and not any(map(shutil.which, compilers)):
+        raise UserError(f"--compile needs a C++ compiler ({' or '.join(compilers)}), and there is none here")
+    for _, module in method.named_children():
+        if any(True for _ in module.parameters()):
+            module.compile(dynamic=False)
+
+
 def _finish(
     config: PretrainConfig, method: PairMethod, trainer: L.Trainer, quality: QualityProbe, precision: str, since: float
 ) -> None:
@@ -262,6 +280,8 @@ def train(config: PretrainConfig) -> int:
     precision = _precision(config, gpu)
     assert config.batch_size is not None
     assert config.run_dir is not None
+    if config.compile:
+        _compile(method, gpu)
     callbacks: list[Callback] = [
         PairProgress(config.total_steps, config.batch_size),
         PairRate(config.batch_size, config.log_every),

@@ -34,6 +34,9 @@ CHANGES = {
     "pairs_per_epoch": 16,
     "batch_size": 12,
     "lr": 0.3,
+    "optimizer": "adamw",
+    "schedule": "step",
+    "warmup_pairs": 16,
     "momentum": 0.0,
     "weight_decay": 0.5,
     "classes": 7,
@@ -48,6 +51,7 @@ CHANGES = {
     "composed_views": 1,
     "seed": 1,
     "precision": "bf16",
+    "compile": True,
     "workers": 1,
     "threads": 2,
     "device": "cuda",
@@ -136,6 +140,18 @@ def test_every_field_has_an_effect(field, baseline, tmp_path, no_probe, monkeypa
     if field in refused:
         with pytest.raises(UserError, match=field.replace("_", "-")):
             run(tmp_path, **{field: value})
+        return
+    if field == "compile":  # takes a minute; test_compiled_networks_learn_the_same is the slow test of it
+        monkeypatch.setenv("CXX", "no-such-compiler")
+        with pytest.raises(UserError, match="no-such-compiler"):
+            run(tmp_path, compile=True)
+        assert not (tmp_path / "run").exists()
+        return
+    if field == "warmup_pairs":
+        with pytest.raises(UserError, match="--schedule step"):
+            PretrainConfig(warmup_pairs=value)
+        cold, warm = (run(tmp_path / str(pairs), schedule="step", warmup_pairs=pairs) for pairs in (0, value))
+        assert cold["digest"] != warm["digest"]
         return
     if field in ("devices", "nodes"):
         with pytest.raises(UserError, match="multiple"):
@@ -360,3 +376,17 @@ def test_training_lowers_the_loss_and_logs_it(baseline, tmp_path, no_probe):
     assert float(baseline["log"][0]["lr"]) == pytest.approx(0.05 * 8 / 256)  # the default, linear in the batch
     assert lrs[-1] == pytest.approx(lrs[0] * 0.5 * (1 + np.cos(np.pi * 3 / 4)))
     assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
+def test_compiled_networks_learn_the_same_and_resume(tmp_path, no_probe):
+    plain = run(tmp_path / "plain", method="simclr")
+    compiled = run(tmp_path / "compiled", method="simclr", compile=True)
+    for mine, theirs in zip(compiled["log"], plain["log"], strict=True):
+        assert float(mine["loss"]) == pytest.approx(float(theirs["loss"]), abs=0.02)
+    names = {
+        file: checkpoint.read_file(tmp_path / file / "out.pt")["state_dict"].keys() for file in ("plain", "compiled")
+    }
+    assert next(weights).keys() == next(weights).keys()
+    assert run(tmp_path / "again", method="simclr", compile=True)["digest"] == compiled["digest"]
