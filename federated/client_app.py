@@ -15,7 +15,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from federated import algorithms, initialise, local, workspace
-from federated.batch_norm import buffers_of, with_own_statistics
+from federated.batch_norm import batch_norm_sums, buffers_of, with_own_statistics
 from federated.client_state import ClientStates
 from federated.config import identity
 from federated.failures import CLIENT_FAILED, Deadline, InjectedFailure, injected
@@ -52,6 +52,17 @@ def class_sums(message: Message, context: Context) -> Message:
         space.model, weights, images, labels, len(space.dataset.classes), space.config.eval_batch_size
     )
     return Message(RecordDict({"arrays": ArrayRecord({"sums": sums, "counts": counts})}), reply_to=message)
+
+
+@client_app.query("batch_norm_sums")
+def sum_up_for_batch_norm(message: Message, context: Context) -> Message:
+    """Add up what goes into each BatchNorm over this node's training images; see ``batch_norm.pooled_statistics``."""
+    space = workspace.find(message.content.config_records["config"], context.node_config)
+    weights = from_record(message.content.array_records["arrays"])
+    number = _partition_id(context)
+    images, _ = space.examples_of(number)
+    sums = batch_norm_sums(space.model, weights, images, space.config.eval_batch_size, (space.config.seed, number))
+    return Message(RecordDict({"arrays": ArrayRecord(sums)}), reply_to=message)
 
 
 @client_app.train()

@@ -38,6 +38,7 @@ DETAILS: dict[str, tuple[str, tuple[str, ...], Any]] = {
     "classes_per_client": ("partition", ("pathological",), 2),
     "size_skew": ("partition", ("size",), "linear"),
     "id_column": ("partition", ("natural",), None),
+    "init_statistics": ("norm", ("batch",), "checkpoint"),
     "bn_stats": ("norm", ("batch",), "average"),
     "dp_noise": ("dp", ("fixed", "adaptive"), 1.0),
     "dp_clip": ("dp", ("fixed", "adaptive"), 1.0),
@@ -64,6 +65,9 @@ class RunConfig:
     torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too)."""
     head: Literal["random", "centroid"] = "random"
     """Classifier a run starts from: fresh, or made of the class means of all clients' features (FedNCM)."""
+    init_statistics: Literal["checkpoint", "clients"] | None = None
+    """BatchNorm's statistics a run starts from: those that come with --init (default), or those of all clients' images,
+    which need no labels."""
     arch: str = "resnet20"
     """Architecture of the encoder: a CIFAR ResNet (resnet20, 32, 44 or 56; He et al. 2016, section 4.2), or one of
     torchvision's, such as resnet18."""
@@ -347,6 +351,8 @@ class RunConfig:
             raise UserError(f"--dp goes with --strategy {', '.join(PRIVATE)}, not with {self.strategy}")
         if self.head == "centroid":
             raise UserError("--dp does not cover --head centroid, for which clients send class means as they are")
+        if self.init_statistics == "clients":
+            raise UserError("--dp does not cover --init-statistics clients, for which clients send sums as they are")
 
     @property
     def partition_title(self) -> str:

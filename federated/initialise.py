@@ -12,6 +12,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from federated.batch_norm import has_statistics
 from federated.config import RunConfig
 from federated.downloads import CACHE, one_line
 from federated.keys import seed_of
@@ -28,7 +29,8 @@ def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
 
     Raises:
         UserError: ``config.init`` is no checkpoint for this architecture (see ``load_encoder_weights``), or published
-            weights that are neither in their library's cache nor to be downloaded.
+            weights that are neither in their library's cache nor to be downloaded; or the architecture has no BatchNorm
+            where ``--init-statistics clients`` needs it.
     """
     encoder = build_encoder(config.arch, config.width, seed_of(config.seed, "encoder"))
     if not is_cifar_resnet(config.arch):
@@ -37,6 +39,8 @@ def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
             check_encoder(encoder, config.arch, config.image_size)
         except UserError as error:
             raise UserError(str(error).replace("--size", "--image-size")) from error
+    if config.init_statistics == "clients" and not has_statistics(encoder):
+        raise UserError(f"--init-statistics clients: --arch {config.arch} has no BatchNorm")
     if config.init == "random":
         return encoder, None
     source, _, name = config.init.partition(":")
@@ -158,6 +162,7 @@ def write_record(path: Path, config: RunConfig, report: LoadReport | None, weigh
         "init": config.init,
         "arch": config.arch,
         "width": config.width,
+        "init_statistics": config.init_statistics,
         "encoder_sha256": digest(encoder),
         "head": config.head,
         "head_sha256": digest({name: t for name, t in weights.items() if name.startswith("head.")}),

@@ -72,7 +72,7 @@ class RoundBar:
 
     def client(self, done: int, of: int) -> None:
         """Show how many clients of the current round have answered."""
-        self._bar.set_postfix_str(f"{self._evaluation}, client {done}/{of}")
+        self._bar.set_postfix_str(", ".join(filter(None, (self._evaluation, f"client {done}/{of}"))))
 
     def round(self, row: dict[str, Any]) -> None:
         """Show a completed round, a row of the history."""

@@ -22,7 +22,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from federated import algorithms, data, evaluation, initialise, loggers, privacy, simulation, workspace
-from federated.batch_norm import with_norm, with_own_statistics
+from federated.batch_norm import pooled_statistics, with_norm, with_own_statistics
 from federated.client_app import client_app
 from federated.client_state import ClientStates
 from federated.config import RunConfig
@@ -156,6 +156,8 @@ def _announce(
     log.info(f"data    {config.dataset}: {sizes}, {len(dataset.classes)} classes, {config.image_size} px")
     log.info(f"clients {spread} ({config.partition})")
     log.info(f"init    {report or 'random weights'} ({encoder}{origin})")
+    if config.init_statistics == "clients":
+        log.info("init    BatchNorm's statistics of the clients' images")
     if config.head == "centroid":
         log.info("head    the class means of the clients' features")
     log.info(f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}, in {folder}")
@@ -246,7 +248,7 @@ class _Loop:
         config = self.config
         partition_of = self._partitions() if state.round < config.rounds else {}
         if state.round == 0:
-            state = self._begin(state, partition_of)
+            state = self._begin(state, partition_of, bar)
         if not evaluated:
             started = time.perf_counter()
             row = {"round": 0, **self.space.evaluate(state.weights), "train_loss": None, "train_accuracy": None}
@@ -266,15 +268,19 @@ class _Loop:
             self.folder.save_state(state)
         return state
 
-    def _begin(self, state: State, partition_of: Mapping[int, int]) -> State:
+    def _begin(self, state: State, partition_of: Mapping[int, int], bar: RoundBar) -> State:
         """What the clients are asked before the first round; a run that is resumed there asks again."""
         if self.config.partition == "nodes":
             answers = self._ask_all("query.labels", state, partition_of)
             counts = np.array([answer.config_records["labels"]["counts"] for answer in answers])
             plot_counts(self.folder.path / "partition.png", counts, self.space.dataset.classes)
             log.info(f"clients {describe_counts(counts)}")
+        if self.config.init_statistics == "clients":
+            answers = self._ask_all("query.batch_norm_sums", state, partition_of, state.weights, bar)
+            parts = [from_record(answer.array_records["arrays"]) for answer in answers]
+            state = replace(state, weights=pooled_statistics(state.weights, parts))
         if self.config.head == "centroid":
-            answers = self._ask_all("query.class_sums", state, partition_of, state.weights)
+            answers = self._ask_all("query.class_sums", state, partition_of, state.weights, bar)
             sums = [from_record(answer.array_records["arrays"]) for answer in answers]
             pairs = [(part["sums"], part["counts"]) for part in sums]
             state = replace(state, weights=initialise.centroid_head(state.weights, pairs))
@@ -313,7 +319,12 @@ class _Loop:
             yield with_own_statistics(state.weights, own), [part]
 
     def _ask_all(
-        self, message_type: str, state: State, partition_of: Mapping[int, int], weights: Weights | None = None
+        self,
+        message_type: str,
+        state: State,
+        partition_of: Mapping[int, int],
+        weights: Weights | None = None,
+        bar: RoundBar | None = None,
     ) -> list[RecordDict]:
         """What all clients answer, in client order.
 
@@ -327,7 +338,7 @@ class _Loop:
             content = RecordDict({"config": ConfigRecord(told), "arrays": ArrayRecord(dict(shared))})
             messages.append(Message(content, node, message_type))
         answers: dict[int, RecordDict] = {}
-        for reply in self._exchange(messages):
+        for reply in self._exchange(messages, bar):
             client = partition_of[reply.metadata.src_node_id]
             if reply.has_error():
                 log.debug(reply.error.reason)

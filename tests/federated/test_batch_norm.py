@@ -8,18 +8,28 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
 from federated import client_app, data, workspace
-from federated.batch_norm import buffers_of, estimate_statistics, parameter_names, with_norm
+from federated.batch_norm import (
+    batch_norm_sums,
+    buffers_of,
+    estimate_statistics,
+    parameter_names,
+    pooled_statistics,
+    with_norm,
+)
 from federated.config import RunConfig
 from federated.grid import InProcessGrid
-from federated.local import evaluate
+from federated.initialise import centroid_head, class_sums, initial_classifier, initial_encoder
+from federated.local import evaluate, weights_of
 from federated.partition import make_partition
 from federated.rounds import run
 from federated.run_folder import RunFolder
-from fps_pretrain.checkpoint import save_encoder
+from fps_pretrain.checkpoint import digest, save_encoder
+from fps_pretrain.errors import UserError
 from fps_pretrain.models import build_classifier, build_encoder, normalise
 
 Tiny = Callable[..., RunConfig]
@@ -163,3 +173,88 @@ def test_the_per_client_view_judges_each_by_its_own_statistics(tiny: Tiny) -> No
         per_class = [hits[space.dataset.test.labels == label].mean() for label in range(10)]
         expected.append(sum(per_class[label] for label in space.dataset.train.labels[part]) / len(part))
     assert result.history[1]["client_accuracies"] == pytest.approx(expected, abs=1e-6)
+
+
+IMAGES = torch.randint(0, 256, (30, 16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+
+
+def test_pooled_statistics_are_those_of_all_clients_images() -> None:
+    # One is brighter than the rest: the variance of the clients' means counts, too.
+    images = torch.cat([IMAGES[:9], IMAGES[9:] // 4])
+    model, weights = classifier(), dict(classifier().state_dict())
+    parts = [images[:7], images[7:9], images[9:]]
+    sums = [batch_norm_sums(model, weights, part, batch_size=4, key=(0, c)) for c, part in enumerate(parts)]
+    pooled = pooled_statistics(weights, sums)
+    inputs = classifier().get_submodule("encoder").get_submodule("conv1")(normalise(images)).detach()
+    torch.testing.assert_close(pooled["encoder.bn1.running_mean"], inputs.mean((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(pooled["encoder.bn1.running_var"], inputs.var((0, 2, 3)), rtol=1e-5, atol=1e-6)
+    assert pooled["encoder.bn1.num_batches_tracked"] == 2 + 1 + 6
+    parameters = parameter_names(model)
+    assert all(torch.equal(pooled[name], weights[name]) for name in parameters)
+    assert all(pooled[name].dtype == weights[name].dtype for name in weights)
+    assert not any(torch.equal(pooled[name], weights[name]) for name in weights if name not in parameters)
+
+
+def test_statistics_of_a_single_batch_are_pytorchs_in_every_layer() -> None:
+    weights = dict(classifier().state_dict())
+    pooled = pooled_statistics(weights, [batch_norm_sums(classifier(), weights, IMAGES, 64, (0, 0))])
+    expected = estimate_statistics(classifier(), weights, IMAGES, batch_size=64)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(pooled[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_statistics_to_begin_with_change_nothing_that_is_learned(tiny: Tiny, tmp_path: Path) -> None:
+    first, second = (
+        final_weights(tiny(output=tmp_path / statistics, init_statistics=statistics, rounds=1))
+        for statistics in ("checkpoint", "clients")
+    )
+    parameters = parameter_names(classifier())
+    assert all(torch.equal(first[name], second[name]) for name in parameters)
+    assert not torch.equal(first["encoder.bn1.running_var"], second["encoder.bn1.running_var"])
+
+
+def test_statistics_from_single_images() -> None:
+    weights = dict(classifier().state_dict())
+    alone, others = (batch_norm_sums(classifier(), weights, part, 64, (0, 0)) for part in (IMAGES[:1], IMAGES[1:]))
+    with_and_without = pooled_statistics(weights, [alone, others]), pooled_statistics(weights, [others])
+    assert all(torch.equal(with_and_without[0][name], with_and_without[1][name]) for name in weights)
+    with pytest.raises(UserError, match="no client has two images"):
+        pooled_statistics(weights, [alone])
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"norm": "group"}, "--init-statistics goes with --norm batch, not with group"),
+        ({"dp": "fixed"}, "--dp does not cover --init-statistics clients"),
+    ],
+)
+def test_statistics_of_clients_that_cannot_be(tiny: Tiny, fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        tiny(init_statistics="clients", **fields)
+
+
+def test_an_architecture_without_batch_norm_has_no_statistics(tiny: Tiny) -> None:
+    config = tiny(init_statistics="clients", arch="convnext_tiny", image_size=32)
+    with pytest.raises(UserError, match="--init-statistics clients: --arch convnext_tiny has no BatchNorm"):
+        run(config, quiet=True)
+    assert not config.folder.exists()
+
+
+def test_a_run_that_starts_from_its_clients_statistics(tiny: Tiny) -> None:
+    config = tiny(init_statistics="clients", head="centroid", rounds=1)
+    result = run(config, quiet=True)
+    space = space_of(config)
+    weights = weights_of(initial_classifier(config, initial_encoder(config)[0], 10))
+    clients = [space.examples_of(client) for client in range(3)]
+    sums = [batch_norm_sums(space.model, weights, part[0], 256, (0, c)) for c, part in enumerate(clients)]
+    weights = pooled_statistics(weights, sums)
+    # The head is made of the features with these statistics.
+    expected = centroid_head(weights, [class_sums(space.model, weights, *part, 10, 256) for part in clients])
+    record = yaml.safe_load((result.folder / "init.yaml").read_text())
+    assert record["init_statistics"] == "clients"
+    assert record["head_sha256"] == digest({n: t for n, t in expected.items() if n.startswith("head.")})
+    encoder = {n.removeprefix("encoder."): t for n, t in expected.items() if n.startswith("encoder.")}
+    assert record["encoder_sha256"] == digest(encoder)
+    assert "BatchNorm's statistics of the clients' images" in (result.folder / "log.txt").read_text()
+    assert result.history[0]["test_loss"] == pytest.approx(space.evaluate(expected)["test_loss"])

@@ -64,6 +64,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "bn_stats": ({}, "server"),
     "inject_failures": ({"rounds": 2}, 0.5),
     "head": ({}, "centroid"),
+    "init_statistics": ({}, "clients"),
     "dp": ({}, "fixed"),
     "dp_noise": ({"dp": "fixed"}, 2.0),
     "dp_clip": ({"dp": "fixed"}, 0.1),

@@ -122,9 +122,13 @@ def test_a_run_with_a_centroid_head(tiny: Tiny, tmp_path: Path) -> None:
     assert "simsiam" in (centroid.folder / "log.txt").read_text()
 
 
-def test_a_centroid_head_is_the_same_from_workers(tiny: Tiny, tmp_path: Path) -> None:
-    here = run_quietly(tiny(output=tmp_path / "here", head="centroid", rounds=1))
-    assert run_quietly(tiny(output=tmp_path / "workers", head="centroid", rounds=1, workers=2)) == here
+CLIENTS_ARE_ASKED: dict[str, Any] = {"head": "centroid", "init_statistics": "clients"}
+"""Fields with which clients are asked before the first round; test_simulation.py has them on Ray."""
+
+
+def test_what_clients_are_asked_first_is_the_same_from_workers(tiny: Tiny, tmp_path: Path) -> None:
+    here = run_quietly(tiny(output=tmp_path / "here", rounds=1, **CLIENTS_ARE_ASKED))
+    assert run_quietly(tiny(output=tmp_path / "workers", rounds=1, workers=2, **CLIENTS_ARE_ASKED)) == here
 
 
 def test_an_encoder_that_does_not_take_such_images() -> None:
@@ -132,10 +136,10 @@ def test_an_encoder_that_does_not_take_such_images() -> None:
         initial_encoder(RunConfig(arch="vit_b_16"))
 
 
-def test_a_centroid_head_survives_an_interrupt_before_the_first_round(
+def test_what_clients_are_asked_first_survives_an_interrupt_before_the_first_round(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = run_quietly(tiny(output=tmp_path / "whole", head="centroid", rounds=2))
+    whole = run_quietly(tiny(output=tmp_path / "whole", rounds=2, **CLIENTS_ARE_ASKED))
     from federated.algorithms import fedavg
 
     def interrupted(*_: Any) -> None:
@@ -144,5 +148,5 @@ def test_a_centroid_head_survives_an_interrupt_before_the_first_round(
     with monkeypatch.context() as patch:
         patch.setattr(fedavg, "train_client", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            run(tiny(head="centroid", rounds=2), quiet=True)
-    assert outcome(run(tiny(head="centroid", rounds=2), quiet=True).folder) == whole
+            run(tiny(rounds=2, **CLIENTS_ARE_ASKED), quiet=True)
+    assert outcome(run(tiny(rounds=2, **CLIENTS_ARE_ASKED), quiet=True).folder) == whole

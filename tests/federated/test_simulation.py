@@ -19,8 +19,8 @@ FIELDS: dict[str, Any] = {"clients": 4, "participation": 0.75, "rounds": 3, "str
 
 
 def test_ray_gives_the_weights_of_one_process(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
-    """With client states, and clients that fail: what is said of them is the same, too."""
-    fields = {**FIELDS, "inject_failures": 0.3, "seed": 2}
+    """With clients that are asked first, that remember and that fail: what is said of them is the same, too."""
+    fields = {**FIELDS, "inject_failures": 0.3, "seed": 2, "head": "centroid", "init_statistics": "clients"}
     in_process = run_quietly(tiny(output=tmp_path / "inprocess", **fields))
     in_parallel = run_quietly(tiny(output=tmp_path / "ray", engine="ray", **fields))
     assert any(row["failures"] for row in in_process[0])
