@@ -90,8 +90,8 @@ def estimate_statistics(
         batch_size: images in a batch; a last batch of one is left out.
     """
     model.load_state_dict(weights)
-    model.train()
-    layers = [module for module in model.modules() if isinstance(module, _BatchNorm)]
+    model.eval()  # but for BatchNorm: dropout, say, stays out of what is judged
+    layers = [module.train() for module in model.modules() if isinstance(module, _BatchNorm)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
         layer.reset_running_stats()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -186,27 +187,43 @@ def local_sgd(
     total_loss = torch.zeros((), dtype=torch.float64, device=targets.device)
     correct = torch.zeros((), dtype=torch.int64, device=targets.device)
     seen = steps = 0
-    for _ in range(hyper.local_epochs):
-        for batch in _batches(len(targets), hyper.batch_size, generator):
-            client.check()
-            target = targets[batch.to(targets.device)]
-            optimizer.zero_grad(set_to_none=True)
-            inputs = client.problem.inputs(client.examples, batch, hyper, generator)
-            outputs, term = forward(inputs) if forward else (model(inputs), None)
-            loss = client.problem.loss(outputs, target)
-            (loss if term is None else loss + term).backward()
-            if adjust:
-                adjust()
-            optimizer.step()
-            total_loss += loss.detach().double() * len(batch)
-            correct += (outputs.detach().argmax(1) == target).sum()
-            seen += len(batch)
-            steps += 1
+    with _draws_of_layers(seed_of(seed, "layers", server_round, number), targets.device):
+        for _ in range(hyper.local_epochs):
+            for batch in _batches(len(targets), hyper.batch_size, generator):
+                client.check()
+                target = targets[batch.to(targets.device)]
+                optimizer.zero_grad(set_to_none=True)
+                inputs = client.problem.inputs(client.examples, batch, hyper, generator)
+                outputs, term = forward(inputs) if forward else (model(inputs), None)
+                loss = client.problem.loss(outputs, target)
+                (loss if term is None else loss + term).backward()
+                if adjust:
+                    adjust()
+                optimizer.step()
+                total_loss += loss.detach().double() * len(batch)
+                correct += (outputs.detach().argmax(1) == target).sum()
+                seen += len(batch)
+                steps += 1
     train_loss = float(total_loss) / seen
     if not math.isfinite(train_loss):
         raise TrainingDiverged(f"the training loss is {train_loss}: lower --lr")
     metrics = {"train_loss": train_loss, "train_accuracy": int(correct) / seen}
     return ClientUpdate(weights_of(model), len(targets), metrics, steps)
+
+
+@contextmanager
+def _draws_of_layers(seed: int, device: torch.device) -> Iterator[None]:
+    """Let what layers draw at random, as dropout does, follow from ``seed``.
+
+    They know PyTorch's global generators only, which are left as they were.
+    """
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
 
 
 def effective_steps(steps: int, momentum: float) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -50,6 +51,19 @@ def test_training_is_a_function_of_its_arguments(model: nn.Module) -> None:
         assert torch.equal(start[name], kept[name]), f"{name} was trained in place"
     assert not torch.equal(first.weights["head.weight"], other.weights["head.weight"])
     assert first.weights["encoder.bn1.num_batches_tracked"] == 6
+
+
+def test_layers_draw_from_the_key() -> None:
+    """Dropout and stochastic depth, as in torchvision's EfficientNets, know the global generator only."""
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16 * 16 * 3, 10))
+    start, trained = weights_of(model), []
+    for number, ambient in ((2, 1), (2, 99), (3, 1)):
+        torch.manual_seed(ambient)
+        update = local_sgd(Client(model, IMAGES, LABELS, replace(HYPER, augmentation="none"), (0, 1, number)), start)
+        assert torch.random.initial_seed() == ambient
+        trained.append(update.weights["2.weight"])
+    assert torch.equal(trained[0], trained[1])
+    assert not torch.equal(trained[0], trained[2])
 
 
 def test_training_learns(model: nn.Module) -> None:
