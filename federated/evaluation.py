@@ -59,13 +59,19 @@ def client_accuracies(
 
 
 def summarise(accuracies: NDArray[np.float64]) -> dict[str, Any]:
-    """A row's entries: mean, standard deviation and worst tenth over the clients, and the accuracy of each."""
-    worst = np.sort(accuracies)[: max(1, round(WORST * len(accuracies)))]
+    """A row's entries: mean, standard deviation and worst tenth over the clients, and the accuracy of each.
+
+    Clients that did not answer have NaN, in the row None, and are left out of the others; without any there are none.
+    """
+    found = np.sort(accuracies[np.isfinite(accuracies)])
+    if not len(found):
+        return {}
+    worst = found[: max(1, round(WORST * len(found)))]
     return {
-        "client_accuracy_mean": float(accuracies.mean()),
-        "client_accuracy_std": float(accuracies.std()),
+        "client_accuracy_mean": float(found.mean()),
+        "client_accuracy_std": float(found.std()),
         "client_accuracy_worst_tenth": float(worst.mean()),
-        "client_accuracies": [round(float(accuracy), 6) for accuracy in accuracies],
+        "client_accuracies": [round(float(a), 6) if np.isfinite(a) else None for a in accuracies],
     }
 
 

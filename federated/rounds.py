@@ -291,8 +291,13 @@ class _Loop:
         """How the global model does at each client."""
         dataset, weights = self.space.dataset, state.weights
         if self.config.partition == "nodes":
-            answers = self._ask_all(MessageType.EVALUATE, state, partition_of, weights)
-            accuracies = np.array([answer.metric_records["metrics"]["accuracy"] for answer in answers])
+            patience = self._patience(self.config.clients)
+            answers, failures = self._ask(MessageType.EVALUATE, state, partition_of, weights, patience=patience)
+            for client, reason in failures.items():
+                log.info(f"round {state.round}: client {client} is not evaluated: {reason}")
+            accuracies = np.full(self.config.clients, np.nan)
+            for client, answer in answers.items():
+                accuracies[client] = answer.metric_records["metrics"]["accuracy"]
         else:
             accuracies = np.concatenate(
                 [
@@ -331,6 +336,21 @@ class _Loop:
         Raises:
             RunFailed: one does not.
         """
+        answers, failures = self._ask(message_type, state, partition_of, weights, bar)
+        for client, reason in failures.items():
+            raise RunFailed(f"client {client} does not answer: {reason}")
+        return list(answers.values())
+
+    def _ask(
+        self,
+        message_type: str,
+        state: State,
+        partition_of: Mapping[int, int],
+        weights: Weights | None = None,
+        bar: RoundBar | None = None,
+        patience: float | None = None,
+    ) -> tuple[dict[int, RecordDict], dict[int, str]]:
+        """What clients answer within ``patience`` seconds, and why others do not, both in client order."""
         shared = ArrayRecord(weights or {})
         messages = []
         for node, client in sorted(partition_of.items(), key=lambda pair: pair[1]):
@@ -338,13 +358,16 @@ class _Loop:
             content = RecordDict({"config": ConfigRecord(told), "arrays": ArrayRecord(dict(shared))})
             messages.append(Message(content, node, message_type))
         answers: dict[int, RecordDict] = {}
-        for reply in self._exchange(messages, bar):
+        failures = dict.fromkeys(sorted(partition_of.values()), "gave no answer in time")
+        for reply in self._exchange(messages, bar, patience):
             client = partition_of[reply.metadata.src_node_id]
             if reply.has_error():
                 log.debug(reply.error.reason)
-                raise RunFailed(f"client {client} does not answer: {last_line(reply)}")
-            answers[client] = reply.content
-        return [answers[client] for client in sorted(answers)]
+                failures[client] = last_line(reply)
+            else:
+                answers[client] = reply.content
+                del failures[client]
+        return {client: answers[client] for client in sorted(answers)}, failures
 
     def _strategy(self, partition_of: Mapping[int, int]) -> Federation:
         """The algorithm's strategy, made a federation's."""
@@ -369,7 +392,8 @@ class _Loop:
         for message, client in zip(messages, participants, strict=True):
             message.content.config_records["config"]["state-round"] = int(state.client_rounds[client])
         replies = {
-            partition_of[reply.metadata.src_node_id]: reply for reply in self._exchange(messages, bar, self._patience())
+            partition_of[reply.metadata.src_node_id]: reply
+            for reply in self._exchange(messages, bar, self._patience(len(messages)))
         }
         failures = self._failures(server_round, participants, replies)
         good = {client: replies[client] for client in participants if client not in failures}
@@ -444,12 +468,12 @@ class _Loop:
             raise RunFailed(f"the nodes hold partitions {sorted(partition_of.values())}, not one for each client")
         return partition_of
 
-    def _patience(self) -> float | None:
-        """Seconds a round may take on nodes that hang: as many turns as it needs, each of ``--client-timeout``."""
+    def _patience(self, clients: int) -> float | None:
+        """Seconds to wait for clients that may hang: as many turns as they need, each of ``--client-timeout``."""
         timeout, side_by_side = self.config.client_timeout, self.engine.side_by_side
         if timeout is None or side_by_side is None:
             return None
-        return timeout * math.ceil(self.config.participants / side_by_side) + HANG_GRACE
+        return timeout * math.ceil(clients / side_by_side) + HANG_GRACE
 
     def _exchange(
         self, messages: list[Message], bar: RoundBar | None = None, patience: float | None = None

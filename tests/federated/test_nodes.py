@@ -15,7 +15,7 @@ import pytest
 from flwr.app import Context, RecordDict
 from PIL import Image
 
-from federated import server_app
+from federated import local, server_app
 from federated.client_app import client_app
 from federated.config import RunConfig
 from federated.grid import InProcessGrid
@@ -83,6 +83,22 @@ def test_clients_train_on_what_their_nodes_hold(places: Path) -> None:
     log = (result.folder / "log.txt").read_text()
     assert "2 clients with 12 to 20 examples (median 16) of 2 to 2 classes" in log
     assert (result.folder / "partition.png").is_file()
+
+
+def test_a_node_that_cannot_evaluate_costs_its_accuracy(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = local.evaluate
+
+    def evaluate(*arguments: Any) -> tuple[float, float]:
+        if len(arguments[3]) == 12:  # the second node, which has no test examples, on what it trains on
+            raise RuntimeError("no memory\nleft")
+        return original(*arguments)
+
+    monkeypatch.setattr(local, "evaluate", evaluate)
+    result = run(config_of(places, per_client_every=1, rounds=1), quiet=True, grid=grid_of(places))
+    for row in result.history:
+        assert row["client_accuracies"] == [row["client_accuracy_mean"], None]
+    log = (result.folder / "log.txt").read_text()
+    assert "round 1: client 1 is not evaluated: left" in log
 
 
 def test_the_server_app_is_the_same_run(places: Path) -> None:
