@@ -6,6 +6,7 @@ Nothing heavy is imported here, so that ``--help`` and a wrong flag answer at on
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -203,6 +204,9 @@ class RunConfig:
     """Processes that train clients side by side (default: none in process, one for every --threads cores on Ray)."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that trains and evaluates; auto takes a GPU if there is one."""
+    precision: Literal["32", "bf16"] = "32"
+    """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent stay
+    in 32 bits."""
     threads: int | None = None
     """CPU threads of PyTorch (default: all cores in process, 1 in each Ray worker). Use 1 on a machine that is busy."""
     tensorboard: bool = False
@@ -288,18 +292,25 @@ class RunConfig:
         _within("trim", self.trim, "0 < value < 0.5", self.trim is None or 0 < self.trim < 0.5)
         _at_least("malicious", self.malicious, 0)
         _at_least("selected", self.selected, 1)
-        if self.trim is not None and int(self.trim * self.participants) == 0:
-            raise UserError(f"--trim {self.trim:g} cuts nobody off {self.participants} participants of a round")
-        if self.malicious is not None:
-            # Krum needs 2f + 2 < n (Blanchard et al. 2017, proposition 1), Bulyan 4f + 3 <= n (El Mhamdi et al. 2018).
-            least = 4 * self.malicious + 3 if self.strategy == "bulyan" else 2 * self.malicious + 3
-            if self.participants < least:
-                raise UserError(
-                    f"--strategy {self.strategy} with --malicious {self.malicious} needs {least} participants in a "
-                    f"round, not {self.participants}: raise --clients or --participation"
-                )
+        if self.participants < self.least_replies:
+            if self.trim is not None:
+                raise UserError(f"--trim {self.trim:g} cuts nobody off {self.participants} participants of a round")
+            raise UserError(
+                f"--strategy {self.strategy} with --malicious {self.malicious} needs {self.least_replies} participants "
+                f"in a round, not {self.participants}: raise --clients or --participation"
+            )
         if self.selected is not None and self.selected > self.participants:
             raise UserError(f"--selected {self.selected} is more than the {self.participants} participants of a round")
+
+    @property
+    def least_replies(self) -> int:
+        """Replies without which the strategy is not what its name promises."""
+        if self.trim is not None:
+            return math.ceil(1 / self.trim)
+        if self.malicious is None:
+            return 1
+        # Krum needs 2f + 2 < n (Blanchard et al. 2017, proposition 1), Bulyan 4f + 3 <= n (El Mhamdi et al. 2018).
+        return (4 if self.strategy == "bulyan" else 2) * self.malicious + 3
 
     def option(self, name: str) -> Any:
         """The value of a field that the chosen strategy has given a default."""

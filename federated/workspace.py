@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, MethodType
 from typing import cast
 
 import numpy as np
@@ -52,6 +52,10 @@ class Workspace:
             torch.backends.cudnn.benchmark = False
         classifier = build_classifier(build_encoder(config.arch, config.width, seed=0), len(dataset.classes), seed=0)
         model = with_norm(classifier, config.norm)
+        if config.precision == "bf16":
+            encoder = model.get_submodule("encoder")
+            # As a bound method: a copy of the model is then bound to the copy.
+            encoder.forward = MethodType(_forward_in_bfloat16, encoder)
         # Measured on CPU: a training step of ResNet-20 takes 0.83 of the time in channels_last, evaluation 0.6.
         model = model.to(device).to(memory_format=torch.channels_last)
         return cls(config, dataset, partition, model, device, _on_device(dataset.train, device))
@@ -92,6 +96,12 @@ class Workspace:
                 loss, accuracy = evaluate(self.model, weights, images, labels, self.config.eval_batch_size)
             metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy, loss
         return metrics
+
+
+def _forward_in_bfloat16(encoder: nn.Module, images: Tensor) -> Tensor:
+    """What the encoder's own ``forward`` does, under autocast; features in 32 bits."""
+    with torch.autocast(images.device.type, torch.bfloat16):
+        return cast(Tensor, type(encoder).forward(encoder, images)).float()
 
 
 def resolve_device(name: str) -> torch.device:

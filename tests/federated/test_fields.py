@@ -71,6 +71,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "dp_quantile": ({"dp": "adaptive", "rounds": 2}, 0.9),
     "dp_delta": ({"dp": "fixed"}, 1e-3),
     "per_client_every": ({}, 1),
+    "precision": ({}, "bf16"),
 }
 """Fields whose change changes the weights or the measurements."""
 
