@@ -205,8 +205,8 @@ class RunConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that trains and evaluates; auto takes a GPU if there is one."""
     precision: Literal["32", "bf16"] = "32"
-    """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent stay
-    in 32 bits."""
+    """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent
+    stay in 32 bits."""
     threads: int | None = None
     """CPU threads of PyTorch (default: all cores in process, 1 in each Ray worker). Use 1 on a machine that is busy."""
     tensorboard: bool = False
