@@ -17,6 +17,7 @@ from federated.config import RunConfig, to_yaml
 from federated.initialise import initial_classifier, initial_encoder
 from federated.local import Client, Hyper, evaluate, weights_of
 from federated.partition import describe, make_partition
+from federated.progress import duration
 from federated.strategy import sample_clients
 from federated.workspace import Workspace
 
@@ -132,10 +133,3 @@ def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float,
         evaluate(space.model, weights, images, labels, config.eval_batch_size)
         example = (time.perf_counter() - started) / count
     return step, example
-
-
-def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -62,6 +62,8 @@ class RoundBar:
         self._rounds = rounds
         self._level = logging.DEBUG if shown else logging.INFO
         self._evaluation = ""
+        self._left = rounds - done
+        self._seconds: list[float] = []
         self._bar = tqdm(total=rounds, initial=done, unit="round", disable=not shown, dynamic_ncols=True)
 
     def __enter__(self) -> RoundBar:
@@ -76,6 +78,9 @@ class RoundBar:
 
     def round(self, row: dict[str, Any]) -> None:
         """Show a completed round, a row of the history."""
+        if row["round"]:
+            self._left = self._rounds - row["round"]
+            self._seconds.append(row["seconds"])
         if row["test_accuracy"] is not None:
             self._evaluation = f"test accuracy {row['test_accuracy']:.4f}, loss {row['test_loss']:.4f}"
             training = f", training loss {row['train_loss']:.4f}" if row["train_loss"] is not None else ""
@@ -88,8 +93,22 @@ class RoundBar:
                 training += f", epsilon {row['dp_epsilon']:.3g}"
             log.log(
                 self._level,
-                f"round {row['round']}/{self._rounds}: {self._evaluation}{training}, {row['seconds']:.1f} s",
+                f"round {row['round']}/{self._rounds}: {self._evaluation}{training}, {row['seconds']:.1f} s"
+                f"{self._time_left()}",
             )
         self._bar.set_postfix_str(self._evaluation)
         if row["round"]:
             self._bar.update()
+
+    def _time_left(self) -> str:
+        """How long the rounds that are left will take if they take as long as those of this process on average."""
+        if not self._seconds or not self._left:
+            return ""
+        return f", {duration(self._left * sum(self._seconds) / len(self._seconds))} left"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in the unit that suits them."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -403,10 +403,11 @@ class _Loop:
                 f"{len(failures)} of {len(participants)} clients failed in round {server_round} and --min-clients is "
                 f"{config.min_clients}; client {first}: {failures[first]}"
             )
+        if len(good) < config.least_replies:
+            raise RunFailed(f"{len(good)} replies in round {server_round} are too few for --strategy {config.strategy}")
         reported = {c: dict(reply.content.metric_records["metrics"]) for c, reply in good.items()}
         combined, metrics = strategy.aggregate_train(server_round, list(good.values()))
-        if combined is None:
-            raise RunFailed(f"{len(good)} replies in round {server_round} are too few for --strategy {config.strategy}")
+        assert combined is not None, "no replies"
         weights = from_record(combined)
         if config.bn_stats == "server":
             weights = self.space.estimate_statistics(weights)

@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from federated.config import RunConfig, from_yaml
-from federated.estimate import dry_run, duration, work_of
+from federated.estimate import dry_run, work_of
+from federated.progress import duration
 from federated.rounds import run
 from fps_pretrain.errors import UserError
 

@@ -13,6 +13,7 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
+from federated import algorithms
 from federated.client_app import client_app
 from federated.config import RunConfig
 from federated.failures import ClientTimeout, Deadline, injected, reason_to_drop
@@ -77,13 +78,16 @@ def test_min_clients(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, least: int, co
     assert run(tiny(min_clients=1), quiet=True).resumed_from == 1, "--min-clients may change"
 
 
-def test_a_strategy_that_is_left_with_too_few_fails_the_run(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("strategy", "least"), [("krum", 5), ("multikrum", 5), ("bulyan", 7), ("trimmedmean", 5)])
+def test_a_strategy_that_is_left_with_too_few_fails_the_run(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, strategy: str, least: int
+) -> None:
     fail_in_round(monkeypatch, 1, {0}, ValueError())
-    from federated.algorithms import bulyan, fedavg
+    from federated.algorithms import fedavg
 
-    monkeypatch.setattr(bulyan, "train_client", fedavg.train_client)
-    with pytest.raises(RunFailed, match="6 replies in round 1 are too few for --strategy bulyan"):
-        run(tiny(strategy="bulyan", clients=7), quiet=True)
+    monkeypatch.setattr(algorithms.load(strategy), "train_client", fedavg.train_client)
+    with pytest.raises(RunFailed, match=f"{least - 1} replies in round 1 are too few for --strategy {strategy}"):
+        run(tiny(strategy=strategy, clients=least), quiet=True)
 
 
 def test_a_client_that_takes_too_long(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
