@@ -431,6 +431,8 @@ def from_yaml(text: str) -> RunConfig:
     for name in ("data_dir", "output"):
         if isinstance(values.get(name), str):
             values[name] = Path(values[name])
+    if isinstance(values.get("precision"), int):  # what 32 is without quotes
+        values["precision"] = str(values["precision"])
     return RunConfig(**values)
 
 
