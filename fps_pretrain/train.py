@@ -141,7 +141,8 @@ def _announce(config: PretrainConfig, gpu: bool, precision: str, state: Path | N
             days = 100_000_000 / CPU_PAIRS_PER_SECOND / 86_400
             cost = f": about {days:.0f} days at {CPU_PAIRS_PER_SECOND} pairs/s on a CPU, hours on a GPU"
         say(
-            "the quick preset shows the pipeline; it does not make strong weights. --preset paper runs the paper's "
+            "the quick preset shows the pipeline; it does not make strong weights. --preset short makes better ones in "
+            "hours on a CPU; --preset paper runs the paper's "
             f"100 epochs{', 100,000,000 pairs' if config.folder is None else ''}{cost}"
         )
     else:
@@ -206,6 +207,7 @@ def _build(config: PretrainConfig) -> tuple[Encoder, PairMethod]:
     L.seed_everything(config.seed, workers=False, verbose=False)
     encoder: Encoder = build_encoder(config.arch, config.width, config.seed)
     check_encoder(encoder, config.arch, config.view_size)
+    assert config.method is not None
     return encoder, method_class(config.method)(config, encoder)
 
 

@@ -163,7 +163,7 @@ class PairMethod(L.LightningModule, ABC):
         ]
         per_step = config.schedule == "step"
         total = config.total_steps if per_step else config.epochs
-        warmup = config.warmup_pairs // config.batch_size if per_step else 0
+        warmup = (config.warmup_pairs or 0) // config.batch_size
         decay = cosine(total, warmup)
         decays = [decay, lambda now: decay(now) if now < warmup else 1.0]
         kept = [(g, d) for g, d in zip(groups, decays, strict=True) if g["params"]]
@@ -178,4 +178,7 @@ class PairMethod(L.LightningModule, ABC):
                 parameters, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
             )
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [d for _, d in kept])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": config.schedule}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step" if per_step else "epoch"},
+        }

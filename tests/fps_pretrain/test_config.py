@@ -14,6 +14,8 @@ from fps_pretrain.errors import UserError
         ({}, "fps_r20.pt", "pretrain-simsiam-resnet20-paper"),
         ({"preset": "quick"}, "fps_r20_quick.pt", "pretrain-simsiam-resnet20-quick"),
         ({"method": "moco"}, "fps_r20_moco.pt", "pretrain-moco-resnet20-paper"),
+        ({"preset": "short"}, "fps_r20_simclr_short.pt", "pretrain-simclr-resnet20-short"),
+        ({"preset": "short", "method": "moco"}, "fps_r20_moco_short.pt", "pretrain-moco-resnet20-short"),
         ({"arch": "resnet56", "width": 2}, "fps_r56x2.pt", "pretrain-simsiam-resnet56x2-paper"),
         ({"arch": "resnet18"}, "fps_r18.pt", "pretrain-simsiam-resnet18-paper"),
         ({"arch": "resnet18", "size": 64, "preset": "quick", "method": "moco"}, "fps_r18_64px_moco_quick.pt",
@@ -35,6 +37,18 @@ def test_the_papers_recipe_for_each_encoder():
     assert (small.size, large.size) == (32, 224)
     assert (large.recipe().render_side, large.recipe().points) == (112, 100_000)
     assert PretrainConfig(arch="resnet18").resolve(has_gpu=False).pairs_per_epoch < 1000  # minutes on a CPU, too
+
+
+def test_the_short_recipe_gives_way_to_what_is_said():
+    short = PretrainConfig(preset="short").resolve(has_gpu=True)
+    assert (short.method, short.schedule, short.warmup_pairs) == ("simclr", "step", 25_600)
+    assert short.epochs * short.pairs_per_epoch == 5_120_000
+    other = PretrainConfig(preset="short", method="byol", schedule="epoch", epochs=3).resolve(has_gpu=True)
+    assert (other.method, other.schedule, other.warmup_pairs, other.epochs) == ("byol", "epoch", 0, 3)
+    paper = PretrainConfig(preset="paper").resolve(has_gpu=False)
+    assert (paper.method, paper.schedule, paper.warmup_pairs) == ("simsiam", "epoch", 0)
+    with pytest.raises(UserError, match="--schedule step"):
+        PretrainConfig(preset="short", schedule="epoch", warmup_pairs=10)
 
 
 def test_an_epoch_of_a_folder_is_its_images(tmp_path):
