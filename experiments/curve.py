@@ -230,6 +230,8 @@ def summary(values: Sequence[Value]) -> Iterator[str]:
                 continue
             where = crossing(budgets, middle, float(baseline[0]))
             verdict = "below random weights" if where is None else f"above random weights from {where:,.0f} pairs on"
+            if where == budgets[0]:
+                verdict = "above random weights from the first on"
             yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, {verdict}"
 
 
@@ -292,7 +294,7 @@ def main(config: CurveConfig) -> int:
                 file=sys.stderr,
             )
         write_table(folder / TABLE, values)
-    (folder / PICTURE).write_bytes(draw(values))
+        (folder / PICTURE).write_bytes(draw(values))
     print("\n".join(summary(values)))
     print(f"wrote {folder / TABLE} and {folder / PICTURE}", file=sys.stderr)
     return 0
