@@ -6,7 +6,7 @@ Takes every option of run_fl.py, ``--config FILE`` too. Runs that are finished a
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated
@@ -14,13 +14,17 @@ from typing import Annotated
 import tyro
 
 from experiments.report import CURVES, PAGE, check_targets, write
-from experiments.runs import read_run
+from experiments.runs import Run, read_run
 from federated import config_file
 from federated.config import RunConfig
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError
+from fps_pretrain.files import write_text_atomically
 
 PROG = "experiments.compare"
+
+TUNING = "tuning.csv"
+"""What each learning rate came to on the validation split."""
 
 EXIT_FAILED = 3
 """Exit code when a run could not go on, as of run_fl.py."""
@@ -34,6 +38,9 @@ class CompareConfig:
     """Initialisations: 'random' or paths of checkpoints; the first is the baseline."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each gives one run of every initialisation, with the same partition, head and batches."""
+    lrs: tuple[float, ...] = ()
+    """Learning rates to choose from, for each initialisation by itself: that with the best validation accuracy after
+    the last round of the first seed's run, the test set unseen; none for --lr."""
     targets: tuple[float, ...] = ()
     """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -46,18 +53,22 @@ class CompareConfig:
         """Check what the runs' own configurations do not.
 
         Raises:
-            UserError: no initialisation or seed, one named twice, --init or --seed instead of --inits or --seeds, or
-                a run's folder as the comparison's.
+            UserError: no initialisation or seed, one named twice, --init or --seed instead of --inits or --seeds,
+                learning rates to choose from and nothing to choose by, or a run's folder as the comparison's.
         """
         if self.run.init != RunConfig.init or self.run.seed != RunConfig.seed:
             raise UserError("a comparison takes --inits and --seeds, not --init and --seed")
         for flag, values in (("--inits", self.inits), ("--seeds", self.seeds)):
             if not values or len(set(values)) < len(values):
                 raise UserError(f"{flag} must name one or more different values")
+        if len(set(self.lrs)) < len(self.lrs):
+            raise UserError("--lrs must name different values")
+        if self.lrs and not self.run.validation:
+            raise UserError("--lrs needs --validation above 0: the split that the choice is made on")
         check_targets(self.targets)
         if (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} is the folder of a run: choose another --output")
-        list(self.runs())
+        list(self.runs({})), list(self.candidates())
 
     @property
     def folder(self) -> Path:
@@ -72,33 +83,91 @@ class CompareConfig:
         """Data set, clients and partition, for page and picture."""
         return f"{self.run.dataset}, {self.run.clients} clients, {self.run.partition_title}"
 
-    def runs(self) -> Iterator[RunConfig]:
-        """The runs' configurations: all initialisations of a seed before the next seed."""
+    def _run(self, init: str, seed: int, lr: float | None) -> RunConfig:
         stems = [Path(init).stem for init in self.inits]
+        stem = Path(init).stem
+        name = stem if stems.count(stem) == 1 else f"{self.inits.index(init)}-{stem}"
+        if lr is not None:
+            name += f"-lr{lr:g}"
+        output = self.folder / "runs" / f"{name}-s{seed}"
+        return replace(self.run, init=init, seed=seed, output=output, lr=self.run.lr if lr is None else lr)
+
+    def candidates(self) -> Iterator[RunConfig]:
+        """The first seed's runs with each of ``lrs``, one of which each initialisation goes on with."""
+        for init in self.inits:
+            for lr in self.lrs:
+                yield self._run(init, self.seeds[0], lr)
+
+    def runs(self, lrs: Mapping[str, float]) -> Iterator[RunConfig]:
+        """The runs' configurations: all initialisations of a seed before the next seed.
+
+        Args:
+            lrs: the learning rate chosen for an initialisation; --lr where there is none.
+        """
         for seed in self.seeds:
-            for init, stem in zip(self.inits, stems, strict=True):
-                name = stem if stems.count(stem) == 1 else f"{self.inits.index(init)}-{stem}"
-                yield replace(self.run, init=init, seed=seed, output=self.folder / "runs" / f"{name}-s{seed}")
+            for init in self.inits:
+                yield self._run(init, seed, lrs.get(init))
 
 
-def main(config: CompareConfig) -> int:
-    """Run what is missing, then write the page; returns the exit code."""
+def choose(candidates: Sequence[Run]) -> dict[str, float]:
+    """For each initialisation the learning rate of the run with the best last validation accuracy, the lower of two."""
+    best: dict[str, Run] = {}
+    for run in sorted(candidates, key=lambda run: run.config.lr):
+        other = best.get(run.config.init)
+        if other is None or run.history[-1]["val_accuracy"] > other.history[-1]["val_accuracy"]:
+            best[run.config.init] = run
+    return {init: run.config.lr for init, run in best.items()}
+
+
+def _carry_out(runs: Sequence[RunConfig]) -> None:
+    """Run what is missing.
+
+    Raises:
+        RunFailed: a run could not go on; the message names its folder.
+    """
     from federated import rounds
-    from federated.initialise import initial_encoder
-    from federated.run_folder import RunFolder
 
-    runs = list(config.runs())
-    for run in runs:  # what would be refused hours from now is refused now
-        RunFolder.find(run.folder, run)
-        initial_encoder(run)
     for number, run in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {run.init}, seed {run.seed}", file=sys.stderr)
+        print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
         try:
             rounds.run(run)
         except rounds.RunFailed as error:
             advice = "the same command goes on from the last completed round"
-            print(f"{PROG}: failed in {run.folder}: {error}; {advice}", file=sys.stderr)
-            return EXIT_FAILED
+            raise rounds.RunFailed(f"{PROG}: failed in {run.folder}: {error}; {advice}") from error
+
+
+def _tune(config: CompareConfig) -> dict[str, float]:
+    """The learning rate for each initialisation; what was tried is written into the comparison's folder."""
+    candidates = list(config.candidates())
+    _carry_out(candidates)
+    tried = [read_run(run.folder) for run in candidates]
+    chosen = choose(tried)
+    lines = ["init,lr,seed,val_accuracy,chosen"]
+    for run in tried:
+        mark = "yes" if chosen[run.config.init] == run.config.lr else "no"
+        accuracy = run.history[-1]["val_accuracy"]
+        lines.append(f"{Path(run.config.init).name},{run.config.lr:g},{run.config.seed},{accuracy:.4f},{mark}")
+        if mark == "yes":
+            print(f"{run.config.init}: lr {run.config.lr:g}, validation accuracy {accuracy:.1%}", file=sys.stderr)
+    write_text_atomically(config.folder / TUNING, "\n".join(lines) + "\n")
+    return chosen
+
+
+def main(config: CompareConfig) -> int:
+    """Run what is missing, then write the page; returns the exit code."""
+    from federated.initialise import initial_encoder
+    from federated.rounds import RunFailed
+    from federated.run_folder import RunFolder
+
+    for run in [*config.candidates(), *config.runs({})]:  # what would be refused hours from now is refused now
+        RunFolder.find(run.folder, run)
+        initial_encoder(run)
+    try:
+        runs = list(config.runs(_tune(config) if config.lrs else {}))
+        _carry_out(runs)
+    except RunFailed as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
     command = f"python -m {PROG} " + " ".join(sys.argv[1:])
     done = [read_run(run.folder) for run in runs]
     summaries = write(done, config.folder, config.targets, config.title, command)
@@ -116,7 +185,7 @@ def main(config: CompareConfig) -> int:
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; leaves with one line and exit code 2 if they are wrong."""
     return config_file.parse(
-        CompareConfig, PROG, arguments, lists=("inits", "seeds", "targets"), left_out=("init", "seed")
+        CompareConfig, PROG, arguments, lists=("inits", "seeds", "lrs", "targets"), left_out=("init", "seed")
     )
 
 

@@ -154,10 +154,45 @@ def test_runs_of_different_length_and_other_folders_are_refused(tmp_path):
 
 def test_the_grid_of_runs():
     config = CompareConfig(inits=("random", "a/x.pt", "b/x.pt"), seeds=(3, 4), run=RunConfig(rounds=2))
-    grid = list(config.runs())
+    grid = list(config.runs({}))
     assert len(grid) == len({run.output for run in grid}) == 6
     assert [(run.init, run.seed) for run in grid[:4]] == [("random", 3), ("a/x.pt", 3), ("b/x.pt", 3), ("random", 4)]
     assert all(run.rounds == 2 for run in grid)
+
+
+def test_each_initialisation_goes_on_with_the_learning_rate_it_does_best_with(tmp_path):
+    config = CompareConfig(inits=("random", "a/x.pt"), seeds=(3, 4), lrs=(0.1, 0.02), run=RunConfig(rounds=2))
+    tried = list(config.candidates())
+    assert [(run.init, run.lr, run.seed) for run in tried] == [
+        ("random", 0.1, 3), ("random", 0.02, 3), ("a/x.pt", 0.1, 3), ("a/x.pt", 0.02, 3)
+    ]  # fmt: skip
+    accuracies = [0.3, 0.3, 0.5, 0.4]  # of two that are the same, the lower learning rate
+    histories = [
+        write_run(tmp_path / str(i), run, [0.6, 0.2, a])
+        for i, (run, a) in enumerate(zip(tried, accuracies, strict=True))
+    ]
+    chosen = compare.choose(histories)
+    assert chosen == {"random": 0.02, "a/x.pt": 0.1}
+    grid = list(config.runs(chosen))
+    assert [run.lr for run in grid] == [0.02, 0.1, 0.02, 0.1]
+    assert {run.output for run in grid[:2]} <= {run.output for run in tried}  # nothing is run twice
+    with pytest.raises(UserError, match="--validation"):
+        CompareConfig(lrs=(0.1,), run=RunConfig(validation=0.0))
+    with pytest.raises(UserError, match="--lrs"):
+        CompareConfig(lrs=(0.1, 0.1))
+
+
+def test_a_comparison_with_learning_rates_to_choose_from(tmp_path, capsys):
+    flags = [*map(str, TINY), "--threads", "1", "--validation", "0.2", "--inits", "random", "--seeds", "0", "1"]
+    flags += ["--lrs", "0.000001", "0.05", "--output", str(tmp_path / "c")]
+    assert compare.main(compare.parse(flags)) == 0
+    rows = table(tmp_path / "c" / "tuning.csv")
+    assert [(row["init"], row["lr"]) for row in rows] == [("random", "1e-06"), ("random", "0.05")]
+    (chosen,) = (row for row in rows if row["chosen"] == "yes")
+    assert chosen["val_accuracy"] == max(row["val_accuracy"] for row in rows)
+    folders = {path.name for path in (tmp_path / "c" / "runs").iterdir()}
+    assert folders == {"random-lr1e-06-s0", "random-lr0.05-s0", f"random-lr{chosen['lr']}-s1"}
+    assert f"random: lr {chosen['lr']}, validation accuracy" in capsys.readouterr().err
 
 
 def test_options_from_a_file(tmp_path):
