@@ -189,10 +189,11 @@ def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> fl
 def draw(values: Sequence[Value]) -> bytes:
     """A panel for each measure: the mean at each budget, a band from lowest to highest, random weights as a line."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     measures = [measure for measure in TITLES if any(value.measure == measure for value in values)]
     labels = sorted({value.label for value in values} - {RANDOM})
-    figure = Figure(figsize=(1 + 4.2 * len(measures), 4.2), layout="constrained")
+    figure = Figure(figsize=(2.6 + 4.2 * len(measures), 4.2), layout="constrained")
     for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
         for number, label in enumerate(labels):
             budgets, middle, low, high = means(values, label, measure)
@@ -210,8 +211,8 @@ def draw(values: Sequence[Value]) -> bytes:
         )
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
-        if measure == measures[0]:
-            axes.legend(frameon=False)
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=130)
     return buffer.getvalue()
