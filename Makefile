@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml
 
 # Resumes where it was stopped; remove demo/ to begin again.
 demo: install
-	$(BIN)/python run_pretrain.py --method simsiam --preset quick --epochs 4 --output demo/encoder.pt --run-dir demo/pretraining
+	$(BIN)/python run_pretrain.py --method simclr --preset quick --epochs 4 --output demo/encoder.pt --run-dir demo/pretraining
 	$(BIN)/python -m experiments.compare --inits random demo/encoder.pt --seeds 0 1 --rounds 10 --output demo/comparison
 	@echo
 	@echo "page:    demo/comparison/index.html"
