@@ -18,7 +18,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from experiments.curves import draw
+from experiments.drawing import draw
 from experiments.runs import CLIENT_KEYS, Arm, Run, group, read_run
 from experiments.statistics import Interval, paired_difference, rounds_to
 from federated.config import FREE_ON_RESUME
