@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.report import CURVES, PAGE, check_targets, write
+from experiments.report import CURVES, PAGE, check_targets, csv_text, write
 from experiments.runs import Run, read_run
 from federated import config_file
 from federated.config import RunConfig
@@ -142,14 +142,15 @@ def _tune(config: CompareConfig) -> dict[str, float]:
     _carry_out(candidates)
     tried = [read_run(run.folder) for run in candidates]
     chosen = choose(tried)
-    lines = ["init,lr,seed,val_accuracy,chosen"]
+    rows = []
     for run in tried:
         mark = "yes" if chosen[run.config.init] == run.config.lr else "no"
         accuracy = run.history[-1]["val_accuracy"]
-        lines.append(f"{Path(run.config.init).name},{run.config.lr:g},{run.config.seed},{accuracy:.4f},{mark}")
+        rows.append((Path(run.config.init).name, f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
         if mark == "yes":
             print(f"{run.config.init}: lr {run.config.lr:g}, validation accuracy {accuracy:.1%}", file=sys.stderr)
-    write_text_atomically(config.folder / TUNING, "\n".join(lines) + "\n")
+    header = ("init", "lr", "seed", "val_accuracy", "chosen")
+    write_text_atomically(config.folder / TUNING, csv_text(header, rows))
     return chosen
 
 

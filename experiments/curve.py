@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import tyro
 
+from experiments.report import csv_text
 from federated.config import RunConfig, to_yaml
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError
@@ -145,12 +146,8 @@ def read_table(path: Path) -> list[Value]:
 
 def write_table(path: Path, values: Sequence[Value]) -> None:
     """Write all values, one a line."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(Value.__dataclass_fields__)
-    for v in values:
-        writer.writerow([v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, f"{v.accuracy:.4f}"])
-    write_text_atomically(path, buffer.getvalue())
+    rows = [(v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, f"{v.accuracy:.4f}") for v in values]
+    write_text_atomically(path, csv_text(Value.__dataclass_fields__, rows))
 
 
 def means(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

@@ -10,7 +10,7 @@ import base64
 import csv
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
@@ -152,7 +152,8 @@ def _paired(arm: Arm, baseline: Arm, key: str) -> tuple[np.ndarray, np.ndarray] 
     return mine, theirs
 
 
-def _csv(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """A table as CSV, one line a row."""
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(header)
@@ -183,7 +184,7 @@ def _summary_csv(summaries: Sequence[Summary]) -> str:
         elif at_clients:
             row += [""] * 7
         rows.append([f"{v:.5f}" if isinstance(v, float) else v for v in row])
-    return _csv(header, rows)
+    return csv_text(header, rows)
 
 
 def _columns(interval: Interval | None) -> list[object]:
@@ -200,7 +201,7 @@ def _rounds_csv(arms: Sequence[Arm]) -> str:
         for run in arm.runs
         for row in run.history
     ]
-    return _csv(["arm", "seed", "round", *keys], rows)
+    return csv_text(["arm", "seed", "round", *keys], rows)
 
 
 def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: str, command: str) -> list[Summary]:
