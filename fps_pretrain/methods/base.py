@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pytorch_lightning as L
 import torch
+from lightly.models.utils import deactivate_requires_grad
 from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
 
 from fps_pretrain.config import PretrainConfig
 from fps_pretrain.errors import TrainingDiverged, UserError
 from fps_pretrain.models import Encoder
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
@@ -30,6 +34,13 @@ def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
         return 0.5 * (1.0 + math.cos(math.pi * min((now - warmup) / max(1, total - warmup), 1.0)))
 
     return factor
+
+
+def momentum_copy(module: ModuleT) -> ModuleT:
+    """A copy that no gradient reaches, to follow ``module`` slowly (lightly's ``update_momentum``)."""
+    follower = copy.deepcopy(module)
+    deactivate_requires_grad(follower)
+    return follower
 
 
 ADAMW_REFERENCE_LR = 1e-3

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import ClassVar
 
 import torch
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
-from lightly.models.utils import deactivate_requires_grad, update_momentum
+from lightly.models.utils import update_momentum
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor
 
 from fps_pretrain.config import PretrainConfig
 from fps_pretrain.errors import UserError
-from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.methods.base import PairMethod, momentum_copy
 from fps_pretrain.models import Encoder
 
 
@@ -36,10 +35,8 @@ class Method(PairMethod):
             raise UserError(f"--method-options momentum={self.options['momentum']:g} must be in [0, 1]")
         self.projector = BYOLProjectionHead(encoder.feature_dim, hidden, 256)
         self.predictor = BYOLPredictionHead(256, hidden, 256)
-        self.momentum_encoder = copy.deepcopy(encoder)
-        self.momentum_projector = copy.deepcopy(self.projector)
-        deactivate_requires_grad(self.momentum_encoder)
-        deactivate_requires_grad(self.momentum_projector)
+        self.momentum_encoder = momentum_copy(encoder)
+        self.momentum_projector = momentum_copy(self.projector)
         self.criterion = NegativeCosineSimilarity()
 
     @torch.no_grad()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -12,7 +11,6 @@ from lightly.models.modules.memory_bank import MemoryBankModule
 from lightly.models.utils import (
     batch_shuffle_distributed,
     batch_unshuffle_distributed,
-    deactivate_requires_grad,
     update_momentum,
 )
 from torch import Tensor
@@ -20,7 +18,7 @@ from torch.nn import functional as F
 
 from fps_pretrain.config import PretrainConfig
 from fps_pretrain.errors import UserError
-from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.methods.base import PairMethod, momentum_copy
 from fps_pretrain.models import Encoder
 
 _PART = 1_024
@@ -101,10 +99,8 @@ class Method(PairMethod):
         if not self.options["temperature"] >= 0.02:  # exp(1 / temperature), summed over the queue, must be a number
             raise UserError(f"--method-options temperature={self.options['temperature']:g} must be at least 0.02")
         self.projector = MoCoProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
-        self.momentum_encoder = copy.deepcopy(encoder)
-        self.momentum_projector = copy.deepcopy(self.projector)
-        deactivate_requires_grad(self.momentum_encoder)
-        deactivate_requires_grad(self.momentum_projector)
+        self.momentum_encoder = momentum_copy(encoder)
+        self.momentum_projector = momentum_copy(self.projector)
         self.queue = KeyQueue(size, 128)
         self._keys: Tensor | None = None
 
