@@ -50,6 +50,9 @@ class CurveConfig:
     """What to measure."""
     seeds: tuple[int, ...] = (0, 1)
     """Seeds of the federations, and of the random weights."""
+    lrs: tuple[float, ...] = ()
+    """Learning rates of the federations: every encoder, and random weights, count with the rate that does best on
+    average over the seeds; none for --lr alone."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(validation=0.5))
     """Options of run_fl.py."""
 
@@ -61,11 +64,18 @@ class CurveConfig:
         """
         if self.run.init != RunConfig.init or self.run.seed != RunConfig.seed:
             raise UserError("a curve takes checkpoints and --seeds, not --init and --seed")
-        for flag, values in (("--seeds", self.seeds), ("--measures", self.measures)):
+        for flag, values in (("--seeds", self.seeds), ("--measures", self.measures), ("--lrs", self.rates)):
             if not values or len(set(values)) < len(values):
                 raise UserError(f"{flag} must name one or more different values")
+        for rate in self.rates:
+            replace(self.run, lr=rate)
         if not self.run.validation:
             raise UserError("--validation must be above 0: the validation split is what is classified")
+
+    @property
+    def rates(self) -> tuple[float, ...]:
+        """Learning rates of the federations: --lrs, or --lr."""
+        return self.lrs or (self.run.lr,)
 
     @property
     def folder(self) -> Path:
@@ -85,7 +95,10 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Value:
-    """One measured accuracy in [0, 1]; ``seed`` is that of the federation, or of random weights, and else -1."""
+    """One measured accuracy in [0, 1].
+
+    ``seed`` is that of the federation, or of random weights, and else -1; ``lr`` that of the federation, and else 0.
+    """
 
     label: str
     pairs: int
@@ -93,12 +106,13 @@ class Value:
     sha256: str
     measure: str
     seed: int
+    lr: float
     accuracy: float
 
     @property
-    def key(self) -> tuple[str, str, int]:
+    def key(self) -> tuple[str, str, int, float]:
         """What it is the value of."""
-        return self.sha256, self.measure, self.seed
+        return self.sha256, self.measure, self.seed, self.lr
 
 
 def candidates(encoders: Sequence[str]) -> list[Candidate]:
@@ -136,7 +150,7 @@ def read_table(path: Path) -> list[Value]:
             return [
                 Value(
                     row["label"], int(row["pairs"]), row["checkpoint"], row["sha256"], row["measure"],
-                    int(row["seed"]), float(row["accuracy"]),
+                    int(row["seed"]), float(row["lr"]), float(row["accuracy"]),
                 )
                 for row in csv.DictReader(file)
             ]  # fmt: skip
@@ -146,8 +160,18 @@ def read_table(path: Path) -> list[Value]:
 
 def write_table(path: Path, values: Sequence[Value]) -> None:
     """Write all values, one a line."""
-    rows = [(v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, f"{v.accuracy:.4f}") for v in values]
+    rows = [(v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, v.lr, f"{v.accuracy:.4f}") for v in values]
     write_text_atomically(path, csv_text(Value.__dataclass_fields__, rows))
+
+
+def at_best_rates(values: Sequence[Value]) -> list[Value]:
+    """The values, of federations only those at the learning rate with the encoder's best mean over seeds at the end."""
+    ends: dict[str, dict[float, list[float]]] = {}
+    for value in values:
+        if value.measure == "federation":
+            ends.setdefault(value.sha256, {}).setdefault(value.lr, []).append(value.accuracy)
+    best = {sha256: max(sorted(rates), key=lambda lr: np.mean(rates[lr])) for sha256, rates in ends.items()}
+    return [value for value in values if not value.lr or value.lr == best[value.sha256]]
 
 
 def means(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -233,24 +257,54 @@ def summary(values: Sequence[Value]) -> Iterator[str]:
             yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, {verdict}"
 
 
-def _measure(config: CurveConfig, candidate: Candidate, seed: int, measure: str, table: Any) -> dict[str, float]:
-    """Accuracies by name of what one measure gives."""
-    from federated import rounds
+def _frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict[str, float]:
+    """Accuracies of classifiers on the frozen features of the encoder that ``run`` starts from, by measure."""
     from federated.initialise import initial_encoder
     from fps_pretrain.probe import extract_features, knn_accuracy, linear_accuracy
 
-    run = replace(config.run, init=candidate.init, seed=max(seed, 0))
-    if measure == "federation":
-        name = f"{candidate.label}-{candidate.sha256[:8]}-s{seed}".replace("/", "-").replace(" ", "-")
-        result = rounds.run(replace(run, output=config.folder / "runs" / name), quiet=True)
-        accuracies = [
-            row["val_accuracy"] for row in result.history if row["round"] and row.get("val_accuracy") is not None
-        ]
-        return {"federation": accuracies[-1], "federation_mean": float(np.mean(accuracies))}
     encoder = initial_encoder(run)[0]
     bank, queries = (extract_features(encoder, part.images) for part in (table.train, table.validation))
-    accuracy = knn_accuracy if measure == "knn" else linear_accuracy
-    return {measure: accuracy(bank, table.train.labels, queries, table.validation.labels)}
+    classifiers = {"knn": knn_accuracy, "linear": linear_accuracy}
+    return {m: classifiers[m](bank, table.train.labels, queries, table.validation.labels) for m in measures}
+
+
+def _federated(run: RunConfig) -> dict[str, float]:
+    """Validation accuracy at the end of a federation and on average over its rounds, by measure."""
+    from federated import rounds
+
+    history = rounds.run(run, quiet=True).history
+    accuracies = [row["val_accuracy"] for row in history if row["round"] and row.get("val_accuracy") is not None]
+    return {"federation": accuracies[-1], "federation_mean": float(np.mean(accuracies))}
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is measured in one go, and then written: a federation, or the frozen features' measures."""
+
+    candidate: Candidate
+    seed: int
+    lr: float
+    measures: tuple[str, ...]
+
+
+def _work(config: CurveConfig, encoders: Sequence[Candidate], values: Sequence[Value]) -> list[_Work]:
+    """What is asked for and not among ``values``: first frozen features, then federations, all encoders at a seed."""
+    have = {value.key for value in values}
+    random = Candidate(RANDOM, 0, RANDOM, RANDOM)
+    frozen = [_Work(random, seed, 0.0, ()) for seed in config.seeds] + [_Work(c, -1, 0.0, ()) for c in encoders]
+    found = []
+    for work in frozen:
+        wanted = [m for m in config.measures if m != "federation"]
+        measures = tuple(m for m in wanted if (work.candidate.sha256, m, work.seed, 0.0) not in have)
+        if measures:
+            found.append(replace(work, measures=measures))
+    if "federation" in config.measures:
+        for seed in config.seeds:
+            for candidate in (random, *encoders):
+                for lr in config.rates:
+                    if (candidate.sha256, "federation", seed, lr) not in have:
+                        found.append(_Work(candidate, seed, lr, ("federation",)))
+    return found
 
 
 def main(config: CurveConfig) -> int:
@@ -264,36 +318,35 @@ def main(config: CurveConfig) -> int:
     encoders = candidates(config.encoders)
     folder = config.folder
     values = read_table(folder / TABLE)
-    settings = to_yaml(replace(config.run, output=None, threads=None, data_dir=None))
+    settings = to_yaml(replace(config.run, output=None, threads=None, data_dir=None, lr=RunConfig.lr))
     if values and (not (folder / SETTINGS).is_file() or (folder / SETTINGS).read_text() != settings):
         raise UserError(f"{folder} was measured with other options (its {SETTINGS}): choose another --output")
     table = data.load(config.run)
     folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / SETTINGS, settings)
 
-    random = [(Candidate(RANDOM, 0, RANDOM, RANDOM), seed) for seed in config.seeds]
-    wanted = [
-        (candidate, seed, measure)
-        for measure in config.measures
-        for candidate, seed in [*random, *((c, s) for c in encoders for s in config.seeds)]
-        if candidate.init == RANDOM or measure == "federation" or seed == config.seeds[0]
-    ]
-    have = {value.key for value in values}
-    for number, (candidate, seed, measure) in enumerate(wanted, 1):
-        kept_seed = seed if candidate.init == RANDOM or measure == "federation" else -1
-        if (candidate.sha256, measure, kept_seed) in have:
-            continue
-        for name, accuracy in _measure(config, candidate, kept_seed, measure, table).items():
-            file = Path(candidate.init).name
-            values.append(Value(candidate.label, candidate.pairs, file, candidate.sha256, name, kept_seed, accuracy))
+    works = _work(config, encoders, values)
+    for number, work in enumerate(works, 1):
+        candidate = work.candidate
+        run = replace(config.run, init=candidate.init, seed=max(work.seed, 0))
+        if work.lr:
+            name = f"{candidate.label}-{candidate.sha256[:8]}-lr{work.lr:g}-s{work.seed}"
+            output = folder / "runs" / name.replace("/", "-").replace(" ", "-")
+            accuracies = _federated(replace(run, lr=work.lr, output=output))
+        else:
+            accuracies = _frozen(run, work.measures, table)
+        about = (candidate.label, candidate.pairs, Path(candidate.init).name, candidate.sha256)
+        for measure, accuracy in accuracies.items():
+            values.append(Value(*about, measure, work.seed, work.lr, accuracy))
+            at = "".join((f", seed {work.seed}" if work.seed >= 0 else "", f", lr {work.lr:g}" if work.lr else ""))
             print(
-                f"[{number}/{len(wanted)}] {candidate.label}, {candidate.pairs:,} pairs, seed {kept_seed}: "
-                f"{TITLES[name]} {accuracy:.1%}",
+                f"[{number}/{len(works)}] {candidate.label}, {candidate.pairs:,} pairs{at}: "
+                f"{TITLES[measure]} {accuracy:.1%}",
                 file=sys.stderr,
             )
         write_table(folder / TABLE, values)
-        (folder / PICTURE).write_bytes(draw(values))
-    print("\n".join(summary(values)))
+    (folder / PICTURE).write_bytes(draw(at_best_rates(values)))
+    print("\n".join(summary(at_best_rates(values))))
     print(f"wrote {folder / TABLE} and {folder / PICTURE}", file=sys.stderr)
     return 0
 

@@ -47,10 +47,10 @@ def test_a_curve_is_measured_kept_and_drawn(encoders, tmp_path, capsys, monkeypa
 
     both = config_of(folder, encoders / "1000.pt", f"other={encoders / '10000.pt'}", measures=("knn",))
     measured = []
-    measure = curve._measure
-    monkeypatch.setattr(curve, "_measure", lambda *args: measured.append(args) or measure(*args))
+    frozen = curve._frozen
+    monkeypatch.setattr(curve, "_frozen", lambda run, *args: measured.append(run.init) or frozen(run, *args))
     assert curve.main(both) == 0
-    assert [(candidate.label, name) for _, candidate, _, name, _ in measured] == [("other", "knn")]
+    assert measured == [str(encoders / "10000.pt")]
     again = list(csv.DictReader((folder / "curve.csv").open()))
     assert again[: len(rows)] == rows
     assert len(again) == len(rows) + 1
@@ -59,7 +59,33 @@ def test_a_curve_is_measured_kept_and_drawn(encoders, tmp_path, capsys, monkeypa
     assert "other: " in said
 
     with pytest.raises(UserError, match="other options"):
-        curve.main(CurveConfig(run=RunConfig(**{**vars(FEDERATION), "lr": 0.5, "output": folder})))
+        curve.main(CurveConfig(run=RunConfig(**{**vars(FEDERATION), "rounds": 3, "output": folder})))
+
+
+def test_each_encoder_counts_with_the_learning_rate_that_does_best_with_it(encoders, tmp_path):
+    folder = tmp_path / "curve"
+    config = config_of(folder, encoders / "1000.pt", measures=("federation",), seeds=(0,), lrs=(0.01, 0.1))
+    assert curve.main(config) == 0
+    values = curve.read_table(folder / "curve.csv")
+    assert {(v.label, v.lr) for v in values} == {(arm, lr) for arm in (RANDOM, "simclr") for lr in (0.01, 0.1)}
+    for arm in (RANDOM, "simclr"):
+        ends = {v.lr: v.accuracy for v in values if v.label == arm and v.measure == "federation"}
+        kept = {v.lr for v in curve.at_best_rates(values) if v.label == arm}
+        assert kept == {max(sorted(ends), key=ends.__getitem__)}
+    # A rate more is a run more, and what there is stays.
+    assert curve.main(replace(config, lrs=(0.01, 0.1, 0.05))) == 0
+    assert curve.read_table(folder / "curve.csv")[: len(values)] == values
+
+
+def test_the_best_rate_is_that_of_the_mean_over_seeds():
+    def value(measure, seed, lr, accuracy):
+        return Value("moco", 10, "x.pt", "x", measure, seed, lr, accuracy)
+
+    frozen = value("knn", -1, 0.0, 0.9)
+    low = [value("federation", seed, 0.01, accuracy) for seed, accuracy in ((0, 0.5), (1, 0.1))]
+    high = [value("federation", seed, 0.1, 0.4) for seed in (0, 1)]
+    mean = value("federation_mean", 0, 0.01, 0.8)
+    assert curve.at_best_rates([frozen, *low, *high, mean]) == [frozen, *high]
 
 
 def test_what_is_no_curve_is_refused(encoders, tmp_path):
@@ -73,6 +99,10 @@ def test_what_is_no_curve_is_refused(encoders, tmp_path):
         CurveConfig(run=RunConfig(validation=0.0))
     with pytest.raises(UserError, match="--seeds"):
         CurveConfig(seeds=(1, 1))
+    with pytest.raises(UserError, match="--lrs"):
+        CurveConfig(lrs=(0.1, 0.1))
+    with pytest.raises(UserError, match="--lr"):
+        CurveConfig(lrs=(0.1, -1.0))
     with pytest.raises(UserError, match="not --init"):
         CurveConfig(run=RunConfig(validation=0.5, seed=3))
     (tmp_path / "b").mkdir()
@@ -104,7 +134,7 @@ def test_a_curve_averages_over_checkpoints_and_seeds():
         ("moco", 100, 0, 0.6),
         ("b", 10, 0, 0.9),
     ]
-    values = [Value(label, pairs, "x.pt", f"{label}{pairs}", "knn", s, a) for label, pairs, s, a in numbers]
+    values = [Value(label, pairs, "x.pt", f"{label}{pairs}", "knn", s, 0.0, a) for label, pairs, s, a in numbers]
     budgets, middle, low, high = curve.means(values, "moco", "knn")
     assert budgets.tolist() == [10, 100]
     assert np.stack([middle, low, high]).tolist() == [pytest.approx(r) for r in ([0.25, 0.6], [0.2, 0.6], [0.3, 0.6])]
