@@ -16,7 +16,7 @@ import tyro
 from experiments.report import CURVES, PAGE, check_targets, csv_text, write
 from experiments.runs import Run, read_run
 from federated import config_file
-from federated.config import RunConfig
+from federated.config import RunConfig, init_name
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError
 from fps_pretrain.files import write_text_atomically
@@ -35,7 +35,7 @@ class CompareConfig:
     """Compare initialisations over seeds; the first is the baseline. Every option of run_fl.py applies to all runs."""
 
     inits: tuple[str, ...] = ("random", "checkpoints/fps_r20.pt")
-    """Initialisations: 'random' or paths of checkpoints; the first is the baseline."""
+    """Initialisations, each as run_fl.py's --init takes it; the first is the baseline."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds; each gives one run of every initialisation, with the same partition, head and batches."""
     lrs: tuple[float, ...] = ()
@@ -84,9 +84,9 @@ class CompareConfig:
         return f"{self.run.dataset}, {self.run.clients} clients, {self.run.partition_title}"
 
     def _run(self, init: str, seed: int, lr: float | None) -> RunConfig:
-        stems = [Path(init).stem for init in self.inits]
-        stem = Path(init).stem
-        name = stem if stems.count(stem) == 1 else f"{self.inits.index(init)}-{stem}"
+        name = init_name(init)
+        if sum(init_name(other) == name for other in self.inits) > 1:
+            name = f"{self.inits.index(init)}-{name}"
         if lr is not None:
             name += f"-lr{lr:g}"
         output = self.folder / "runs" / f"{name}-s{seed}"
@@ -146,7 +146,7 @@ def _tune(config: CompareConfig) -> dict[str, float]:
     for run in tried:
         mark = "yes" if chosen[run.config.init] == run.config.lr else "no"
         accuracy = run.history[-1]["val_accuracy"]
-        rows.append((Path(run.config.init).name, f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
+        rows.append((init_name(run.config.init), f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
         if mark == "yes":
             print(f"{run.config.init}: lr {run.config.lr:g}, validation accuracy {accuracy:.1%}", file=sys.stderr)
     header = ("init", "lr", "seed", "val_accuracy", "chosen")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from federated.config import FREE_ON_RESUME, RunConfig, from_yaml
+from federated.config import FREE_ON_RESUME, RunConfig, from_yaml, init_name
 from fps_pretrain.errors import UserError
 
 if TYPE_CHECKING:
@@ -113,11 +113,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     arms = []
     for key, members in keys.items():
         values = dict(key)
-        shown = [_init_label(values["init"])] if "init" in differing or not differing else []
+        shown = [init_name(values["init"])] if "init" in differing or not differing else []
         shown += [f"{name.replace('_', '-')} {values[name]}" for name in differing if name != "init"]
         arms.append(Arm(", ".join(shown), sorted(members, key=lambda run: run.config.seed)))
     return arms
-
-
-def _init_label(init: str) -> str:
-    return init if init == "random" else Path(init).stem

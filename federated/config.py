@@ -26,6 +26,9 @@ BUILT_IN_DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet")
 DATASET_KINDS = ("folder", "parquet", "hub")
 """The prefixes of data sets that are given by a path or a name on the Hugging Face hub."""
 
+INIT_SOURCES = ("torchvision", "timm", "shuffled")
+"""The prefixes of weights to start from that are not a checkpoint as it is."""
+
 FREE_ON_RESUME = (
     "engine", "device", "threads", "output", "data_dir", "tensorboard", "wandb",
     "workers", "client_timeout", "min_clients",
@@ -63,7 +66,8 @@ class RunConfig:
 
     init: str = "random"
     """Weights the encoder starts from: 'random', the path of a checkpoint (run_pretrain.py's, or a state dict),
-    torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too)."""
+    torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too), or shuffled:PATH (a
+    checkpoint with the entries of each tensor in random order, the control for what it has learned)."""
     head: Literal["random", "centroid"] = "random"
     """Classifier a run starts from: fresh, or made of the class means of all clients' features (FedNCM)."""
     init_statistics: Literal["checkpoint", "clients"] | None = None
@@ -394,8 +398,13 @@ class RunConfig:
         kind, _, where = self.dataset.partition(":")
         data = Path(where).name or kind
         detail = self.alpha or self.shards_per_client or self.classes_per_client or self.size_skew or ""
-        init = Path(self.init.replace(":", "-")).stem
-        return Path("runs") / f"{data}-{self.partition}{detail}-{init}-s{self.seed}"
+        return Path("runs") / f"{data}-{self.partition}{detail}-{init_name(self.init)}-s{self.seed}"
+
+
+def init_name(init: str) -> str:
+    """A short name for ``--init``, for folders and legends: ``checkpoints/fps_r20.pt`` is fps_r20."""
+    source, _, rest = init.partition(":")
+    return f"{source}-{Path(rest).stem}" if source in INIT_SOURCES else Path(init).stem
 
 
 def unused_beside(values: Mapping[str, Any], chosen: Collection[str]) -> set[str]:
@@ -490,10 +499,13 @@ def _check_dataset(dataset: str) -> None:
 def _check_init(init: str, arch: str, width: int) -> None:
     """Refuse published weights that cannot be those of the encoder, before anything heavy is imported."""
     source, _, name = init.partition(":")
-    if source not in ("torchvision", "timm"):
+    if source not in INIT_SOURCES:
         return
     if not name:
-        raise UserError(f"--init {init} names no model: for example {source}:resnet18")
+        example, kind = ("checkpoints/fps_r20.pt", "checkpoint") if source == "shuffled" else ("resnet18", "model")
+        raise UserError(f"--init {init} names no {kind}: for example {source}:{example}")
+    if source == "shuffled":
+        return
     # timm adds the recipe of the training after a dot, as in resnet18.a1_in1k.
     if name.partition(".")[0] != arch or width != 1:
         raise UserError(f"--init {init} is not a {arch} of width {width}: pass --arch {name.partition('.')[0]}")

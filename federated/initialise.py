@@ -44,8 +44,25 @@ def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
     if config.init == "random":
         return encoder, None
     source, _, name = config.init.partition(":")
-    path = {"torchvision": torchvision_weights, "timm": timm_weights}.get(source, lambda _: Path(config.init))(name)
-    return encoder, load_encoder_weights(path, encoder, config.arch, config.width)
+    sources = {"torchvision": torchvision_weights, "timm": timm_weights, "shuffled": Path}
+    path = sources.get(source, lambda _: Path(config.init))(name)
+    report = load_encoder_weights(path, encoder, config.arch, config.width)
+    if source == "shuffled":
+        shuffle_tensors(encoder, config.seed)
+    return encoder, report
+
+
+def shuffle_tensors(encoder: nn.Module, seed: int) -> None:
+    """Put the entries of each tensor of ``encoder`` into a random order, in place.
+
+    The control for a warm start (layer-wise shuffling of Frankle et al. 2020, "The Early Phase of Neural Network
+    Training"): weights of the same sizes layer by layer, in which nothing that was learned is left.
+    """
+    state = encoder.state_dict()
+    for name, tensor in state.items():
+        generator = torch.Generator().manual_seed(seed_of(seed, f"shuffle {name}"))
+        state[name] = tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view_as(tensor)
+    encoder.load_state_dict(state)
 
 
 def torchvision_weights(name: str) -> Path:

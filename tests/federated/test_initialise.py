@@ -84,6 +84,35 @@ def test_without_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         initial_encoder(RunConfig(init="timm:resnet18", arch="resnet18"))
 
 
+def test_shuffled_weights_have_the_checkpoints_entries_in_another_order(tmp_path: Path) -> None:
+    path = tmp_path / "encoder.pt"
+    learned = build_encoder("resnet20", seed=1)
+    save_encoder(path, learned, "resnet20", 1, {"method": "simclr"})
+    shuffled = [initial_encoder(RunConfig(init=f"shuffled:{path}", seed=seed))[0].state_dict() for seed in (0, 0, 1)]
+    for name, tensor in learned.state_dict().items():
+        first, again, other = (state[name] for state in shuffled)
+        assert torch.equal(first.flatten().sort().values, tensor.flatten().sort().values)
+        assert torch.equal(first, again)
+        if tensor.ndim > 1:
+            assert not torch.equal(first, tensor)
+            assert not torch.equal(first, other)
+    # Each tensor has an order of its own, so that shapes that come twice are not shuffled alike.
+    twins = ["layer1.0.conv1.weight", "layer1.0.conv2.weight"]
+    ranks = [
+        torch.isin(shuffled[0][name].flatten(), learned.state_dict()[name].flatten()[:100]).nonzero() for name in twins
+    ]
+    assert not torch.equal(*ranks)
+    with pytest.raises(UserError, match="names no checkpoint"):
+        RunConfig(init="shuffled:")
+    with pytest.raises(UserError, match="does not exist"):
+        initial_encoder(RunConfig(init="shuffled:nowhere.pt"))
+
+
+def test_the_folder_of_shuffled_weights_is_not_that_of_the_checkpoint() -> None:
+    names = [RunConfig(init=init).folder.name for init in ("a/fps.pt", "shuffled:a/fps.pt", "timm:resnet20")]
+    assert names == [f"digits-dirichlet0.3-{init}-s0" for init in ("fps", "shuffled-fps", "timm-resnet20")]
+
+
 def test_centroid_head_is_that_of_the_pooled_examples() -> None:
     config = RunConfig(image_size=16)
     model = initial_classifier(config, initial_encoder(config)[0], 5)
