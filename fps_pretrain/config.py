@@ -151,9 +151,9 @@ class PretrainConfig(PairOptions):
     """Self-supervised method: simsiam, moco (MoCo v2), simclr, byol, barlowtwins or vicreg; None for simsiam, with the
     short preset simclr."""
     method_options: tuple[str, ...] = ()
-    """The method's own numbers as NAME=VALUE. moco: queue=65536 momentum=0.999 temperature=0.2; simclr:
-    temperature=0.5; byol: momentum=0.996 hidden=512; barlowtwins: width=512 redundancy=0.005; vicreg: width=512
-    invariance=25 variance=25 covariance=1."""
+    """The method's own numbers as NAME=VALUE. moco: queue=65536 momentum=0.999 temperature=0.2
+    group=32 (views that one device normalises together); simclr: temperature=0.5; byol: momentum=0.996 hidden=512;
+    barlowtwins: width=512 redundancy=0.005; vicreg: width=512 invariance=25 variance=25 covariance=1."""
     source: str = "fractals"
     """fractals, or folder:PATH for two crops of every image below a folder."""
     preset: Preset = "auto"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -80,17 +81,24 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
 class Method(PairMethod):
     """A query encoder learns to find the key of the other view among a queue of keys from a momentum encoder.
 
-    Head of two layers without BatchNorm, out 128; on several devices the keys' batch is shuffled, so that BatchNorm
-    statistics, which each device computes for itself, betray nothing (He et al., section 3.3).
+    Head of two layers without BatchNorm, out 128. A query and its key are normalised with different views, so that
+    BatchNorm's statistics do not betray which key is the query's (He et al., section 3.3): several devices shuffle the
+    keys' batch among them, and one device alone takes a batch in groups of ``group`` views, other ones for the keys.
     """
 
     reference_lr = 0.03
     sync_batchnorm = False
-    default_options: ClassVar[Mapping[str, float]] = {"queue": 65_536, "momentum": 0.999, "temperature": 0.2}
+    default_options: ClassVar[Mapping[str, float]] = {
+        "queue": 65_536,
+        "momentum": 0.999,
+        "temperature": 0.2,
+        "group": 32,
+    }
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        size = int(self.options["queue"])
+        size = self.whole_number("queue", 1)
+        self.group = self.whole_number("group", 2)
         assert config.batch_size is not None
         if size < config.batch_size:
             raise UserError(f"--method-options queue={size} must be at least the batch size, {config.batch_size}")
@@ -107,19 +115,32 @@ class Method(PairMethod):
     @torch.no_grad()
     def _encode_keys(self, views: Tensor) -> Tensor:
         """Keys ``(N, 128)`` of ``views``, of length 1."""
-        several = self.config.world_size > 1
-        if several:
+        if self.config.world_size > 1:
             views, order = batch_shuffle_distributed(views)
             views = views.contiguous(memory_format=torch.channels_last)
-        keys = F.normalize(self.momentum_projector(self.momentum_encoder(views)).float(), dim=1)
-        return batch_unshuffle_distributed(keys, order) if several else keys
+            return batch_unshuffle_distributed(self._embed_keys(views), order)
+        groups = math.ceil(len(views) / self.group)
+        keys = self.queue.bank.new_empty(len(views), self.queue.bank.shape[1])
+        for first in range(groups):  # every groups-th view: others than those a query is normalised with
+            part = views[first::groups].contiguous(memory_format=torch.channels_last)
+            keys[first::groups] = self._embed_keys(part)
+        return keys
+
+    def _embed_keys(self, views: Tensor) -> Tensor:
+        return F.normalize(self.momentum_projector(self.momentum_encoder(views)).float(), dim=1)
+
+    def _encode_queries(self, views: Tensor) -> Tensor:
+        """Queries ``(N, 128)`` of ``views``, of length 1."""
+        groups = 1 if self.config.world_size > 1 else math.ceil(len(views) / self.group)
+        parts = views.tensor_split(groups)
+        return F.normalize(torch.cat([self.projector(self.encoder(part)) for part in parts]).float(), dim=1)
 
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Algorithm 1 of He et al.: first views are queries, second views keys; the embeddings are the queries."""
         update_momentum(self.encoder, self.momentum_encoder, self.options["momentum"])
         update_momentum(self.projector, self.momentum_projector, self.options["momentum"])
         self._keys = self._encode_keys(second)
-        queries = F.normalize(self.projector(self.encoder(first)).float(), dim=1)
+        queries = self._encode_queries(first)
         return info_nce(queries, self._keys, self.queue.bank, self.options["temperature"]), queries
 
     def on_after_backward(self) -> None:

@@ -215,6 +215,33 @@ def test_moco_takes_keys_from_a_momentum_encoder_and_queues_them():
     assert int(kept["queue.bank_ptr"]) == 8
 
 
+def test_moco_normalises_a_query_and_its_key_with_different_views():
+    """On one device, where there is nobody to shuffle keys with, a view reaches the statistics of its group only."""
+    module = make("moco", method_options=("queue=16", "group=4"))
+    batch = views(1)
+
+    def groups(encode):
+        """For each view, the views whose embeddings change with it."""
+        before = encode(batch)
+        changed = []
+        for index in range(len(batch)):
+            other = batch.clone()
+            other[index] += 1.0
+            difference = (encode(other) - before).abs().amax(dim=1)
+            changed.append(set(torch.nonzero(difference > 1e-5).flatten().tolist()))
+        return changed
+
+    with torch.no_grad():
+        queries, keys = groups(module._encode_queries), groups(module._encode_keys)
+    assert queries == [{0, 1, 2, 3}] * 4 + [{4, 5, 6, 7}] * 4
+    assert keys == [{0, 2, 4, 6}, {1, 3, 5, 7}] * 4
+    module = make("moco", method_options=("queue=16", "group=8"))
+    with torch.no_grad():
+        assert groups(module._encode_keys) == [set(range(8))] * 8
+    with pytest.raises(UserError, match="group=1 must be"):
+        make("moco", method_options=("group=1",))
+
+
 def test_moco_learns_to_tell_images_apart():
     """Sixteen patches of colour with noise: the loss falls and the embeddings, which begin close together, spread."""
     module = make("moco", method_options=("queue=256", "momentum=0.99"), lr=0.05)
