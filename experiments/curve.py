@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from experiments.report import csv_text
+from federated import config_file
 from federated.config import RunConfig, to_yaml
 from fps_pretrain import cli
 from fps_pretrain.errors import UserError
@@ -55,6 +56,8 @@ class CurveConfig:
     average over the seeds; none for --lr alone."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(validation=0.5))
     """Options of run_fl.py."""
+    config: Path | None = None
+    """YAML file of options, such as a recipe of experiments.compare; flags override it."""
 
     def __post_init__(self) -> None:
         """Check what the runs' own configurations do not.
@@ -351,5 +354,12 @@ def main(config: CurveConfig) -> int:
     return 0
 
 
+def parse(arguments: list[str]) -> CurveConfig:
+    """The curve in these arguments; leaves with one line and exit code 2 if they are wrong."""
+    lists = ("measures", "seeds", "lrs", "inits", "targets")
+    left_out = ("init", "seed", "inits", "targets")
+    return config_file.parse(CurveConfig, PROG, arguments, lists=lists, left_out=left_out)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(PROG, main, cli.parse(CurveConfig, PROG)))
+    sys.exit(cli.run(PROG, main, parse(sys.argv[1:])))

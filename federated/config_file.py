@@ -66,7 +66,9 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
     values = read_file(Path(files[0]), lists)
     flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in rest}
     dropped = unused_beside(values, flags) | set(left_out)
-    return [part for name, value in values.items() if name not in dropped for part in _as_flag(name, value)] + rest
+    # Single values last, so that a positional argument that follows is not taken for one more of a list.
+    names = sorted(set(values) - dropped, key=lambda name: (name not in lists, name))
+    return [part for name in names for part in _as_flag(name, values[name])] + rest
 
 
 def read_file(path: Path, lists: Collection[str] = ()) -> dict[str, Any]:
