@@ -294,19 +294,18 @@ def _work(config: CurveConfig, encoders: Sequence[Candidate], values: Sequence[V
     """What is asked for and not among ``values``: first frozen features, then federations, all encoders at a seed."""
     have = {value.key for value in values}
     random = Candidate(RANDOM, 0, RANDOM, RANDOM)
-    frozen = [_Work(random, seed, 0.0, ()) for seed in config.seeds] + [_Work(c, -1, 0.0, ()) for c in encoders]
+    frozen = [(random, seed) for seed in config.seeds] + [(candidate, -1) for candidate in encoders]
+    federations = [(c, seed, lr) for seed in config.seeds for c in (random, *encoders) for lr in config.rates]
     found = []
-    for work in frozen:
-        wanted = [m for m in config.measures if m != "federation"]
-        measures = tuple(m for m in wanted if (work.candidate.sha256, m, work.seed, 0.0) not in have)
+    for candidate, seed in frozen:
+        wanted = [measure for measure in config.measures if measure != "federation"]
+        measures = tuple(measure for measure in wanted if (candidate.sha256, measure, seed, 0.0) not in have)
         if measures:
-            found.append(replace(work, measures=measures))
+            found.append(_Work(candidate, seed, 0.0, measures))
     if "federation" in config.measures:
-        for seed in config.seeds:
-            for candidate in (random, *encoders):
-                for lr in config.rates:
-                    if (candidate.sha256, "federation", seed, lr) not in have:
-                        found.append(_Work(candidate, seed, lr, ("federation",)))
+        for candidate, seed, lr in federations:
+            if (candidate.sha256, "federation", seed, lr) not in have:
+                found.append(_Work(candidate, seed, lr, ("federation",)))
     return found
 
 
