@@ -212,27 +212,37 @@ def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> fl
 
 def draw(values: Sequence[Value]) -> bytes:
     """A panel for each measure: the mean at each budget, a band from lowest to highest, random weights as a line."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
 
     measures = [measure for measure in TITLES if any(value.measure == measure for value in values)]
     labels = sorted({value.label for value in values} - {RANDOM})
-    figure = Figure(figsize=(2.6 + 4.2 * len(measures), 4.2), layout="constrained")
-    for axes, measure in zip(np.atleast_1d(figure.subplots(1, len(measures))), measures, strict=True):
+    colours = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    columns = min(2, len(measures))
+    rows = math.ceil(len(measures) / 2)
+    figure = Figure(figsize=(2.6 + 4.2 * columns, 0.4 + 3.8 * rows), layout="constrained")
+    grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
+    for axes in grid[len(measures) :]:
+        axes.set_axis_off()
+    for position, (axes, measure) in enumerate(zip(grid, measures, strict=False)):
         for number, label in enumerate(labels):
             budgets, middle, low, high = means(values, label, measure)
             if len(budgets):
-                axes.plot(budgets, middle, marker="o", markersize=4, color=f"C{number}", label=label)
-                axes.fill_between(budgets, low, high, color=f"C{number}", alpha=0.15, linewidth=0)
+                axes.plot(budgets, middle, marker="o", markersize=4, color=colours[number], label=label)
+                axes.fill_between(budgets, low, high, color=colours[number], alpha=0.15, linewidth=0)
         _, middle, low, high = means(values, RANDOM, measure)
         if len(middle):
             axes.axhline(middle[0], color="0.3", linestyle="--", label="random weights")
             axes.axhspan(low[0], high[0], color="0.5", alpha=0.15, linewidth=0)
         if labels:
             axes.set_xscale("log")
-        axes.set(
-            xlabel="pairs seen", ylabel="validation accuracy" if measure == measures[0] else "", title=TITLES[measure]
-        )
+            axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), minor_locator=NullLocator())
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+        axes.set(title=TITLES[measure], ylabel="" if position % 2 else "validation accuracy")
+        axes.tick_params(labelbottom=True)
+        if position >= len(measures) - columns:
+            axes.set_xlabel("pairs seen")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.3)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
