@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -218,19 +219,19 @@ def draw(values: Sequence[Value]) -> bytes:
 
     measures = [measure for measure in TITLES if any(value.measure == measure for value in values)]
     labels = sorted({value.label for value in values} - {RANDOM})
-    colours = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
+    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
     columns = min(2, len(measures))
     rows = math.ceil(len(measures) / 2)
     figure = Figure(figsize=(2.6 + 4.2 * columns, 0.4 + 3.8 * rows), layout="constrained")
-    grid = np.atleast_1d(figure.subplots(rows, columns, sharex=True, squeeze=False).flat)
+    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for axes in grid[len(measures) :]:
         axes.set_axis_off()
     for position, (axes, measure) in enumerate(zip(grid, measures, strict=False)):
-        for number, label in enumerate(labels):
+        for label, colour in zip(labels, itertools.cycle(palette)):
             budgets, middle, low, high = means(values, label, measure)
             if len(budgets):
-                axes.plot(budgets, middle, marker="o", markersize=4, color=colours[number], label=label)
-                axes.fill_between(budgets, low, high, color=colours[number], alpha=0.15, linewidth=0)
+                axes.plot(budgets, middle, marker="o", markersize=4, color=colour, label=label)
+                axes.fill_between(budgets, low, high, color=colour, alpha=0.15, linewidth=0)
         _, middle, low, high = means(values, RANDOM, measure)
         if len(middle):
             axes.axhline(middle[0], color="0.3", linestyle="--", label="random weights")

@@ -142,3 +142,8 @@ def test_a_curve_averages_over_checkpoints_and_seeds():
     assert lines[0] == "nearest neighbours: random weights 30.0%"
     assert lines[1] == "  b: 90.0% after 10 pairs, above random weights from the first on"
     assert lines[2].startswith("  moco: 60.0% after 100 pairs, above random weights from 14 pairs on")
+
+
+def test_a_picture_has_room_for_any_number_of_curves():
+    values = [Value(f"method {n:02}", 10, "x.pt", str(n), "knn", -1, 0.0, n / 50) for n in range(23)]
+    assert curve.draw(values).startswith(b"\x89PNG")
