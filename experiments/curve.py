@@ -7,20 +7,17 @@ What is measured already is read from the table, so that encoders can be added a
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
-import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
 
-from experiments.report import csv_text
+from experiments.curve_picture import draw
+from experiments.curve_values import RANDOM, TITLES, Measure, Value, at_best_rates, read_table, summary, write_table
 from federated import config_file
 from federated.config import RunConfig, to_yaml
 from fps_pretrain import cli
@@ -29,16 +26,6 @@ from fps_pretrain.files import write_text_atomically
 
 PROG = "experiments.curve"
 TABLE, PICTURE, SETTINGS = "curve.csv", "curve.png", "settings.yaml"
-RANDOM = "random"
-
-Measure = Literal["knn", "linear", "federation"]
-
-TITLES = {
-    "knn": "nearest neighbours",
-    "linear": "linear classifier",
-    "federation": "federation, last round",
-    "federation_mean": "federation, mean over rounds",
-}
 
 
 @dataclass(frozen=True)
@@ -97,28 +84,6 @@ class Candidate:
     sha256: str
 
 
-@dataclass(frozen=True)
-class Value:
-    """One measured accuracy in [0, 1].
-
-    ``seed`` is that of the federation, or of random weights, and else -1; ``lr`` that of the federation, and else 0.
-    """
-
-    label: str
-    pairs: int
-    checkpoint: str
-    sha256: str
-    measure: str
-    seed: int
-    lr: float
-    accuracy: float
-
-    @property
-    def key(self) -> tuple[str, str, int, float]:
-        """What it is the value of."""
-        return self.sha256, self.measure, self.seed, self.lr
-
-
 def candidates(encoders: Sequence[str]) -> list[Candidate]:
     """The checkpoints with what they say of their pre-training.
 
@@ -139,136 +104,6 @@ def candidates(encoders: Sequence[str]) -> list[Candidate]:
     if len({c.sha256 for c in found}) < len(found):
         raise UserError("two of the checkpoints hold the same weights: name each once")
     return found
-
-
-def read_table(path: Path) -> list[Value]:
-    """The values measured so far; none where there is no table.
-
-    Raises:
-        UserError: the file is no such table.
-    """
-    if not path.is_file():
-        return []
-    try:
-        with path.open(newline="") as file:
-            return [
-                Value(
-                    row["label"], int(row["pairs"]), row["checkpoint"], row["sha256"], row["measure"],
-                    int(row["seed"]), float(row["lr"]), float(row["accuracy"]),
-                )
-                for row in csv.DictReader(file)
-            ]  # fmt: skip
-    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a table of {PROG}: choose another --output") from error
-
-
-def write_table(path: Path, values: Sequence[Value]) -> None:
-    """Write all values, one a line."""
-    rows = [(v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, v.lr, f"{v.accuracy:.4f}") for v in values]
-    write_text_atomically(path, csv_text(Value.__dataclass_fields__, rows))
-
-
-def at_best_rates(values: Sequence[Value]) -> list[Value]:
-    """The values, of federations only those at the learning rate with the encoder's best mean over seeds at the end."""
-    ends: dict[str, dict[float, list[float]]] = {}
-    for value in values:
-        if value.measure == "federation":
-            ends.setdefault(value.sha256, {}).setdefault(value.lr, []).append(value.accuracy)
-    best = {sha256: max(sorted(rates), key=lambda lr: np.mean(rates[lr])) for sha256, rates in ends.items()}
-    return [value for value in values if not value.lr or value.lr == best[value.sha256]]
-
-
-def means(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Budgets in pairs, and the mean, lowest and highest accuracy at each, over checkpoints and seeds."""
-    mine: dict[int, list[float]] = {}
-    for value in values:
-        if value.label == label and value.measure == measure:
-            mine.setdefault(value.pairs, []).append(value.accuracy)
-    budgets = sorted(mine)
-    stacked = [np.array(mine[budget]) for budget in budgets]
-    return (
-        np.array(budgets),
-        np.array([a.mean() for a in stacked]),
-        np.array([a.min() for a in stacked]),
-        np.array([a.max() for a in stacked]),
-    )
-
-
-def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> float | None:
-    """The number of pairs from which on a curve stays above ``baseline``, or None if it ends below.
-
-    Between two budgets the curve is taken as straight over the logarithm of pairs; where it lies above from its first
-    budget on, that is the answer.
-    """
-    below = np.flatnonzero(np.asarray(accuracies) <= baseline)
-    if not len(below):
-        return float(budgets[0])
-    last = below[-1]
-    if last == len(budgets) - 1:
-        return None
-    share = (baseline - accuracies[last]) / (accuracies[last + 1] - accuracies[last])
-    low, high = math.log(budgets[last]), math.log(budgets[last + 1])
-    return math.exp(low + share * (high - low))
-
-
-def draw(values: Sequence[Value]) -> bytes:
-    """A panel for each measure: the mean at each budget, a band from lowest to highest, random weights as a line."""
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import EngFormatter, LogLocator, NullLocator, PercentFormatter
-
-    measures = [measure for measure in TITLES if any(value.measure == measure for value in values)]
-    labels = sorted({value.label for value in values} - {RANDOM})
-    palette = colormaps["tab10" if len(labels) <= 10 else "tab20"].colors  # type: ignore[attr-defined]
-    columns = min(2, len(measures))
-    rows = math.ceil(len(measures) / 2)
-    figure = Figure(figsize=(2.6 + 4.2 * columns, 0.4 + 3.8 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
-    for axes in grid[len(measures) :]:
-        axes.set_axis_off()
-    for position, (axes, measure) in enumerate(zip(grid, measures, strict=False)):
-        for label, colour in zip(labels, itertools.cycle(palette)):
-            budgets, middle, low, high = means(values, label, measure)
-            if len(budgets):
-                axes.plot(budgets, middle, marker="o", markersize=4, color=colour, label=label)
-                axes.fill_between(budgets, low, high, color=colour, alpha=0.15, linewidth=0)
-        _, middle, low, high = means(values, RANDOM, measure)
-        if len(middle):
-            axes.axhline(middle[0], color="0.3", linestyle="--", label="random weights")
-            axes.axhspan(low[0], high[0], color="0.5", alpha=0.15, linewidth=0)
-        if labels:
-            axes.set_xscale("log")
-            axes.xaxis.set(major_locator=LogLocator(subs=(1, 3)), minor_locator=NullLocator())
-            axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-        axes.set(title=TITLES[measure], ylabel="" if position % 2 else "validation accuracy")
-        axes.tick_params(labelbottom=True)
-        if position >= len(measures) - columns:
-            axes.set_xlabel("pairs seen")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
-
-
-def summary(values: Sequence[Value]) -> Iterator[str]:
-    """A line for each curve and measure: where it ends, and from how many pairs on it is above random weights."""
-    for measure, title in TITLES.items():
-        _, baseline, _, _ = means(values, RANDOM, measure)
-        if not len(baseline):
-            continue
-        yield f"{title}: random weights {baseline[0]:.1%}"
-        for label in sorted({value.label for value in values} - {RANDOM}):
-            budgets, middle, _, _ = means(values, label, measure)
-            if not len(budgets):
-                continue
-            where = crossing(budgets, middle, float(baseline[0]))
-            verdict = "below random weights" if where is None else f"above random weights from {where:,.0f} pairs on"
-            if where == budgets[0]:
-                verdict = "above random weights from the first on"
-            yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, {verdict}"
 
 
 def _frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict[str, float]:

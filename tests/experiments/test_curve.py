@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import curve
-from experiments.curve import RANDOM, CurveConfig, Value
+from experiments import curve, curve_picture, curve_values
+from experiments.curve import CurveConfig
+from experiments.curve_values import RANDOM, Value
 from federated.config import RunConfig
 from fps_pretrain.checkpoint import save_encoder
 from fps_pretrain.errors import UserError
@@ -37,7 +38,7 @@ def test_a_curve_is_measured_kept_and_drawn(encoders, tmp_path, capsys, monkeypa
     first = config_of(folder, encoders / "1000.pt")
     assert curve.main(first) == 0
     rows = list(csv.DictReader((folder / "curve.csv").open()))
-    counts = {measure: sum(row["measure"] == measure for row in rows) for measure in curve.TITLES}
+    counts = {measure: sum(row["measure"] == measure for row in rows) for measure in curve_values.TITLES}
     # Random weights have a value a seed; frozen features of a checkpoint have one in all.
     assert counts == {"knn": 3, "linear": 3, "federation": 4, "federation_mean": 4}
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
@@ -66,15 +67,15 @@ def test_each_encoder_counts_with_the_learning_rate_that_does_best_with_it(encod
     folder = tmp_path / "curve"
     config = config_of(folder, encoders / "1000.pt", measures=("federation",), seeds=(0,), lrs=(0.01, 0.1))
     assert curve.main(config) == 0
-    values = curve.read_table(folder / "curve.csv")
+    values = curve_values.read_table(folder / "curve.csv")
     assert {(v.label, v.lr) for v in values} == {(arm, lr) for arm in (RANDOM, "simclr") for lr in (0.01, 0.1)}
     for arm in (RANDOM, "simclr"):
         ends = {v.lr: v.accuracy for v in values if v.label == arm and v.measure == "federation"}
-        kept = {v.lr for v in curve.at_best_rates(values) if v.label == arm}
+        kept = {v.lr for v in curve_values.at_best_rates(values) if v.label == arm}
         assert kept == {max(sorted(ends), key=ends.__getitem__)}
     # A rate more is a run more, and what there is stays.
     assert curve.main(replace(config, lrs=(0.01, 0.1, 0.05))) == 0
-    assert curve.read_table(folder / "curve.csv")[: len(values)] == values
+    assert curve_values.read_table(folder / "curve.csv")[: len(values)] == values
 
 
 def test_the_best_rate_is_that_of_the_mean_over_seeds():
@@ -85,7 +86,7 @@ def test_the_best_rate_is_that_of_the_mean_over_seeds():
     low = [value("federation", seed, 0.01, accuracy) for seed, accuracy in ((0, 0.5), (1, 0.1))]
     high = [value("federation", seed, 0.1, 0.4) for seed in (0, 1)]
     mean = value("federation_mean", 0, 0.01, 0.8)
-    assert curve.at_best_rates([frozen, *low, *high, mean]) == [frozen, *high]
+    assert curve_values.at_best_rates([frozen, *low, *high, mean]) == [frozen, *high]
 
 
 def test_what_is_no_curve_is_refused(encoders, tmp_path):
@@ -122,7 +123,7 @@ def test_what_is_no_curve_is_refused(encoders, tmp_path):
     ],
 )
 def test_the_budget_from_which_on_a_curve_is_above_random_weights(accuracies, expected):
-    found = curve.crossing(np.array([1e4, 1e5, 1e6]), np.array(accuracies), 0.3)
+    found = curve_values.crossing(np.array([1e4, 1e5, 1e6]), np.array(accuracies), 0.3)
     assert found == (None if expected is None else pytest.approx(expected))
 
 
@@ -135,10 +136,10 @@ def test_a_curve_averages_over_checkpoints_and_seeds():
         ("b", 10, 0, 0.9),
     ]
     values = [Value(label, pairs, "x.pt", f"{label}{pairs}", "knn", s, 0.0, a) for label, pairs, s, a in numbers]
-    budgets, middle, low, high = curve.means(values, "moco", "knn")
+    budgets, middle, low, high = curve_values.means(values, "moco", "knn")
     assert budgets.tolist() == [10, 100]
     assert np.stack([middle, low, high]).tolist() == [pytest.approx(r) for r in ([0.25, 0.6], [0.2, 0.6], [0.3, 0.6])]
-    lines = list(curve.summary(values))
+    lines = list(curve_values.summary(values))
     assert lines[0] == "nearest neighbours: random weights 30.0%"
     assert lines[1] == "  b: 90.0% after 10 pairs, above random weights from the first on"
     assert lines[2].startswith("  moco: 60.0% after 100 pairs, above random weights from 14 pairs on")
@@ -146,4 +147,4 @@ def test_a_curve_averages_over_checkpoints_and_seeds():
 
 def test_a_picture_has_room_for_any_number_of_curves():
     values = [Value(f"method {n:02}", 10, "x.pt", str(n), "knn", -1, 0.0, n / 50) for n in range(23)]
-    assert curve.draw(values).startswith(b"\x89PNG")
+    assert curve_picture.draw(values).startswith(b"\x89PNG")
