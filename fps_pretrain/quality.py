@@ -115,6 +115,7 @@ class QualityProbe(Callback):
         self.every_steps = max(1, round(every / config.batch_size)) if every else 0
         self.record = CSVLogger(config.run_dir, name="probes")
         self.baseline = self.measure(encoder)[0]
+        self._latest: tuple[int, dict[str, float]] = (0, self.baseline)
 
     def measure(self, encoder: nn.Module) -> tuple[dict[str, float], Neighbours]:
         """Measures by name, in [0, 1], and the views nearest to those on the page."""
@@ -141,7 +142,22 @@ class QualityProbe(Callback):
             logger.save()
         trainer.loggers[0].save()
         write_page(self.folder, self.config, neighbours, self.data.name, self.baseline)
+        self._latest = (step, measures)
         return measures
+
+    def measures_at(self, step: int, encoder: nn.Module) -> dict[str, float]:
+        """The measures of the encoder after ``step``, taken now unless they just were."""
+        return self._latest[1] if self._latest[0] == step else self.measure(encoder)[0]
+
+    def in_short(self, measures: dict[str, float]) -> dict[str, float | int]:
+        """What a checkpoint says of its accuracies beside those of random weights, and on how many images."""
+        values = {
+            f"{self.data.name}_{name}{of}": round(taken[f"{name}_accuracy"], 4)
+            for name in ("knn", "linear")
+            for of, taken in (("", measures), ("_random", self.baseline))
+            if f"{name}_accuracy" in taken
+        }
+        return values | {"bank": len(self.data.bank_labels), "queries": len(self.data.labels)}
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
         """Look if it is time to; the end of the run is looked at when it is over."""

@@ -23,7 +23,7 @@ from pytorch_lightning.strategies import DDPStrategy
 from fps_pretrain.checkpoint import save_encoder
 from fps_pretrain.cli import EXIT_INTERRUPTED
 from fps_pretrain.config import MAY_DIFFER_ON_RESUME, PretrainConfig
-from fps_pretrain.data import PairData, PairSource, make_source
+from fps_pretrain.data import PairData, make_source
 from fps_pretrain.errors import TrainingDiverged, UserError
 from fps_pretrain.files import write_text_atomically
 from fps_pretrain.folder import list_images
@@ -74,14 +74,15 @@ def _default_workers(gpu: bool, devices: int) -> int:
     return max(1, min(8, (os.cpu_count() or 2) // devices - 1)) if gpu else 1
 
 
-def _provenance(config: PretrainConfig, source: PairSource, pairs_seen: int, precision: str) -> dict[str, Any]:
-    """What made the weights, in plain values."""
+def _provenance(quality: QualityProbe, measures: dict[str, float], pairs_seen: int, precision: str) -> dict[str, Any]:
+    """What made the weights and what was measured of them, in plain values."""
     import lightly
     import numba
 
+    config = quality.config
     return {
         "method": config.method,
-        "recipe": source.description(),
+        "recipe": quality.source.description(),
         "config": {n: v for n, v in config.to_dict().items() if n not in MAY_DIFFER_ON_RESUME},
         "pairs_seen": pairs_seen,
         "seed": config.seed,
@@ -94,15 +95,22 @@ def _provenance(config: PretrainConfig, source: PairSource, pairs_seen: int, pre
             "lightly": lightly.__version__,
             "numba": numba.__version__,
         },
+        "probe": quality.in_short(measures),
     }
 
 
 class EncoderEveryFewEpochs(Callback):
-    """Writes the encoder alone into the run folder every ``save_every`` epochs (the paper's recipe: 10)."""
+    """Writes the encoder alone into the run folder every ``save_every`` epochs (the paper's recipe: 10).
 
-    def __init__(self, config: PretrainConfig, source: PairSource, precision: str) -> None:
+    Args:
+        config: a resolved configuration.
+        quality: measures the encoder; None in the processes that write nothing.
+        precision: Lightning's name of it.
+    """
+
+    def __init__(self, config: PretrainConfig, quality: QualityProbe | None, precision: str) -> None:
         self.config = config
-        self.source = source
+        self.quality = quality
         self.precision = precision
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
@@ -115,12 +123,14 @@ class EncoderEveryFewEpochs(Callback):
             return
         assert isinstance(pl_module, PairMethod)
         pl_module.refuse_if_diverged(weights=True)
-        if not trainer.is_global_zero:
+        if self.quality is None:
             return
         assert self.config.run_dir is not None
         assert self.config.batch_size is not None
         path = self.config.run_dir / f"encoder-epoch{epoch:03d}.pt"
-        provenance = _provenance(self.config, self.source, trainer.global_step * self.config.batch_size, self.precision)
+        pairs_seen = trainer.global_step * self.config.batch_size
+        measures = self.quality.measures_at(trainer.global_step, pl_module.encoder)
+        provenance = _provenance(self.quality, measures, pairs_seen, self.precision)
         save_encoder(path, pl_module.encoder, self.config.arch, self.config.width, provenance)
 
 
@@ -237,13 +247,7 @@ def _finish(
     measures = quality.look(trainer, method.encoder)
     pairs_seen = trainer.global_step * config.batch_size
     name = quality.data.name
-    measured = {f"{name}_knn": measures["knn_accuracy"], f"{name}_knn_random": quality.baseline["knn_accuracy"]}
-    if "linear_accuracy" in measures:
-        measured[f"{name}_linear"] = measures["linear_accuracy"]
-        measured[f"{name}_linear_random"] = quality.baseline["linear_accuracy"]
-    provenance = _provenance(config, quality.source, pairs_seen, precision)
-    provenance["probe"] = {key: round(value, 4) for key, value in measured.items()}
-    provenance["probe"] |= {"bank": len(quality.data.bank_labels), "queries": len(quality.data.labels)}
+    provenance = _provenance(quality, measures, pairs_seen, precision)
     digest, kept = save_encoder(config.output, method.encoder, config.arch, config.width, provenance)
     if kept:
         say(f"{config.output} existed and is kept as {kept}")
@@ -290,6 +294,7 @@ def train(config: PretrainConfig) -> int:
         DataWait(config.log_every),
         CollapseAlarm(config.log_every, config.total_steps),
     ]
+    quality: QualityProbe | None = None
     if first:
         # A CPU takes minutes for thousands of images of 224 px.
         share = 1.0 if gpu else min(1.0, (64 / config.view_size) ** 2)
@@ -305,12 +310,13 @@ def train(config: PretrainConfig) -> int:
         if config.world_size > 1:
             tell_others(config.run_dir, state)
         _announce(config, gpu, precision, state)
-        callbacks.append(quality := QualityProbe(config, source, data, encoder))
+        quality = QualityProbe(config, source, data, encoder)
+        callbacks.append(quality)
     else:
         state = wait_for_first(config.run_dir)
     method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keep = KeepState(config.run_dir, config.state_every, config.log_every)
-    callbacks += [EncoderEveryFewEpochs(config, source, precision), keep]
+    callbacks += [EncoderEveryFewEpochs(config, quality, precision), keep]
 
     for library in ("pytorch_lightning", "lightning_fabric"):
         logging.getLogger(library).setLevel(logging.WARNING)
@@ -335,7 +341,7 @@ def train(config: PretrainConfig) -> int:
         ) from error
     except UserError as error:  # from a worker it comes with the text of a traceback around it
         raise UserError(str(error).rsplit("UserError: ", 1)[-1]) from error
-    if first:
+    if quality is not None:
         _finish(config, method, trainer, quality, precision, started)
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -11,7 +11,7 @@ TINY = ["--epochs", 1, "--pairs-per-epoch", 16, "--batch-size", 8, "--workers", 
 
 def test_trains_writes_and_keeps(run_script, tmp_path):
     command = ["run_pretrain.py", "--method", "simsiam", *TINY, "--output", tmp_path / "a.pt"]
-    done = run_script(*command, "--run-dir", tmp_path / "run")
+    done = run_script(*command, "--run-dir", tmp_path / "run", "--save-every", 1)
     assert done.returncode == 0, done.stderr
     for words in ("preset quick", "--preset paper", "16 pairs", "digits kNN", "pairs/s", "run_fl.py --init"):
         assert words in done.stderr
@@ -19,6 +19,8 @@ def test_trains_writes_and_keeps(run_script, tmp_path):
     assert (content["arch"], content["width"]) == ("resnet20", 1)
     assert content["provenance"]["pairs_seen"] == 16
     assert 0 < content["provenance"]["probe"]["digits_knn"] <= 1
+    snapshot = checkpoint.read_file(tmp_path / "run" / "encoder-epoch001.pt")
+    assert snapshot["provenance"] == content["provenance"]
 
     again = run_script(*command, "--run-dir", tmp_path / "run2", "--seed", 1)
     assert again.returncode == 0, again.stderr
