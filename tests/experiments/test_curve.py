@@ -148,3 +148,11 @@ def test_a_curve_averages_over_checkpoints_and_seeds():
 def test_a_picture_has_room_for_any_number_of_curves():
     values = [Value(f"method {n:02}", 10, "x.pt", str(n), "knn", -1, 0.0, n / 50) for n in range(23)]
     assert curve_picture.draw(values).startswith(b"\x89PNG")
+
+
+def test_the_longest_curves_come_first():
+    def value(label, pairs):
+        return Value(label, pairs, "x.pt", f"{label}{pairs}", "knn", -1, 0.0, 0.5)
+
+    points = [value("a", 10), value("b", 10), value("b", 20), value("c", 10), value("c", 20), value(RANDOM, 0)]
+    assert curve_picture.longest_first(points) == ["b", "c", "a"]
