@@ -114,8 +114,8 @@ class QualityProbe(Callback):
         every = config.steps_per_epoch * config.batch_size if config.probe_every is None else config.probe_every
         self.every_steps = max(1, round(every / config.batch_size)) if every else 0
         self.record = CSVLogger(config.run_dir, name="probes")
-        self.baseline = self.measure(encoder)[0]
-        self._latest: tuple[int, dict[str, float]] = (0, self.baseline)
+        self._latest = (0, self.measure(encoder))
+        self.baseline = self._latest[1][0]
 
     def measure(self, encoder: nn.Module) -> tuple[dict[str, float], Neighbours]:
         """Measures by name, in [0, 1], and the views nearest to those on the page."""
@@ -133,8 +133,8 @@ class QualityProbe(Callback):
 
     def look(self, trainer: L.Trainer, encoder: nn.Module) -> dict[str, float]:
         """Measure, log, and rewrite the page; the measures."""
-        measures, neighbours = self.measure(encoder)
         step = trainer.global_step
+        measures, neighbours = self.measured_at(step, encoder)
         assert self.config.batch_size is not None
         values = {**measures, "pairs_seen": float(step * self.config.batch_size)}
         for logger in (self.record, *trainer.loggers[1:]):  # the first logger is the CSV of the losses
@@ -142,12 +142,13 @@ class QualityProbe(Callback):
             logger.save()
         trainer.loggers[0].save()
         write_page(self.folder, self.config, neighbours, self.data.name, self.baseline)
-        self._latest = (step, measures)
         return measures
 
-    def measures_at(self, step: int, encoder: nn.Module) -> dict[str, float]:
-        """The measures of the encoder after ``step``, taken now unless they just were."""
-        return self._latest[1] if self._latest[0] == step else self.measure(encoder)[0]
+    def measured_at(self, step: int, encoder: nn.Module) -> tuple[dict[str, float], Neighbours]:
+        """What ``measure`` says of the encoder after ``step``; a step is measured once."""
+        if self._latest[0] != step:
+            self._latest = (step, self.measure(encoder))
+        return self._latest[1]
 
     def in_short(self, measures: dict[str, float]) -> dict[str, float | int]:
         """What a checkpoint says of its accuracies beside those of random weights, and on how many images."""

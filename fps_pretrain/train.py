@@ -129,7 +129,7 @@ class EncoderEveryFewEpochs(Callback):
         assert self.config.batch_size is not None
         path = self.config.run_dir / f"encoder-epoch{epoch:03d}.pt"
         pairs_seen = trainer.global_step * self.config.batch_size
-        measures = self.quality.measures_at(trainer.global_step, pl_module.encoder)
+        measures, _ = self.quality.measured_at(trainer.global_step, pl_module.encoder)
         provenance = _provenance(self.quality, measures, pairs_seen, self.precision)
         save_encoder(path, pl_module.encoder, self.config.arch, self.config.width, provenance)
 
