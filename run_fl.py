@@ -9,10 +9,10 @@ from typing import Annotated
 
 import tyro
 
-from federated import config_file
-from federated.config import RunConfig
-from fps_pretrain import cli
-from fps_pretrain.errors import UserError
+from federated.config import file as config_file
+from federated.config.run import RunConfig
+from fps_pretrain.common import cli
+from fps_pretrain.common.errors import UserError
 
 PROG = "run_fl.py"
 
@@ -44,11 +44,11 @@ def main(command: Command) -> int:
     """Carry the run to its end; returns the exit code."""
     # PyTorch and Flower take seconds to import: only once the flags are known to be right.
     if command.dry_run:
-        from federated.estimate import dry_run
+        from federated.server.estimate import dry_run
 
         print(dry_run(command.run))
         return 0
-    from federated.rounds import RunFailed, run
+    from federated.server.rounds import RunFailed, run
 
     try:
         run(command.run, quiet=command.quiet, verbose=command.verbose)

@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import sys
 
-from fps_pretrain import cli
-from fps_pretrain.config import PretrainConfig, PreviewConfig
+from fps_pretrain.common import cli
+from fps_pretrain.config.pretrain import PretrainConfig, PreviewConfig
 
 
 def _train(config: PretrainConfig) -> int:
-    from fps_pretrain.train import train
+    from fps_pretrain.training.run import train
 
     return train(config)
 
 
 def _preview(config: PreviewConfig) -> int:
-    from fps_pretrain.gallery import preview
+    from fps_pretrain.pairs.gallery import preview
 
     return preview(config)
 

@@ -33,7 +33,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from fps_pretrain.config import PretrainConfig
+from fps_pretrain.config.pretrain import PretrainConfig
 
 SIZE = 32
 BATCH = 256
@@ -46,7 +46,7 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, images: np.ndarray) -> None:
         from torchvision.transforms import v2
 
-        from fps_pretrain.models import IMAGENET_MEAN, IMAGENET_STD
+        from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
 
         self.images = images
         self.transform = v2.Compose(
@@ -91,7 +91,7 @@ def plain(method: str, steps: int, workers: int, device: torch.device, bf16: boo
     from lightly.models.modules.heads import MoCoProjectionHead, SimSiamPredictionHead, SimSiamProjectionHead
     from lightly.models.utils import deactivate_requires_grad, update_momentum
 
-    from fps_pretrain.models import build_encoder
+    from fps_pretrain.models.encoders import build_encoder
 
     torch.manual_seed(0)
     encoder = build_encoder("resnet20", seed=0)
@@ -136,10 +136,10 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
     import pytorch_lightning as L
     from pytorch_lightning.callbacks import Callback
 
-    from fps_pretrain import train
-    from fps_pretrain.data import PairData, make_source
-    from fps_pretrain.quality import PairRate
-    from fps_pretrain.state import KeepState
+    from fps_pretrain.pairs.sources import PairData, make_source
+    from fps_pretrain.probing.quality import PairRate
+    from fps_pretrain.training import run as train
+    from fps_pretrain.training.resume import KeepState
 
     class Clock(Callback):
         """Notes the moments at which counting begins and ends."""

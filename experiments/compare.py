@@ -13,13 +13,13 @@ from typing import Annotated
 
 import tyro
 
-from experiments.report import CURVES, PAGE, check_targets, csv_text, write
-from experiments.runs import Run, read_run
-from federated import config_file
-from federated.config import RunConfig, init_name
-from fps_pretrain import cli
-from fps_pretrain.errors import UserError
-from fps_pretrain.files import write_text_atomically
+from experiments.report.page import CURVES, PAGE, check_targets, csv_text, write
+from experiments.report.runs import Run, read_run
+from federated.config import file as config_file
+from federated.config.run import RunConfig, init_name
+from fps_pretrain.common import cli
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import write_text_atomically
 
 PROG = "experiments.compare"
 
@@ -125,7 +125,7 @@ def _carry_out(runs: Sequence[RunConfig]) -> None:
     Raises:
         RunFailed: a run could not go on; the message names its folder.
     """
-    from federated import rounds
+    from federated.server import rounds
 
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
@@ -156,9 +156,9 @@ def _tune(config: CompareConfig) -> dict[str, float]:
 
 def main(config: CompareConfig) -> int:
     """Run what is missing, then write the page; returns the exit code."""
-    from federated.initialise import initial_encoder
-    from federated.rounds import RunFailed
-    from federated.run_folder import RunFolder
+    from federated.server.initialise import initial_encoder
+    from federated.server.rounds import RunFailed
+    from federated.server.run_folder import RunFolder
 
     for run in [*config.candidates(), *config.runs({})]:  # what would be refused hours from now is refused now
         RunFolder.find(run.folder, run)

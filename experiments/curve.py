@@ -16,13 +16,22 @@ from typing import Annotated, Any
 import numpy as np
 import tyro
 
-from experiments.curve_picture import draw
-from experiments.curve_values import RANDOM, TITLES, Measure, Value, at_best_rates, read_table, summary, write_table
-from federated import config_file
-from federated.config import RunConfig, to_yaml
-from fps_pretrain import cli
-from fps_pretrain.errors import UserError
-from fps_pretrain.files import write_text_atomically
+from experiments.report.curve_picture import draw
+from experiments.report.curve_values import (
+    RANDOM,
+    TITLES,
+    Measure,
+    Value,
+    at_best_rates,
+    read_table,
+    summary,
+    write_table,
+)
+from federated.config import file as config_file
+from federated.config.run import RunConfig, to_yaml
+from fps_pretrain.common import cli
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import write_text_atomically
 
 PROG = "experiments.curve"
 TABLE, PICTURE, SETTINGS = "curve.csv", "curve.png", "settings.yaml"
@@ -90,7 +99,7 @@ def candidates(encoders: Sequence[str]) -> list[Candidate]:
     Raises:
         UserError: a file is no checkpoint of run_pretrain.py, or one is named twice.
     """
-    from fps_pretrain.checkpoint import digest, read_file
+    from fps_pretrain.models.checkpoint import digest, read_file
 
     found = []
     for text in encoders:
@@ -108,8 +117,8 @@ def candidates(encoders: Sequence[str]) -> list[Candidate]:
 
 def _frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict[str, float]:
     """Accuracies of classifiers on the frozen features of the encoder that ``run`` starts from, by measure."""
-    from federated.initialise import initial_encoder
-    from fps_pretrain.probe import extract_features, knn_accuracy, linear_accuracy
+    from federated.server.initialise import initial_encoder
+    from fps_pretrain.probing.probe import extract_features, knn_accuracy, linear_accuracy
 
     encoder = initial_encoder(run)[0]
     bank, queries = (extract_features(encoder, part.images) for part in (table.train, table.validation))
@@ -119,7 +128,7 @@ def _frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict[str, fl
 
 def _federated(run: RunConfig) -> dict[str, float]:
     """Validation accuracy at the end of a federation and on average over its rounds, by measure."""
-    from federated import rounds
+    from federated.server import rounds
 
     history = rounds.run(run, quiet=True).history
     accuracies = [row["val_accuracy"] for row in history if row["round"] and row.get("val_accuracy") is not None]
@@ -159,7 +168,7 @@ def main(config: CurveConfig) -> int:
     """Measure what is missing, then write table and picture; returns the exit code."""
     import torch
 
-    from federated import data
+    from federated.data import sets as data
 
     if config.run.threads:
         torch.set_num_threads(config.run.threads)

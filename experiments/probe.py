@@ -14,9 +14,9 @@ from typing import Annotated, Literal
 
 import tyro
 
-from federated.config import RunConfig
-from fps_pretrain import cli
-from fps_pretrain.errors import UserError
+from federated.config.run import RunConfig
+from fps_pretrain.common import cli
+from fps_pretrain.common.errors import UserError
 
 PROG = "experiments.probe"
 
@@ -52,10 +52,10 @@ def main(config: ProbeConfig) -> int:
     """Print one line an encoder, as CSV on stdout if nothing else is asked for; returns the exit code."""
     import torch
 
-    from federated import data
-    from federated.initialise import initial_encoder
-    from fps_pretrain.models import normalise
-    from fps_pretrain.probe import extract_features, knn_accuracy
+    from federated.data import sets as data
+    from federated.server.initialise import initial_encoder
+    from fps_pretrain.models.encoders import normalise
+    from fps_pretrain.probing.probe import extract_features, knn_accuracy
 
     if config.run.threads:
         torch.set_num_threads(config.run.threads)

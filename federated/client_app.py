@@ -14,15 +14,18 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated import algorithms, initialise, local, workspace
-from federated.batch_norm import batch_norm_sums, buffers_of, with_own_statistics
-from federated.client_state import ClientStates
-from federated.config import identity
-from federated.failures import CLIENT_FAILED, Deadline, InjectedFailure, injected
-from federated.local import Client, ClientUpdate, Hyper
-from federated.records import from_record
-from federated.workspace import Workspace
-from fps_pretrain.errors import UserError
+from federated import algorithms
+from federated.client import training as local
+from federated.client import workspace
+from federated.client.batch_norm import batch_norm_sums, buffers_of, with_own_statistics
+from federated.client.failures import CLIENT_FAILED, Deadline, InjectedFailure, injected
+from federated.client.state import ClientStates
+from federated.client.training import Client, ClientUpdate, Hyper
+from federated.client.workspace import Workspace
+from federated.config.run import identity
+from federated.messages import from_record
+from federated.server import initialise
+from fps_pretrain.common.errors import UserError
 
 client_app = ClientApp()
 

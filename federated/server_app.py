@@ -12,11 +12,11 @@ import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from federated import rounds
-from federated.config import RunConfig, from_yaml, unused_beside
-from federated.config_file import read_file
-from federated.progress import console, log
-from fps_pretrain.errors import UserError
+from federated.config.file import read_file
+from federated.config.run import RunConfig, from_yaml, unused_beside
+from federated.server import rounds
+from federated.server.progress import console, log
+from fps_pretrain.common.errors import UserError
 
 REMINDER = 60.0
 """Seconds between two lines about nodes that are waited for."""

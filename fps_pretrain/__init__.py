@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fps_pretrain.checkpoint import load_encoder
-    from fps_pretrain.iterable import FPSPairs
+    from fps_pretrain.models.checkpoint import load_encoder
+    from fps_pretrain.pairs.iterable import FPSPairs
 
 __all__ = ["FPSPairs", "load_encoder"]
 
-_HOMES = {"FPSPairs": "iterable", "load_encoder": "checkpoint"}
+_HOMES = {"FPSPairs": "pairs.iterable", "load_encoder": "models.checkpoint"}
 
 
 def __getattr__(name: str) -> Any:

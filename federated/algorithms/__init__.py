@@ -26,15 +26,18 @@ if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
     from torch import Tensor
 
-    from federated.config import RunConfig
-    from federated.local import Client, ClientUpdate
+    from federated.client.training import Client, ClientUpdate
+    from federated.config.run import RunConfig
+
+
+_NOT_ALGORITHMS = {"averaging"}
 
 
 class Algorithm(Protocol):
     """What a module of this package provides."""
 
     def train_client(self, client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
-        """Train from ``weights`` on one client's examples; see ``federated.local.local_sgd``."""
+        """Train from ``weights`` on one client's examples; see ``federated.client.training.local_sgd``."""
 
     def build_strategy(self, config: RunConfig) -> Strategy:
         """The Flower strategy that combines parameters."""
@@ -43,7 +46,7 @@ class Algorithm(Protocol):
 @cache
 def names() -> tuple[str, ...]:
     """The algorithms there are, in alphabetical order."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__)))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_ALGORITHMS))
 
 
 @cache

@@ -14,8 +14,8 @@ from flwr.serverapp.strategy import FedAdam as FlowerFedAdam
 from federated import algorithms
 from federated.algorithms.fedavg import FedAvg, as_numpy
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
-from federated.config import RunConfig
-from federated.strategy import ServerState
+from federated.config.run import RunConfig
+from federated.server.cohort import ServerState
 
 OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
 

@@ -12,11 +12,11 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg as FlowerFedAvg
 from torch import Tensor
 
-from federated.averaging import weighted_sum
-from federated.config import RunConfig
-from federated.local import Client, ClientUpdate, Weights, local_sgd
-from federated.records import from_record
-from federated.strategy import ServerState
+from federated.algorithms.averaging import weighted_sum
+from federated.client.training import Client, ClientUpdate, Weights, local_sgd
+from federated.config.run import RunConfig
+from federated.messages import from_record
+from federated.server.cohort import ServerState
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

@@ -14,10 +14,10 @@ import torch
 from flwr.app import Message
 from torch import Tensor
 
+from federated.algorithms.averaging import weighted_sum
 from federated.algorithms.fedavg import ChangesFromStart, arrays_of
-from federated.averaging import weighted_sum
-from federated.config import RunConfig
-from federated.local import Client, ClientUpdate, Weights, local_sgd
+from federated.client.training import Client, ClientUpdate, Weights, local_sgd
+from federated.config.run import RunConfig
 
 OPTIONS = {"feddyn_alpha": 0.01}
 KEEPS_STATE = True

@@ -13,10 +13,10 @@ from itertools import chain
 from flwr.app import Message
 from torch import Tensor
 
+from federated.algorithms.averaging import weighted_sum
 from federated.algorithms.fedavg import ChangesFromStart, arrays_of, examples_of
-from federated.averaging import weighted_sum
-from federated.config import RunConfig
-from federated.local import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.client.training import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.config.run import RunConfig
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

@@ -13,8 +13,8 @@ from flwr.serverapp.strategy import FedProx as FlowerFedProx
 from torch import Tensor
 
 from federated.algorithms.fedavg import FedAvg
-from federated.config import RunConfig
-from federated.local import Client, ClientUpdate, local_sgd
+from federated.client.training import Client, ClientUpdate, local_sgd
+from federated.config.run import RunConfig
 
 OPTIONS = {"prox_mu": 0.01}
 

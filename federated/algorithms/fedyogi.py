@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import FedYogi as FlowerFedYogi
 
 from federated.algorithms.fedadam import ServerOptimizer
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
-from federated.config import RunConfig
+from federated.config.run import RunConfig
 
 OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
 

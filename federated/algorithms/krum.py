@@ -10,7 +10,7 @@ from flwr.serverapp.strategy import Krum as FlowerKrum
 
 from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
-from federated.config import RunConfig
+from federated.config.run import RunConfig
 
 OPTIONS = {"malicious": 1}
 

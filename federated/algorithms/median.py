@@ -9,7 +9,7 @@ from flwr.serverapp.strategy import FedMedian as FlowerFedMedian
 
 from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
-from federated.config import RunConfig
+from federated.config.run import RunConfig
 
 
 def build_strategy(config: RunConfig) -> FedMedian:

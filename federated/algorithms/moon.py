@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from federated.algorithms.fedavg import build_strategy as build_strategy  # the server does as in FedAvg
-from federated.local import Client, ClientUpdate, local_sgd
+from federated.client.training import Client, ClientUpdate, local_sgd
 
 OPTIONS = {"moon_mu": 1.0, "moon_temperature": 0.5}
 KEEPS_STATE = True

@@ -14,8 +14,8 @@ from flwr.serverapp.strategy import QFedAvg as FlowerQFedAvg
 from torch import Tensor
 
 from federated.algorithms.fedavg import FedAvg
-from federated.config import RunConfig
-from federated.local import Client, ClientUpdate, local_sgd
+from federated.client.training import Client, ClientUpdate, local_sgd
+from federated.config.run import RunConfig
 
 OPTIONS = {"q": 0.1, "q_lr": None}
 

@@ -14,10 +14,10 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from federated.algorithms.averaging import weighted_sum
 from federated.algorithms.fedavg import ChangesFromStart, arrays_of
-from federated.averaging import weighted_sum
-from federated.config import RunConfig
-from federated.local import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.client.training import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.config.run import RunConfig
 
 OPTIONS = {"server_lr": 1.0}
 KEEPS_STATE = True

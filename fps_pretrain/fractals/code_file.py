@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from fps_pretrain.errors import UserError
+from fps_pretrain.common.errors import UserError
 from fps_pretrain.fractals.recipe import MAX_MAPS
 
 _NO_CODES = "is not a file of codes (.npz with maps (N, 4, 2, 3) and sizes (N,), see --codes in the README)"

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from fps_pretrain.fractals.chaos_game import LANES, Walks, count_hits, empty_walks, repeat_walk, set_walk, take_steps
 from fps_pretrain.fractals.compiled import compiled, kernel
 from fps_pretrain.fractals.recipe import (
     JITTER_BASIC,
@@ -24,7 +25,6 @@ from fps_pretrain.fractals.recipe import (
     ImageNumbers,
 )
 from fps_pretrain.fractals.rng import CODE_STREAM, PROBE_STREAM, chance, integer, make_key, uniform_in
-from fps_pretrain.fractals.walk import LANES, Walks, count_hits, empty_walks, repeat_walk, set_walk, take_steps
 
 JITTER_TRIES = 4
 JITTER_SLOTS = 16

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from fps_pretrain.errors import UserError
+from fps_pretrain.common.errors import UserError
 
 COLOURS = ("random", "jitter")
 COLOUR_RANDOM, COLOUR_JITTER = range(2)

@@ -6,11 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from fps_pretrain.fractals.codes import JITTER_SLOTS, JITTER_TRIES, PROBE_GRID, PROBE_POINTS
-from fps_pretrain.fractals.compiled import compiled, kernel
-from fps_pretrain.fractals.recipe import MAX_MAPS, ImageNumbers, Recipe
-from fps_pretrain.fractals.rng import chance, fill_bits, integer, subkey
-from fps_pretrain.fractals.walk import (
+from fps_pretrain.fractals.chaos_game import (
     LANES,
     LONGEST_CHAIN,
     Walks,
@@ -22,6 +18,10 @@ from fps_pretrain.fractals.walk import (
     take_long_walk,
     take_steps,
 )
+from fps_pretrain.fractals.codes import JITTER_SLOTS, JITTER_TRIES, PROBE_GRID, PROBE_POINTS
+from fps_pretrain.fractals.compiled import compiled, kernel
+from fps_pretrain.fractals.recipe import MAX_MAPS, ImageNumbers, Recipe
+from fps_pretrain.fractals.rng import chance, fill_bits, integer, subkey
 
 # Slots of an image's key, after those of the jitter
 SLOT_WALK = JITTER_TRIES * JITTER_SLOTS

@@ -9,10 +9,10 @@ from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules.heads import BarlowTwinsProjectionHead
 from torch import Tensor
 
-from fps_pretrain.config import PretrainConfig
-from fps_pretrain.errors import UserError
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod
-from fps_pretrain.models import Encoder
+from fps_pretrain.models.encoders import Encoder
 
 
 class Method(PairMethod):

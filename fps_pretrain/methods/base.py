@@ -15,9 +15,9 @@ from lightly.models.utils import deactivate_requires_grad
 from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
 
-from fps_pretrain.config import PretrainConfig
-from fps_pretrain.errors import TrainingDiverged, UserError
-from fps_pretrain.models import Encoder
+from fps_pretrain.common.errors import TrainingDiverged, UserError
+from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.models.encoders import Encoder
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 

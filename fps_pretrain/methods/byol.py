@@ -12,10 +12,10 @@ from lightly.models.utils import update_momentum
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor
 
-from fps_pretrain.config import PretrainConfig
-from fps_pretrain.errors import UserError
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod, momentum_copy
-from fps_pretrain.models import Encoder
+from fps_pretrain.models.encoders import Encoder
 
 
 class Method(PairMethod):

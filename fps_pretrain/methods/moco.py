@@ -17,10 +17,10 @@ from lightly.models.utils import (
 from torch import Tensor
 from torch.nn import functional as F
 
-from fps_pretrain.config import PretrainConfig
-from fps_pretrain.errors import UserError
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod, momentum_copy
-from fps_pretrain.models import Encoder
+from fps_pretrain.models.encoders import Encoder
 
 _PART = 1_024
 """Negatives at a time: 256 x 1,024 similarities are 1 MiB, which stays in the cache."""

@@ -9,10 +9,10 @@ from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectio
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-from fps_pretrain.architectures import is_cifar_resnet
-from fps_pretrain.config import PretrainConfig
+from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod
-from fps_pretrain.models import Encoder
+from fps_pretrain.models.architectures import is_cifar_resnet
+from fps_pretrain.models.encoders import Encoder
 
 
 def zero_last_batchnorm(encoder: nn.Module) -> None:

@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import compare, report
+from experiments import compare
 from experiments.compare import CompareConfig
-from experiments.runs import group, read_run
-from federated.config import RunConfig, to_yaml
-from fps_pretrain.checkpoint import save_encoder
-from fps_pretrain.errors import UserError
-from fps_pretrain.models import build_encoder
+from experiments.report import page as report
+from experiments.report.runs import group, read_run
+from federated.config.run import RunConfig, to_yaml
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.checkpoint import save_encoder
+from fps_pretrain.models.encoders import build_encoder
 from tests.conftest import assert_refused
 
 

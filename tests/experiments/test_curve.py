@@ -6,13 +6,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import curve, curve_picture, curve_values
+from experiments import curve
 from experiments.curve import CurveConfig
-from experiments.curve_values import RANDOM, Value
-from federated.config import RunConfig
-from fps_pretrain.checkpoint import save_encoder
-from fps_pretrain.errors import UserError
-from fps_pretrain.models import build_encoder
+from experiments.report import curve_picture, curve_values
+from experiments.report.curve_values import RANDOM, Value
+from federated.config.run import RunConfig
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.checkpoint import save_encoder
+from fps_pretrain.models.encoders import build_encoder
 
 FEDERATION = RunConfig(
     dataset="digits", clients=2, rounds=2, local_epochs=1, limit_train=200, limit_test=40, validation=0.5, threads=1

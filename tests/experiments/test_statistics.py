@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.statistics import paired_difference, rounds_to
+from experiments.report.statistics import paired_difference, rounds_to
 
 
 def test_paired_difference_is_scipys_paired_t_interval():

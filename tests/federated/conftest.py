@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from federated import workspace
-from federated.config import RunConfig
-from federated.rounds import run
-from federated.run_folder import Row, RunFolder
+from federated.client import workspace
+from federated.config.run import RunConfig
+from federated.server.rounds import run
+from federated.server.run_folder import Row, RunFolder
 from tests.federated.least_squares import Federated, LeastSquares
 
 TINY: dict[str, Any] = {

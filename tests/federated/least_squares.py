@@ -17,15 +17,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from federated import workspace
+from federated.client import workspace
+from federated.client.training import Hyper, Problem
 from federated.client_app import client_app
-from federated.config import RunConfig
-from federated.data import Dataset
-from federated.grid import InProcessGrid
-from federated.local import Hyper, Problem
-from federated.progress import RoundBar
-from federated.rounds import Round, _Engine, _Loop
-from federated.run_folder import RunFolder, State
+from federated.config.run import RunConfig
+from federated.data.sets import Dataset
+from federated.engines.inprocess import InProcessGrid
+from federated.server.progress import RoundBar
+from federated.server.rounds import Round, _Engine, _Loop
+from federated.server.run_folder import RunFolder, State
 
 Vector = NDArray[np.float64]
 

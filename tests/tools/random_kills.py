@@ -17,8 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from fps_pretrain import checkpoint
-from fps_pretrain.config import PretrainConfig
+from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.models import checkpoint
 
 
 def configuration(folder: Path, method: str, workers: int = 0) -> PretrainConfig:
@@ -44,7 +44,7 @@ def configuration(folder: Path, method: str, workers: int = 0) -> PretrainConfig
 
 
 def _train(config: PretrainConfig) -> None:
-    from fps_pretrain.train import train
+    from fps_pretrain.training.run import train
 
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     sys.exit(train(config))
@@ -53,7 +53,9 @@ def _train(config: PretrainConfig) -> None:
 def _context() -> multiprocessing.context.BaseContext:
     """Processes that begin with everything imported, so that kills hit work and not imports."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fps_pretrain.train", "fps_pretrain.methods.simsiam", "fps_pretrain.methods.moco"])
+    context.set_forkserver_preload(
+        ["fps_pretrain.training.run", "fps_pretrain.methods.simsiam", "fps_pretrain.methods.moco"]
+    )
     return context
 
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.algorithms import fedavg, moon
-from federated.config import RunConfig
-from federated.local import Client, Hyper, Problem, weights_of
+from federated.client.training import Client, Hyper, Problem, weights_of
+from federated.config.run import RunConfig
 from tests.federated.conftest import run_quietly
 
 HYPER = Hyper(lr=0.1, momentum=0.0, weight_decay=0.0, local_epochs=1, batch_size=100, augmentation="none")

@@ -1,0 +1,279 @@
+"""Local training of one client, and evaluation: pure functions of weights, examples, hyper-parameters and a key.
+
+Images stay uint8 ``(N, S, S, 3)`` on the device that trains; cropping, flipping and normalising are done a batch at a
+time. The model is passed in and only lends its structure and memory: its weights are replaced before it is used.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from federated.config.run import RunConfig
+from fps_pretrain.common.keys import seed_of
+from fps_pretrain.models.encoders import normalise
+
+Weights = dict[str, Tensor]
+"""A model's state dict on the CPU, or a part of one."""
+
+ClientState = dict[str, Weights]
+"""What a client remembers from round to round, such as a control variate: state dicts by name."""
+
+
+class TrainingDiverged(RuntimeError):
+    """The loss of a client is no longer a finite number."""
+
+
+class ClientUpdate(NamedTuple):
+    """What a client makes of a round.
+
+    Attributes:
+        weights: the trained state dict.
+        num_examples: how many examples stand behind it.
+        metrics: numbers by name, sent to the server.
+        steps: how many steps of SGD were taken.
+        extra: further state dicts for the server, by name.
+        state: what the client wants to remember.
+    """
+
+    weights: Weights
+    num_examples: int
+    metrics: dict[str, float]
+    steps: int
+    extra: Mapping[str, Weights] = MappingProxyType({})
+    state: Mapping[str, Weights] = MappingProxyType({})
+
+
+@dataclass(frozen=True)
+class Hyper:
+    """The hyper-parameters of local SGD in one round; ``augmentation`` is none, crop or standard."""
+
+    lr: float
+    momentum: float
+    weight_decay: float
+    local_epochs: int
+    batch_size: int
+    augmentation: str
+
+    @classmethod
+    def of(cls, config: RunConfig, server_round: int) -> Hyper:
+        """Those of ``server_round``, counted from 1."""
+        return cls(
+            lr=learning_rate(config, server_round),
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            local_epochs=config.local_epochs,
+            batch_size=config.batch_size,
+            augmentation=config.augmentation,
+        )
+
+
+def learning_rate(config: RunConfig, server_round: int) -> float:
+    """The learning rate of a round counted from 1; cosine would reach zero one round after the last."""
+    if config.lr_schedule == "constant":
+        return config.lr
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (server_round - 1) / config.rounds))
+
+
+def weights_of(model: nn.Module) -> Weights:
+    """A copy of the model's weights on the CPU, in the usual memory layout."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in model.state_dict().items()
+    }
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is learned: how a batch becomes a model's input, and what its output should be.
+
+    Attributes:
+        inputs: ``(examples, batch of indices, hyper, generator)`` to the model's input.
+        loss: ``(outputs, targets)`` to the mean loss over the batch.
+    """
+
+    inputs: Callable[[Tensor, Tensor, Hyper, torch.Generator], Tensor]
+    loss: Callable[[Tensor, Tensor], Tensor]
+
+
+def image_inputs(images: Tensor, batch: Tensor, hyper: Hyper, generator: torch.Generator) -> Tensor:
+    """The images at ``batch``, augmented and normalised: uint8 ``(N, S, S, 3)`` to float ``(B, 3, S, S)``."""
+    return normalise(_augment(images, batch, hyper.augmentation, generator))
+
+
+CLASSIFICATION = Problem(image_inputs, F.cross_entropy)
+"""Images and labels, which every run of run_fl.py learns from."""
+
+
+@dataclass(frozen=True)
+class Client:
+    """A client in a round: everything its training is a function of, beside the weights it starts from.
+
+    Attributes:
+        model: lends its structure; on the device of ``examples``.
+        examples: ``(N, ...)``; images are uint8 ``(N, S, S, 3)``.
+        targets: ``(N,)``; labels are int64.
+        hyper: the hyper-parameters of the round.
+        key: ``(seed, round, client)``, which fixes batches and augmentation.
+        options: the algorithm's options by name.
+        received: further state dicts from the server, by name.
+        state: what the client remembers from its last round, nothing in its first.
+        check: called before every batch; raises when the client's time is over.
+        problem: what is learned.
+    """
+
+    model: nn.Module
+    examples: Tensor
+    targets: Tensor
+    hyper: Hyper
+    key: tuple[int, int, int]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    received: Mapping[str, Weights] = field(default_factory=dict)
+    state: ClientState = field(default_factory=dict)
+    check: Callable[[], None] = lambda: None
+    problem: Problem = CLASSIFICATION
+
+    def parameters_of(self, weights: Mapping[str, Tensor]) -> Weights:
+        """The entries of a state dict that are parameters of the model, in the model's order."""
+        return {name: weights[name] for name, _ in self.model.named_parameters()}
+
+    def beside_parameters(self, weights: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each parameter of the model with a copy of its entry in ``weights``, on its device and in its layout."""
+        return [
+            (parameter, torch.empty_like(parameter, requires_grad=False).copy_(weights[name]))
+            for name, parameter in self.model.named_parameters()
+        ]
+
+
+def local_sgd(
+    client: Client,
+    weights: Mapping[str, Tensor],
+    *,
+    adjust: Callable[[], None] | None = None,
+    forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+) -> ClientUpdate:
+    """Local SGD from ``weights`` (McMahan et al. 2017, "Communication-Efficient Learning", algorithm 1, ClientUpdate).
+
+    Args:
+        client: who trains, on what.
+        weights: where training starts; left as they are.
+        adjust: called before every step, to change the parameters' gradients.
+        forward: from a batch's input to the model's output and a term to add to its loss; the model alone if None.
+
+    Returns:
+        The trained weights, N, the steps taken, and ``train_loss`` (without such a term) and ``train_accuracy``,
+        averaged over all examples as they were trained on.
+
+    Raises:
+        TrainingDiverged: the loss became infinite or not a number.
+    """
+    seed, server_round, number = client.key
+    model, hyper, targets = client.model, client.hyper, client.targets
+    # Drawn on the CPU whatever the device, so that a GPU trains on the same batches.
+    generator = torch.Generator().manual_seed(seed_of(seed, "local", server_round, number))
+    model.load_state_dict(weights)
+    model.train()
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=hyper.lr, momentum=hyper.momentum, weight_decay=hyper.weight_decay
+    )
+    total_loss = torch.zeros((), dtype=torch.float64, device=targets.device)
+    correct = torch.zeros((), dtype=torch.int64, device=targets.device)
+    seen = steps = 0
+    with _draws_of_layers(seed_of(seed, "layers", server_round, number), targets.device):
+        for _ in range(hyper.local_epochs):
+            for batch in _batches(len(targets), hyper.batch_size, generator):
+                client.check()
+                target = targets[batch.to(targets.device)]
+                optimizer.zero_grad(set_to_none=True)
+                inputs = client.problem.inputs(client.examples, batch, hyper, generator)
+                outputs, term = forward(inputs) if forward else (model(inputs), None)
+                loss = client.problem.loss(outputs, target)
+                (loss if term is None else loss + term).backward()
+                if adjust:
+                    adjust()
+                optimizer.step()
+                total_loss += loss.detach().double() * len(batch)
+                correct += (outputs.detach().argmax(1) == target).sum()
+                seen += len(batch)
+                steps += 1
+    train_loss = float(total_loss) / seen
+    if not math.isfinite(train_loss):
+        raise TrainingDiverged(f"the training loss is {train_loss}: lower --lr")
+    metrics = {"train_loss": train_loss, "train_accuracy": int(correct) / seen}
+    return ClientUpdate(weights_of(model), len(targets), metrics, steps)
+
+
+@contextmanager
+def _draws_of_layers(seed: int, device: torch.device) -> Iterator[None]:
+    """Let what layers draw at random, as dropout does, follow from ``seed``.
+
+    They know PyTorch's global generators only, which are left as they were.
+    """
+    on_gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if on_gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if on_gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def effective_steps(steps: int, momentum: float) -> float:
+    """How many plain steps a number of steps with momentum are worth: the sum of the gradients' coefficients.
+
+    ``||a||_1`` of Wang et al. (2020, "Tackling the Objective Inconsistency Problem", section 4.1, momentum
+    SGD as local solver): a gradient goes on moving the weights for as long as momentum remembers it.
+    """
+    return (steps - momentum * (1 - momentum**steps) / (1 - momentum)) / (1 - momentum)
+
+
+def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """An epoch's shuffled batches of indices; a last batch of one is left out when there are others."""
+    order = torch.randperm(count, generator=generator)
+    for start in range(0, count, size):
+        batch = order[start : start + size]
+        # One example has no batch statistics worth the name: BatchNorm would normalise it by itself.
+        if len(batch) > 1 or start == 0 or size == 1:
+            yield batch
+
+
+def _augment(images: Tensor, batch: Tensor, augmentation: str, generator: torch.Generator) -> Tensor:
+    """The images at ``batch``, each shifted over a black border and mirrored at random."""
+    if augmentation == "none":
+        return images[batch.to(images.device)]
+    side = images.shape[1]
+    shift = side // 8
+    rows = torch.arange(side) + torch.randint(-shift, shift + 1, (len(batch), 1), generator=generator)
+    columns = torch.arange(side) + torch.randint(-shift, shift + 1, (len(batch), 1), generator=generator)
+    if augmentation == "standard":
+        mirrored = torch.rand(len(batch), 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
+    index = (batch[:, None, None], rows.clamp(0, side - 1)[:, :, None], columns.clamp(0, side - 1)[:, None, :])
+    picked = images[tuple(part.to(images.device) for part in index)]
+    return picked * inside[..., None].to(images.device)
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
+) -> tuple[float, float]:
+    """Mean cross-entropy and accuracy of ``weights`` on images ``(N, S, S, 3)`` and labels ``(N,)``, N at least 1."""
+    model.load_state_dict(weights)
+    model.eval()
+    total_loss = torch.zeros((), dtype=torch.float64, device=images.device)
+    correct = torch.zeros((), dtype=torch.int64, device=images.device)
+    for start in range(0, len(labels), batch_size):
+        target = labels[start : start + batch_size]
+        logits = model(normalise(images[start : start + batch_size]))
+        total_loss += F.cross_entropy(logits, target, reduction="sum").double()
+        correct += (logits.argmax(1) == target).sum()
+    return float(total_loss) / len(labels), int(correct) / len(labels)

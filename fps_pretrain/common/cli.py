@@ -1,0 +1,82 @@
+"""Command lines from dataclasses: one parser, one way to report a mistake.
+
+A program's configuration is a frozen dataclass whose ``__post_init__`` checks ranges. tyro turns it into flags and
+help; what tyro prints as a box is folded here into the one line that the programs promise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import signal
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn, TypeVar
+
+import tyro
+
+from fps_pretrain.common.errors import UserError
+
+EXIT_USAGE = 2
+"""Exit code of every refusal: a wrong flag, a file that is not what it should be, an output in the way."""
+
+EXIT_INTERRUPTED = 130
+"""Exit code after Ctrl-C (128 + SIGINT), once the state to resume from is on disk."""
+
+ConfigT = TypeVar("ConfigT")
+
+_BOX_RULE = re.compile(r"^[╭╰][─ ]|^│ ─+ │$")
+
+
+def refuse(prog: str, message: object) -> NoReturn:
+    """Print ``prog: error: message`` as one line on stderr and exit with its exit code, 2 unless it has another."""
+    print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    raise SystemExit(getattr(message, "exit_code", EXIT_USAGE))
+
+
+def _first_section(box: str) -> str:
+    """The sentence in a tyro error box, without its frame, its title and the help text below the rule."""
+    lines: list[str] = []
+    for raw in box.splitlines():
+        line = raw.strip()
+        if _BOX_RULE.match(line):
+            if lines:
+                break
+            continue
+        lines.append(line.strip("│").strip())
+    text = " ".join(line for line in lines if line)
+    text = re.sub(r"^Error parsing (?=-)|^Error parsing \w+: ", "", text)
+    return text.split(" Got errors:")[0] or " ".join(box.split())
+
+
+def parse(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = None, description: str = "") -> ConfigT:
+    """Parse ``argv`` (default: the process's arguments) into ``config_type``; exit with code 2 and a line if wrong."""
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(
+                config_type,
+                prog=prog,
+                description=description or None,
+                args=argv,
+            )
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        refuse(prog, f"{_first_section(captured.getvalue())} (see {prog} --help)")
+    except UserError as error:  # from a nested configuration, which tyro lets through
+        refuse(prog, f"{error} (see {prog} --help)")
+
+
+def run(prog: str, main: Callable[[Any], int | None], config: Any) -> int:
+    """Call ``main(config)`` and return the process's exit code; ``UserError`` and Ctrl-C never show a traceback."""
+    # A batch system asks with SIGTERM what a person asks with Ctrl-C: both leave a state to resume from.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        return main(config) or 0
+    except (UserError, OSError) as error:  # a full disk or a folder without permission is for the user to mend, too
+        refuse(prog, error)
+    except KeyboardInterrupt:
+        print(f"{prog}: interrupted; the same command goes on from the saved state", file=sys.stderr)
+        return EXIT_INTERRUPTED

@@ -1,0 +1,112 @@
+"""Pairs from a folder of images: two crops of one image (the paper's ImageNet and StyleGAN rows).
+
+The augmentation is that of fractal pairs. Which image a pair shows is keyed by (seed, epoch, index): every image comes
+once before any comes again, in an order of its own each time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.fractals.batch import augment_pair
+from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, ViewNumbers
+from fps_pretrain.fractals.rng import PAIR_STREAM, make_key
+from fps_pretrain.fractals.views import pack
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+
+
+def list_images(folder: Path) -> list[str]:
+    """Paths of all images below ``folder``, relative to it, in alphabetical order; links to folders are followed."""
+    found = []
+    for parent, _, names in os.walk(folder, followlinks=True):
+        inside = os.path.relpath(parent, folder)
+        found += [os.path.normpath(os.path.join(inside, n)) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
+    return sorted(found)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """An image file as ``(H, W, 3)`` uint8 RGB, whatever it was stored as.
+
+    Raises:
+        UserError: the file cannot be decoded.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except (OSError, cv2.error) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if image is None:
+        raise UserError(f"{path} is no image that OpenCV can decode: remove or replace it")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+@lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, number: int, images: int) -> np.ndarray:
+    """The order of all images in pass ``number`` through them in an epoch."""
+    return np.random.default_rng([seed, epoch, number]).permutation(images)
+
+
+class FolderPairs:
+    """Pairs of two augmented crops of one image.
+
+    Args:
+        folder: where the images are, in folders of any depth.
+        size: side of a view in pixels.
+        seed: fixes order and crops.
+        numbers: how views are augmented.
+
+    Raises:
+        UserError: the folder holds no images.
+    """
+
+    made_by: Literal["threads", "processes", "device"] = "processes"
+
+    def __init__(self, folder: Path, size: int, seed: int, numbers: ViewNumbers = DEFAULT_VIEW_NUMBERS) -> None:
+        self.folder = folder
+        self.size = size
+        self.seed = seed
+        self.numbers = numbers
+        self.paths = list_images(folder)
+        if not self.paths:
+            raise UserError(f"--source folder:{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+        read_image(folder / self.paths[0])
+
+    def path_of(self, epoch: int, index: int) -> Path:
+        """The image that pair ``index`` of an epoch shows."""
+        number, position = divmod(index, len(self.paths))
+        return self.folder / self.paths[_order(self.seed, epoch, number, len(self.paths))[position]]
+
+    def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
+        """See ``data.PairSource``.
+
+        Raises:
+            UserError: an image cannot be decoded.
+        """
+        out = np.empty((2, count, 3, self.size, self.size), np.float32)
+        for i in range(count):
+            image = pack(read_image(self.path_of(epoch, first + i)))
+            key = make_key(self.seed, PAIR_STREAM, epoch, first + i)
+            out[:, i] = augment_pair(np.stack([image, image]), key, self.size, self.numbers)
+        return torch.from_numpy(out)
+
+    def description(self) -> dict[str, Any]:
+        """Number of images and a digest of their names."""
+        names = hashlib.sha256("\n".join(self.paths).encode()).hexdigest()
+        return {
+            "source": "folder",
+            "size": self.size,
+            "augment": self.numbers._asdict(),
+            "images": len(self.paths),
+            "names": names,
+        }

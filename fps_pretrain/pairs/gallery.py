@@ -1,0 +1,100 @@
+"""Fractal pairs for the eye: single images and a labelled contact sheet."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import PreviewConfig
+from fps_pretrain.fractals.batch import augment_pair, load_codes
+from fps_pretrain.fractals.compose import composed
+from fps_pretrain.fractals.views import unpack
+from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+
+_SHEET_WIDTH = 1600
+_LABEL_HEIGHT = 16
+_MARGIN = 8
+_FRAME = (0, 140, 60)
+
+
+def to_images(views: np.ndarray) -> np.ndarray:
+    """Views as the network sees them, ``(N, 3, size, size)`` normalised, as images ``(N, size, size, 3)`` uint8 RGB."""
+    images = views.transpose(0, 2, 3, 1) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
+    return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
+
+
+def neighbour_sheet(rows: list[list[np.ndarray]], marked: list[set[int]]) -> np.ndarray:
+    """Rows of images side by side, those in ``marked`` (by position in the row) framed; small ones enlarged.
+
+    Args:
+        rows: for each row its images, ``(size, size, 3)`` uint8 RGB, the first two set apart from the others.
+        marked: for each row the positions to frame.
+    """
+    zoom = max(1, 64 // rows[0][0].shape[0])
+    side = rows[0][0].shape[0] * zoom
+    step, gap = side + _MARGIN, 2 * _MARGIN
+    sheet = np.full((len(rows) * step + _MARGIN, len(rows[0]) * step + _MARGIN + gap, 3), 255, np.uint8)
+    for y, (images, frames) in enumerate(zip(rows, marked, strict=True)):
+        for x, image in enumerate(images):
+            top, left = _MARGIN + y * step, _MARGIN + x * step + (gap if x > 1 else 0)
+            if x in frames:
+                sheet[top - 4 : top + side + 4, left - 4 : left + side + 4] = _FRAME
+            sheet[top : top + side, left : left + side] = image.repeat(zoom, axis=0).repeat(zoom, axis=1)
+    return sheet
+
+
+def _sheet(pairs: list[np.ndarray], labels: list[str]) -> np.ndarray:
+    """Pairs side by side in rows, each above its label; small images enlarged without smoothing."""
+    size = pairs[0].shape[1]
+    zoom = max(1, 72 // size)
+    side = size * zoom
+    cell_width = max(2 * side, 8 * max(map(len, labels))) + _MARGIN
+    cell_height = side + _LABEL_HEIGHT + _MARGIN
+    columns = max(1, min(len(pairs), _SHEET_WIDTH // cell_width))
+    rows = -(-len(pairs) // columns)
+    sheet = np.full((rows * cell_height + _MARGIN, columns * cell_width + _MARGIN, 3), 255, np.uint8)
+    for k, (pair, label) in enumerate(zip(pairs, labels, strict=True)):
+        top = _MARGIN + (k // columns) * cell_height
+        left = _MARGIN + (k % columns) * cell_width
+        both = np.concatenate([pair[0], pair[1]], axis=1).repeat(zoom, axis=0).repeat(zoom, axis=1)
+        sheet[top : top + side, left : left + 2 * side] = both
+        cv2.line(sheet, (left + side, top), (left + side, top + side - 1), (255, 255, 255), 1)
+        cv2.putText(sheet, label, (left, top + side + 12), cv2.FONT_HERSHEY_SIMPLEX, 0.36, (40, 40, 40), 1, cv2.LINE_AA)
+    return sheet
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    if not cv2.imwrite(str(path), image[:, :, ::-1]):
+        raise UserError(f"{path} cannot be written")
+
+
+def preview(config: PreviewConfig) -> int:
+    """Write ``pair-NNN-view-{a,b}.png`` for each pair and ``sheet.png`` with all of them, labelled by class.
+
+    Returns:
+        The process's exit code, 0.
+
+    Raises:
+        UserError: the folder holds other files.
+    """
+    recipe = config.recipe()
+    folder = config.output
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {folder} exists and is not an empty folder: name another one")
+    codes = load_codes(config.codes)
+    folder.mkdir(parents=True, exist_ok=True)
+    pairs, labels = [], []
+    for index in range(config.pairs):
+        views, key, classes = composed(recipe, config.seed, 0, index, codes)
+        pairs.append(to_images(augment_pair(views, key, numbers=recipe.augment)) if config.augment else unpack(views))
+        labels.append(f"{index}: " + " ".join(map(str, classes)))
+    for index, pair in enumerate(pairs):
+        for view, name in enumerate("ab"):
+            _write(folder / f"pair-{index:03d}-view-{name}.png", pair[view])
+    _write(folder / "sheet.png", _sheet(pairs, labels))
+    print(f"wrote {config.pairs} pairs and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
+    return 0

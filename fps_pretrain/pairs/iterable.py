@@ -1,0 +1,76 @@
+"""Fractal pairs for anyone's own training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import IterableDataset, get_worker_info
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import MAX_THREADS
+from fps_pretrain.fractals.recipe import make_recipe
+from fps_pretrain.pairs.sources import FractalSource, PairBatches
+
+
+class FPSPairs(IterableDataset[tuple[Tensor, Tensor]]):
+    """Batches of fractal pairs, without end or until ``pairs``: two views ``(batch_size, 3, size, size)`` each.
+
+    Float32 on the CPU, augmented and normalised with ImageNet's mean and deviation. The pairs are those that
+    ``run_pretrain.py`` trains on with the same seed and batch size, in the same order, whatever the number of workers:
+
+        loader = DataLoader(FPSPairs(batch_size=256), batch_size=None, num_workers=4)
+
+    In a process group of torch.distributed each process gets its share of every batch.
+
+    Args:
+        batch_size: pairs in a batch, over all processes together.
+        size: side of a view in pixels, 16 to 512.
+        seed: fixes codes and pairs.
+        pairs: how many to make, rounded down to whole batches; None to go on for ever.
+        first: how many to leave out, rounded down to whole batches, to go on where an earlier loop stopped.
+        pairs_per_epoch: after how many every class has come equally often, in another order than the time before.
+        threads: how many threads of each worker share the making of a batch.
+        recipe: options of the recipe by name, as ``fractals.recipe.make_recipe`` takes them.
+
+    Raises:
+        UserError: a value is out of range.
+    """
+
+    def __init__(
+        self,
+        batch_size: int = 256,
+        size: int = 32,
+        seed: int = 0,
+        pairs: int | None = None,
+        first: int = 0,
+        pairs_per_epoch: int = 1_000_000,
+        threads: int = 1,
+        **recipe: Any,
+    ) -> None:
+        if not 1 <= batch_size <= pairs_per_epoch:
+            raise UserError(f"batch_size must be 1 to pairs_per_epoch ({pairs_per_epoch}), got {batch_size}")
+        if first < 0 or (pairs is not None and pairs < batch_size):
+            raise UserError(f"first must be at least 0 and pairs at least a batch, got {first} and {pairs}")
+        if not 1 <= threads <= MAX_THREADS:
+            raise UserError(f"threads must be 1 to {MAX_THREADS}, got {threads}")
+        rank, world_size = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world_size = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        if batch_size % world_size:
+            raise UserError(f"batch_size {batch_size} must be a multiple of the {world_size} processes")
+        source = FractalSource(make_recipe(size, **recipe), seed)
+        self.batches = PairBatches(source, batch_size, pairs_per_epoch // batch_size, rank, world_size, threads)
+        self.start = first // batch_size
+        self.stop = None if pairs is None else self.start + pairs // batch_size
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches; each worker of a DataLoader makes those that are its turn."""
+        worker = get_worker_info()
+        step, stride = (self.start + worker.id, worker.num_workers) if worker else (self.start, 1)
+        while self.stop is None or step < self.stop:
+            first, second = self.batches[step]
+            yield first, second
+            step += stride

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import run_fl
+from federated.config.file import expand
+from federated.config.run import RunConfig, to_yaml
+from fps_pretrain.common.errors import UserError
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Options as a user writes them, with either kind of dash."""
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "partition: shards\nshards-per-client: 3\nlocal_epochs: 4\ntensorboard: true\nlimit_train: null\n"
+        "strategy: fedprox\nprox_mu: 0.5\n"
+    )
+    return path
+
+
+def parse(file: Path, *flags: str) -> RunConfig:
+    return run_fl.parse(["--config", str(file), *flags]).run
+
+
+def test_a_file_says_what_flags_say(file: Path) -> None:
+    expected = RunConfig(
+        partition="shards", shards_per_client=3, local_epochs=4, tensorboard=True, strategy="fedprox", prox_mu=0.5
+    )
+    assert parse(file) == expected
+    assert run_fl.parse([f"--config={file}"]).run == expected
+
+
+def test_flags_override_it_wherever_they_stand(file: Path) -> None:
+    assert parse(file, "--local-epochs", "2").local_epochs == 2
+    assert run_fl.parse(["--local-epochs", "2", "--config", str(file)]).run.local_epochs == 2
+    assert not parse(file, "--no-tensorboard").tensorboard
+
+
+def test_a_flag_that_chooses_otherwise_drops_the_details_of_the_files_choice(file: Path) -> None:
+    config = parse(file, "--partition", "iid", "--strategy=fedavg")
+    assert (config.partition, config.shards_per_client, config.prox_mu) == ("iid", None, None)
+    assert parse(file, "--partition", "shards", "--shards-per-client", "5").shards_per_client == 5
+
+
+def test_a_run_folders_configuration_is_such_a_file(tmp_path: Path) -> None:
+    config = RunConfig(rounds=3, strategy="scaffold", partition="pathological", output=tmp_path / "run")
+    (tmp_path / "config.yaml").write_text(to_yaml(config))
+    assert parse(tmp_path / "config.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "cannot be read"),
+        ("a: [", "is not YAML"),
+        ("- rounds", "must map options to values"),
+        ("lerning_rate: 1", "options that there are not: lerning_rate"),
+        ("lr: [0.1, 0.2]", "lr must be a single value"),
+    ],
+)
+def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str | None, words: str) -> None:
+    path = tmp_path / "run.yaml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(SystemExit) as exit_:
+        run_fl.parse(["--config", str(path)])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_one_file() -> None:
+    with pytest.raises(UserError, match="--config may be given once"):
+        expand(["--config", "a", "--config=b"])
+    with pytest.raises(UserError, match="--config needs a file"):
+        expand(["--lr", "1", "--config"])
+    assert expand(["--lr", "1"]) == ["--lr", "1"]

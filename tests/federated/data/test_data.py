@@ -1,0 +1,260 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from federated.config.run import RunConfig
+from federated.data import sets as data
+from fps_pretrain.common.errors import UserError
+from tests.conftest import REPOSITORY
+
+CIFAR10 = Path(os.environ.get("FPS_CIFAR10", REPOSITORY.parent / "shared" / "data" / "cifar10"))
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    data._load.cache_clear()
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def write_parquet(path: Path, images: list[bytes], labels: list[Any], image: str = "img", label: str = "label") -> None:
+    pyarrow.parquet.write_table(
+        pyarrow.table({image: [{"bytes": i, "path": None} for i in images], label: labels}), path
+    )
+
+
+def test_digits() -> None:
+    digits = data.load(RunConfig(validation=0.1))
+    assert (len(digits.train), len(digits.validation), len(digits.test)) == (1293, 144, 360)
+    assert digits.train.images.shape == (1293, 32, 32, 3)
+    assert digits.train.images.dtype == np.uint8
+    assert digits.train.images.max() == 255
+    assert digits.classes == tuple("0123456789")
+    assert np.bincount(digits.test.labels).min() >= 35  # stratified
+
+
+def test_subsets_and_validation_do_not_depend_on_the_seed() -> None:
+    one, other = (data.load(RunConfig(limit_train=100, limit_test=30, seed=seed)) for seed in (1, 2))
+    assert one.digest() == other.digest()
+    assert (len(one.train), len(one.validation), len(one.test)) == (98, 2, 30)
+    larger = data.load(RunConfig(limit_train=200, limit_test=30))
+    assert one.digest() != larger.digest()
+
+
+@pytest.mark.parametrize(("flag", "fields"), [("train", {"limit_train": 2000}), ("test", {"limit_test": 2000})])
+def test_limits_beyond_the_data(flag: str, fields: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=f"--limit-{flag} 2000 is more than"):
+        data.load(RunConfig(**fields))
+
+
+def test_validation_too_small_to_exist() -> None:
+    with pytest.raises(UserError, match="--validation"):
+        data.load(RunConfig(limit_train=10))
+
+
+def test_parquet_is_decoded_exactly(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    colour = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
+    grey = rng.integers(0, 256, (16, 16), dtype=np.uint8)
+    (tmp_path / "data").mkdir()
+    write_parquet(tmp_path / "data" / "train-0.parquet", [png(image) for image in colour[:3]], [0, 1, 2])
+    write_parquet(tmp_path / "data" / "train-1.parquet", [png(image) for image in colour[3:]], [1, 1])
+    write_parquet(tmp_path / "data" / "validation-0.parquet", [png(grey)], [2])
+    loaded = data.load(RunConfig(dataset=f"parquet:{tmp_path}", image_size=16, validation=0.0))
+    np.testing.assert_array_equal(loaded.train.images, colour)
+    np.testing.assert_array_equal(loaded.train.labels, [0, 1, 2, 1, 1])
+    np.testing.assert_array_equal(loaded.test.images[0], np.repeat(grey[:, :, None], 3, axis=2))
+    assert loaded.classes == ("0", "1", "2")
+    assert len(loaded.validation) == 0
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"images": [b""], "label": [0]}, "needs an image column"),
+        ({"img": [b"junk"], "label": [0]}, "image 0 is not an image"),
+        ({"img": [None], "label": [0]}, "image 0 is not an image"),
+        ({"img": [png(np.zeros((9, 9, 3), np.uint8))], "label": ["cat"]}, "must be integers"),
+        ({"img": [png(np.zeros((9, 9, 3), np.uint8))], "label": [-1]}, "must lie in"),
+        ({"img": pyarrow.array([], pyarrow.binary()), "label": pyarrow.array([], pyarrow.int64())}, "no training"),
+    ],
+)
+def test_parquet_of_another_kind(tmp_path: Path, columns: dict[str, Any], words: str) -> None:
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=words):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+def test_parquet_that_is_none(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no train\*.parquet"):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+    (tmp_path / "train.parquet").write_bytes(b"PAR1 not really")
+    with pytest.raises(UserError, match="cannot be read as Parquet"):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+def test_folder(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 2)):
+        for name in ("cat", "dog"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for number in range(count):
+                level = 200 if name == "dog" else 20
+                image = np.full((20, 30, 3), level, np.uint8)
+                (tmp_path / split / name / f"{number}.png").write_bytes(png(image))
+    loaded = data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0))
+    assert loaded.classes == ("cat", "dog")
+    assert loaded.train.images.shape == (6, 16, 16, 3)
+    np.testing.assert_array_equal(loaded.train.images[:, 8, 8, 0], [20, 20, 20, 200, 200, 200])
+    (tmp_path / "val" / "dog" / "0.png").write_bytes(b"not an image")
+    data._load.cache_clear()
+    with pytest.raises(UserError, match="not an image"):
+        data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0))
+    with pytest.raises(UserError, match="must hold the folders train/ and test/"):
+        data.load(RunConfig(dataset=f"folder:{tmp_path / 'train'}"))
+
+
+def write_images(folder: Path, level: int, count: int = 1, extension: str = "png") -> None:
+    """``count`` grey images of one level."""
+    folder.mkdir(parents=True)
+    for number in range(count):
+        image = Image.fromarray(np.full((20, 20), level, np.uint8))
+        image.save(folder / f"{folder.parent.name}_{number}.{extension}", quality=95)
+
+
+def test_folder_with_who_made_it(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            for who in ("ada", "ben"):
+                write_images(tmp_path / split / label / who, 100)
+    config = RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0, partition="natural", clients=2)
+    loaded = data.load(config)
+    assert loaded.train.owners is not None
+    assert loaded.train.owners.tolist() == ["ada", "ben", "ada", "ben"]
+    Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "train" / "cat" / "stray.png")
+    data._load.cache_clear()
+    with pytest.raises(UserError, match=r"stray\.png must lie in a folder that says who made it"):
+        data.load(config)
+
+
+def test_parquet_with_an_id_column(tmp_path: Path) -> None:
+    images = [{"bytes": png(np.zeros((9, 9, 3), np.uint8)), "path": None}] * 3
+    table = pyarrow.table({"image": images, "label": [0, 1, 1], "writer": [7, 8, 7]})
+    for split in ("train", "test"):
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    fields: dict[str, Any] = {"dataset": f"parquet:{tmp_path}", "partition": "natural", "validation": 0.0}
+    owners = data.load(RunConfig(id_column="writer", **fields)).train.owners
+    assert owners is not None
+    assert owners.tolist() == ["7", "8", "7"]
+    with pytest.raises(UserError, match=r"--id-column painter: .* has the columns image, label, writer"):
+        data.load(RunConfig(id_column="painter", **fields))
+
+
+def tiny_imagenet(root: Path) -> Path:
+    """The layout of tiny-imagenet-200 with two classes."""
+    root = root / "tiny-imagenet-200"
+    for identifier, level in (("n02", 200), ("n01", 20)):
+        write_images(root / "train" / identifier / "images", level, count=3, extension="JPEG")
+    write_images(root / "val" / "images", 200, count=2, extension="JPEG")
+    (root / "wnids.txt").write_text("n02\nn01\n")
+    (root / "words.txt").write_text("n01\tgoldfish, Carassius auratus\nn02\tbullfrog\nn03\tnewt\n")
+    lines = [f"val_{number}.JPEG\t{who}\t0\t0\t9\t9" for number, who in enumerate(("n01", "n02"))]
+    (root / "val" / "val_annotations.txt").write_text("\n".join(lines) + "\n")
+    return root
+
+
+def test_tiny_imagenet(tmp_path: Path) -> None:
+    root = tiny_imagenet(tmp_path)
+    loaded = data.load(RunConfig(dataset="tiny-imagenet", data_dir=tmp_path, validation=0.0))
+    assert loaded.classes == ("bullfrog", "goldfish")
+    assert loaded.train.images.shape == (6, 64, 64, 3)
+    np.testing.assert_array_equal(loaded.train.labels, [0, 0, 0, 1, 1, 1])
+    np.testing.assert_allclose(loaded.train.images[:, 5, 5, 1], [200, 200, 200, 20, 20, 20], atol=2)
+    np.testing.assert_array_equal(loaded.test.labels, [1, 0])
+    (root / "words.txt").unlink()
+    data._load.cache_clear()
+    with pytest.raises(UserError, match=r"lacks words\.txt of tiny-imagenet-200"):
+        data.load(RunConfig(dataset="tiny-imagenet", data_dir=root))
+
+
+def test_what_nodes_hold_themselves(tmp_path: Path) -> None:
+    write_images(tmp_path / "server" / "test" / "cat", 20)
+    write_images(tmp_path / "server" / "test" / "dog", 200)
+    config = RunConfig(dataset=f"folder:{tmp_path / 'server'}", image_size=16, partition="nodes", clients=2)
+    server = data.load(config)
+    assert (len(server.train), len(server.validation), len(server.test)) == (0, 0, 2)
+    write_images(tmp_path / "node" / "train" / "dog", 200, count=3)
+    train, test = data.load_of_node(tmp_path / "node", config, server.classes)
+    np.testing.assert_array_equal(train.labels, [1, 1, 1])  # the run's label, though the node knows no cats
+    assert len(test) == 0
+    write_images(tmp_path / "node" / "test" / "cat", 20)
+    assert data.load_of_node(tmp_path / "node", config, server.classes)[1].labels.tolist() == [0]
+    write_images(tmp_path / "node" / "train" / "emu", 9)
+    with pytest.raises(UserError, match="has the class emu, which is none of the run's: cat, dog"):
+        data.load_of_node(tmp_path / "node", config, server.classes)
+    (tmp_path / "tables").mkdir()
+    with pytest.raises(UserError, match=r"neither train/ with one folder of images a class nor train\*\.parquet"):
+        data.load_of_node(tmp_path / "tables", config, server.classes)
+    write_parquet(tmp_path / "tables" / "train.parquet", [png(np.zeros((9, 9, 3), np.uint8))], [1])
+    train, test = data.load_of_node(tmp_path / "tables", config, server.classes)
+    assert (train.labels.tolist(), len(test)) == ([1], 0)
+
+
+def test_hub_reads_what_datasets_loads(monkeypatch: pytest.MonkeyPatch) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
+    rows = {"image": [{"bytes": png(image), "path": None} for image in images], "label": [0, 1, 1, 0]}
+    table = datasets.Dataset.from_dict(rows, features=features)
+    splits = datasets.DatasetDict(train=table, test=table.select([2]))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
+    loaded = data.load(RunConfig(dataset="hub:someone/pets", image_size=16, validation=0.0))
+    np.testing.assert_array_equal(loaded.train.images, images)
+    np.testing.assert_array_equal(loaded.test.images[0], images[2])
+    assert loaded.classes == ("cat", "dog")
+
+
+def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def offline(*_: Any, **__: Any) -> None:
+        print("many words")
+        raise ConnectionError("no route\nand more")
+
+    monkeypatch.setattr(datasets, "load_dataset", offline)
+    with pytest.raises(UserError, match=r"--dataset parquet:PATH \(no route\)$"):
+        data.load(RunConfig(dataset="hub:someone/pets"))
+    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr("torchvision.datasets.CIFAR10.download", offline)
+    with pytest.raises(UserError, match=r"cannot download cifar10; put train\.parquet and test\.parquet"):
+        data.load(RunConfig(dataset="cifar10"))
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_directory_without_cifar(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not hold cifar100: put"):
+        data.load(RunConfig(dataset="cifar100", data_dir=tmp_path))
+    assert not any(tmp_path.iterdir())
+
+
+def test_cifar10() -> None:
+    if not (CIFAR10 / "train.parquet").is_file():
+        pytest.skip(f"CIFAR-10 is not in {CIFAR10}; name its folder in FPS_CIFAR10")
+    cifar = data.load(RunConfig(dataset="cifar10", data_dir=CIFAR10))
+    assert (len(cifar.train), len(cifar.validation), len(cifar.test)) == (49000, 1000, 10000)
+    assert cifar.classes[0] == "airplane"
+    np.testing.assert_array_equal(np.bincount(cifar.test.labels), [1000] * 10)
+    # The published channel means of the training images; copies that were compressed as JPEG are 2e-4 away.
+    means = np.concatenate([cifar.train.images, cifar.validation.images]).mean(axis=(0, 1, 2)) / 255
+    np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=5e-4)

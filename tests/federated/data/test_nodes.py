@@ -1,0 +1,191 @@
+"""Nodes with data of their own, on the in-process grid: what flwr run does, without its processes."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import Context, RecordDict
+from PIL import Image
+
+from federated import server_app
+from federated.client import training as local
+from federated.client_app import client_app
+from federated.config.run import RunConfig
+from federated.engines.inprocess import InProcessGrid
+from federated.server.rounds import RunFailed, run
+from federated.server.run_folder import read_history
+from fps_pretrain.common.errors import UserError
+from tests.conftest import REPOSITORY
+
+Tiny = Callable[..., RunConfig]
+LEVELS = {"dark": 30, "grey": 120, "light": 220}
+
+
+def write_classes(folder: Path, count: int, *classes: str) -> None:
+    """``count`` noisy images of each class, which a model tells apart by their brightness."""
+    for name in classes:
+        (folder / name).mkdir(parents=True)
+        for number in range(count):
+            rng = np.random.default_rng([number, LEVELS[name], len(str(folder))])
+            pixels = rng.integers(LEVELS[name] - 25, LEVELS[name] + 25, (9, 9, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.png")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """A server's test examples, and two nodes that know two classes each."""
+    write_classes(tmp_path / "server" / "test", 8, *LEVELS)
+    write_classes(tmp_path / "node0" / "train", 10, "dark", "grey")
+    write_classes(tmp_path / "node0" / "test", 4, "dark", "grey")
+    write_classes(tmp_path / "node1" / "train", 6, "grey", "light")
+    return tmp_path
+
+
+def grid_of(places: Path, nodes: int = 2, **other: Any) -> InProcessGrid:
+    grid = InProcessGrid(client_app, nodes)
+    for number, context in enumerate(grid._contexts.values()):
+        context.node_config = {"partition-id": number, "data": str(places / f"node{number}"), **other}
+    return grid
+
+
+def fields_of(places: Path, **fields: Any) -> dict[str, Any]:
+    return {
+        "dataset": f"folder:{places / 'server'}",
+        "partition": "nodes",
+        "clients": 2,
+        "image_size": 8,
+        "rounds": 2,
+        "local_epochs": 1,
+        "batch_size": 4,
+        "threads": 1,
+        "output": str(places / "run"),
+        **fields,
+    }
+
+
+def config_of(places: Path, **fields: Any) -> RunConfig:
+    return RunConfig(**{**fields_of(places, **fields), "output": places / "run"})
+
+
+def test_clients_train_on_what_their_nodes_hold(places: Path) -> None:
+    result = run(config_of(places, per_client_every=1, head="centroid"), quiet=True, grid=grid_of(places))
+    assert [row["clients"]["examples"] for row in result.history[1:]] == [[20, 12]] * 2
+    # Class means of brightness need no training.
+    assert result.history[0]["test_accuracy"] > 0.6
+    assert len(result.history[0]["client_accuracies"]) == 2
+    log = (result.folder / "log.txt").read_text()
+    assert "2 clients with 12 to 20 examples (median 16) of 2 to 2 classes" in log
+    assert (result.folder / "partition.png").is_file()
+
+
+def test_a_node_that_cannot_evaluate_costs_its_accuracy(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = local.evaluate
+
+    def evaluate(*arguments: Any) -> tuple[float, float]:
+        if len(arguments[3]) == 12:  # the second node, which has no test examples, on what it trains on
+            raise RuntimeError("no memory\nleft")
+        return original(*arguments)
+
+    monkeypatch.setattr(local, "evaluate", evaluate)
+    result = run(config_of(places, per_client_every=1, rounds=1), quiet=True, grid=grid_of(places))
+    for row in result.history:
+        assert row["client_accuracies"] == [row["client_accuracy_mean"], None]
+    log = (result.folder / "log.txt").read_text()
+    assert "round 1: client 1 is not evaluated: left" in log
+
+
+def test_the_server_app_is_the_same_run(places: Path) -> None:
+    expected = run(config_of(places), quiet=True, grid=grid_of(places)).history
+    empty = dict.fromkeys(("lr", "alpha", "init"), "")
+    fields = {name.replace("_", "-"): value for name, value in fields_of(places, output=str(places / "app")).items()}
+    context = Context(1, 1, {}, RecordDict(), {**empty, **fields})
+    server_app.server_app(grid_of(places), context)
+    again = read_history(places / "app")
+    assert [row["test_loss"] for row in again] == [row["test_loss"] for row in expected]
+
+
+def test_nodes_remember_in_folders_of_their_own(places: Path) -> None:
+    config = config_of(places, strategy="scaffold")
+    with pytest.raises(RunFailed, match='start this node with state-dir="FOLDER"'):
+        run(config, quiet=True, grid=grid_of(places))
+    rows = run(config, quiet=True, grid=grid_of(places, **{"state-dir": str(places / "states")})).history
+    assert rows[-1]["round"] == 2
+    assert rows[-1]["failures"] == []
+    assert len(list((places / "states").iterdir())) == 1  # one run
+
+
+def test_the_server_app_reads_a_file_under_its_options(places: Path) -> None:
+    (places / "run.yaml").write_text("rounds: 1\npartition: shards\nshards_per_client: 9\nclients: 2\n")
+    fields = {name.replace("_", "-"): value for name, value in fields_of(places, rounds="").items()}
+    context = Context(1, 1, {}, RecordDict(), {**fields, "config": str(places / "run.yaml")})
+    server_app.server_app(grid_of(places), context)
+    assert read_history(places / "run")[-1]["round"] == 1
+
+
+def test_flower_is_told_of_every_option() -> None:
+    app = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
+    names = [field.name.replace("_", "-") for field in dataclasses.fields(RunConfig)]
+    assert sorted(app["config"]) == sorted(["config", *names])
+    assert set(app["config"].values()) == {""}
+    assert server_app.config_of(app["config"]) == RunConfig()
+
+
+def test_nodes_without_data(places: Path) -> None:
+    with pytest.raises(RunFailed, match=r'does not answer: .*start this node with data="FOLDER" in its --node-config'):
+        run(config_of(places), quiet=True, grid=InProcessGrid(client_app, 2))
+    (places / "node1" / "train" / "light").rename(places / "node1" / "train" / "bright")
+    with pytest.raises(RunFailed, match="has the class bright, which is none of the run's: dark, grey, light"):
+        run(config_of(places), quiet=True, grid=grid_of(places))
+
+
+def test_without_flower_there_are_no_such_nodes(places: Path) -> None:
+    with pytest.raises(UserError, match=r"--partition nodes is for flwr run"):
+        run(config_of(places), quiet=True)
+    with pytest.raises(UserError, match="--validation does not go with --partition nodes"):
+        config_of(places, validation=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        ({"rounds": 0}, "ServerApp raised an exception: --rounds must be at least 1, got 0\n"),
+        ({"config": "nowhere.yaml"}, "ServerApp raised an exception: --config nowhere.yaml cannot be read\n"),
+    ],
+)
+def test_flower_tells_what_is_wrong_in_one_line(options: dict[str, Any], line: str) -> None:
+    context = Context(1, 1, {}, RecordDict(), options)
+    assert said_by_flower(lambda: server_app.server_app(InProcessGrid(client_app, 1), context)) == line
+
+
+def test_flower_tells_how_to_go_on_and_keeps_other_tracebacks() -> None:
+    def fail(error: Exception) -> None:
+        logging.getLogger("flwr").addFilter(server_app.without_traceback)
+        raise error
+
+    resumable = said_by_flower(lambda: fail(RunFailed("3 of 3 clients\nfailed")))
+    assert resumable.endswith("3 of 3 clients failed; the same command goes on from the last completed round\n")
+    assert resumable.count("\n") == 1
+    assert "Traceback" in said_by_flower(lambda: fail(ZeroDivisionError("a mistake of ours")))
+
+
+def said_by_flower(app: Callable[[], None]) -> str:
+    """What Flower's log has of an app that raises, logged as Flower does."""
+    flower, text = logging.getLogger("flwr"), io.StringIO()
+    handler = logging.StreamHandler(text)
+    try:
+        app()
+    except Exception as error:
+        flower.addHandler(handler)
+        flower.log(logging.ERROR, "%s raised an exception", "ServerApp", exc_info=error)
+    finally:
+        flower.removeHandler(handler)
+        flower.removeFilter(server_app.without_traceback)
+    return text.getvalue()

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from federated.config.run import RunConfig
+from federated.data.partition import (
+    count_labels,
+    describe,
+    load_partition,
+    make_partition,
+    plot_partition,
+    save_partition,
+)
+from fps_pretrain.common.errors import UserError
+
+LABELS = np.random.default_rng(0).integers(0, 10, 1003)
+
+
+BY_LABEL = ["iid", "dirichlet", "inner-dirichlet", "shards", "pathological", "size"]
+
+
+def config_for(partition: str, **fields: Any) -> RunConfig:
+    """A configuration that does for any number of clients: one client of a pathological partition needs all classes."""
+    if partition == "pathological" and fields.get("clients", 10) < 5:
+        fields["classes_per_client"] = 10
+    return RunConfig(partition=partition, **fields)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("partition", BY_LABEL)
+@pytest.mark.parametrize("clients", [1, 7, 50])
+def test_partitions_are_disjoint_and_complete(partition: Any, clients: int) -> None:
+    parts = make_partition(config_for(partition, clients=clients), LABELS)
+    assert len(parts) == clients
+    np.testing.assert_array_equal(np.sort(np.concatenate(parts)), np.arange(len(LABELS)))
+    for part in parts:
+        assert part.dtype == np.int64
+        assert (np.diff(part) > 0).all()
+        assert len(part) >= 2
+
+
+@pytest.mark.parametrize("partition", BY_LABEL)
+def test_partition_is_a_function_of_the_seed(partition: Any) -> None:
+    def drawn(seed: int) -> list[list[int]]:
+        return [part.tolist() for part in make_partition(config_for(partition, clients=5, seed=seed), LABELS)]
+
+    assert drawn(1) == drawn(1)
+    assert drawn(1) != drawn(2)
+
+
+@pytest.mark.parametrize("partition", ["iid", "inner-dirichlet", "shards", "pathological", "size"])
+def test_ten_thousand_clients(partition: Any) -> None:
+    labels = np.random.default_rng(1).integers(0, 10, 50_000)
+    parts = make_partition(RunConfig(partition=partition, clients=10_000), labels)
+    assert len(np.unique(np.concatenate(parts))) == 50_000
+    assert min(map(len, parts)) >= 2
+
+
+@pytest.mark.parametrize(("clients", "classes"), [(5, 2), (10, 3), (50, 1)])
+def test_pathological_clients_have_so_many_classes_and_every_class_has_a_client(clients: int, classes: int) -> None:
+    config = RunConfig(partition="pathological", clients=clients, classes_per_client=classes)
+    present = count_labels(make_partition(config, LABELS), LABELS, 10) > 0
+    assert (present.sum(axis=1) == classes).all()
+    holders = present.sum(axis=0)
+    assert holders.min() >= 1
+    assert holders.max() - holders.min() <= 1
+
+
+def test_pathological_partitions_that_cannot_be() -> None:
+    with pytest.raises(UserError, match="--classes-per-client 11 is more than the 10 classes"):
+        make_partition(RunConfig(partition="pathological", classes_per_client=11), LABELS)
+    with pytest.raises(UserError, match="cannot hold all 10 classes"):
+        make_partition(RunConfig(partition="pathological", clients=4), LABELS)
+
+
+def test_inner_dirichlet_clients_are_equal_in_size_and_differ_in_classes() -> None:
+    config = RunConfig(partition="inner-dirichlet", clients=10, alpha=0.1)
+    counts = count_labels(make_partition(config, LABELS), LABELS, 10)
+    assert counts.sum(axis=1).max() - counts.sum(axis=1).min() <= 1
+    # The first to draw has the classes it drew; alpha 0.1 gives one class more than half of most clients.
+    assert np.median(counts.max(axis=1) / counts.sum(axis=1)) > 0.5
+    even = count_labels(make_partition(dataclasses.replace(config, alpha=1000.0), LABELS), LABELS, 10)
+    assert np.median(even.max(axis=1) / even.sum(axis=1)) < 0.25
+
+
+@pytest.mark.parametrize(
+    ("skew", "expected"), [("linear", [1, 2, 3, 4]), ("square", [1, 4, 9, 16]), ("exponential", np.exp([1, 2, 3, 4]))]
+)
+def test_sizes_grow_as_asked(skew: Any, expected: Any) -> None:
+    config = RunConfig(partition="size", size_skew=skew, clients=4, min_partition_size=1)
+    sizes = np.array([len(part) for part in make_partition(config, LABELS)])
+    np.testing.assert_allclose(sizes - 1, np.array(expected) / np.sum(expected) * (len(LABELS) - 4), atol=1)
+
+
+def test_natural_partition_keeps_owners_together() -> None:
+    owners = np.random.default_rng(2).choice([f"writer {i}" for i in range(30)], len(LABELS))
+    config = RunConfig(dataset="hub:x", id_column="writer", partition="natural", clients=30)
+    parts = make_partition(config, LABELS, owners)
+    assert sorted(np.unique(owners[part]).item() for part in parts) == sorted(set(owners))
+    grouped = make_partition(dataclasses.replace(config, clients=7), LABELS, owners)
+    np.testing.assert_array_equal(np.sort(np.concatenate(grouped)), np.arange(len(LABELS)))
+    assert sum(len(set(owners[part])) for part in grouped) == 30
+    with pytest.raises(UserError, match="--clients 31 is more than the 30 who made"):
+        make_partition(dataclasses.replace(config, clients=31), LABELS, owners)
+
+
+def test_iid_parts_hold_all_classes_and_shards_few() -> None:
+    for partition, least, most in (("iid", 9, 10), ("shards", 1, 4)):
+        parts = make_partition(RunConfig(partition=partition, clients=10), np.sort(LABELS))  # type: ignore[arg-type]
+        present = (count_labels(parts, np.sort(LABELS), 10) > 0).sum(axis=1)
+        assert least <= present.min()
+        assert present.max() <= most
+
+
+def test_small_alpha_is_less_even() -> None:
+    def spread(alpha: float) -> float:
+        parts = make_partition(RunConfig(clients=5, alpha=alpha), LABELS)
+        counts = count_labels(parts, LABELS, 10)
+        return float((counts / counts.sum(axis=1, keepdims=True)).std())
+
+    assert spread(0.1) > 2 * spread(100.0)
+
+
+@pytest.mark.parametrize("partition", BY_LABEL)
+def test_more_clients_than_examples(partition: Any) -> None:
+    with pytest.raises(UserError, match="--clients 11 is more than the 10 training examples"):
+        make_partition(RunConfig(partition=partition, clients=11), np.arange(10))
+
+
+@pytest.mark.parametrize(
+    ("fields", "advice"),
+    [
+        ({"partition": "dirichlet", "alpha": 0.01, "min_partition_size": 90}, "raise --alpha"),
+        ({"partition": "iid", "min_partition_size": 200}, "lower --clients"),
+        ({"partition": "size", "min_partition_size": 200}, "lower --clients"),
+        ({"partition": "shards", "shards_per_client": 200}, "lower --shards-per-client"),
+    ],
+)
+def test_impossible_partitions_say_what_to_change(fields: dict[str, Any], advice: str) -> None:
+    with pytest.raises(UserError, match=advice):
+        make_partition(RunConfig(**fields), LABELS)
+
+
+def test_file_round_trip_and_damage(tmp_path: Path) -> None:
+    parts = make_partition(RunConfig(clients=4), LABELS)
+    path = tmp_path / "partition.npz"
+    save_partition(path, parts)
+    for written, read in zip(parts, load_partition(path), strict=True):
+        np.testing.assert_array_equal(written, read)
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(UserError, match="damaged"):
+        load_partition(path)
+    np.savez(path, indices=np.array([{}], dtype=object), ends=np.array([1]))  # a pickle inside
+    with pytest.raises(UserError, match="damaged"):
+        load_partition(path)
+
+
+def test_picture_and_summary(tmp_path: Path) -> None:
+    parts = make_partition(RunConfig(clients=4, partition="iid"), LABELS)
+    plot_partition(tmp_path / "partition.png", parts, LABELS, [str(i) for i in range(10)])
+    assert (tmp_path / "partition.png").read_bytes().startswith(b"\x89PNG")
+    many = make_partition(RunConfig(clients=100, partition="iid"), LABELS)
+    plot_partition(tmp_path / "many.png", many, LABELS, [str(i) for i in range(10)])
+    width, height = np.frombuffer((tmp_path / "many.png").read_bytes()[16:24], ">u4")
+    assert width < 2000 > height  # a map, not a hundred bars
+    assert describe(parts, LABELS, 10) == "4 clients with 250 to 251 examples (median 251) of 10 to 10 classes"

@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import yaml
+
+from federated.config.run import RunConfig, from_yaml
+from federated.server.estimate import dry_run, work_of
+from federated.server.progress import duration
+from federated.server.rounds import run
+from fps_pretrain.common.errors import UserError
+
+Tiny = Callable[..., RunConfig]
+
+
+def test_work_is_what_a_run_does(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(rounds=5, eval_every=2, participation=0.7, local_epochs=2, batch_size=4)
+    from federated.algorithms import fedavg
+
+    steps = []
+    original = fedavg.train_client
+
+    def counting(*arguments: object) -> object:
+        update = original(*arguments)  # type: ignore[arg-type]
+        steps.append(update.steps)
+        return update
+
+    monkeypatch.setattr(fedavg, "train_client", counting)
+    rows = run(config, quiet=True).history
+    work = work_of(config, [18] * 3, 26)
+    assert work.steps == sum(steps)
+    assert work.evaluated == 26 * sum(row["test_accuracy"] is not None for row in rows)
+    assert work.replies == 2
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "moon"])
+def test_a_dry_run_tells_and_writes_nothing(tiny: Tiny, strategy: str) -> None:
+    config = tiny(strategy=strategy, partition="shards")
+    text = dry_run(config)
+    resolved, _, summary = text.partition("\n\n")
+    assert from_yaml(resolved) == config
+    assert yaml.safe_load(resolved)["shards_per_client"] == 2
+    for words in ("54 training, 6 validation, 20 test", "2 shards a client: 3 clients with 18 to 18", "269,722", " GB"):
+        assert words in summary
+    assert not config.folder.exists()
+
+
+def test_a_dry_run_leaves_open_what_only_nodes_know(tiny: Tiny) -> None:
+    text = dry_run(tiny(partition="nodes", validation=0.0, limit_train=None))
+    for words in ("0 training", "20 test", "the nodes' own data: 3 clients, who tell", "269,722", "ms a step here"):
+        assert words in text
+    assert "steps of" not in text
+
+
+def test_what_a_run_would_refuse_is_refused(tiny: Tiny) -> None:
+    with pytest.raises(UserError, match="does not exist"):
+        dry_run(tiny(init="nowhere.pt"))
+
+
+def test_durations() -> None:
+    assert [duration(seconds) for seconds in (3.2, 600, 36_000)] == ["3 s", "10 min", "10.0 h"]

@@ -1,0 +1,236 @@
+"""Clients that fail are left out of a round, named and counted, and never bring a run down without a word."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
+from flwr.clientapp import ClientApp
+
+from federated import algorithms
+from federated.client.failures import ClientTimeout, Deadline, injected, reason_to_drop
+from federated.client_app import client_app
+from federated.config.run import RunConfig
+from federated.engines.inprocess import InProcessGrid
+from federated.server.rounds import RunFailed, run
+from federated.server.run_folder import RunFolder, read_history
+from tests.federated.conftest import outcome, run_quietly
+from tests.federated.test_rounds import fail_in_round
+
+Tiny = Callable[..., RunConfig]
+
+
+def test_a_client_that_raises_is_left_out_of_its_round(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        fail_in_round(patch, 2, {1}, ValueError("the disk\nis on fire"))
+        result = run(tiny(), quiet=True)
+    assert [row["failures"] for row in result.history] == [
+        [], [], [{"client": 1, "reason": "ValueError: the disk is on fire"}], [],
+    ]  # fmt: skip
+    assert result.history[2]["participants"] == [0, 1, 2]
+    log = (result.folder / "log.txt").read_text()
+    assert "round 2: client 1 is left out: ValueError: the disk is on fire" in log
+    assert "Traceback" in log
+    assert "1 times a client was left out of a round" in log
+
+
+def test_a_round_without_a_client_is_the_round_of_the_others(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a client that failed would have sent, or did send, has no influence."""
+    outcomes = []
+    for kind in ("error", "nan"):
+        config = tiny(output=tmp_path / kind, rounds=2)
+        with monkeypatch.context() as patch:
+            if kind == "error":
+                fail_in_round(patch, 1, {1}, ValueError())
+            else:
+                spoil_in_round(patch, 1, 1)
+            outcomes.append(run_quietly(config))
+    assert outcomes[0][1] == outcomes[1][1]
+    reasons = [rows[1]["failures"][0]["reason"] for rows, _ in outcomes]
+    assert reasons == ["ValueError:", "sent arrays that are not finite, encoder.conv1.weight first"]
+
+
+def spoil_in_round(monkeypatch: pytest.MonkeyPatch, server_round: int, client: int) -> None:
+    """Make this client send weights that are not numbers."""
+    from federated import client_app
+
+    monkeypatch.setattr(client_app, "injected", lambda _, *key: "nan" if key == (server_round, client) else None)
+
+
+@pytest.mark.parametrize(("least", "counts"), [(2, True), (3, False)])
+def test_min_clients(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, least: int, counts: bool) -> None:
+    with monkeypatch.context() as patch:
+        fail_in_round(patch, 2, {2}, ValueError("no"))
+        if counts:
+            assert len(run(tiny(min_clients=least), quiet=True).history) == 4
+            return
+        with pytest.raises(RunFailed, match="1 of 3 clients failed in round 2 and --min-clients is 3; client 2"):
+            run(tiny(min_clients=least), quiet=True)
+    assert RunFolder(tiny().folder).load_state().round == 1
+    assert run(tiny(min_clients=1), quiet=True).resumed_from == 1, "--min-clients may change"
+
+
+@pytest.mark.parametrize(("strategy", "least"), [("krum", 5), ("multikrum", 5), ("bulyan", 7), ("trimmedmean", 5)])
+def test_a_strategy_that_is_left_with_too_few_fails_the_run(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, strategy: str, least: int
+) -> None:
+    fail_in_round(monkeypatch, 1, {0}, ValueError())
+    from federated.algorithms import fedavg
+
+    monkeypatch.setattr(algorithms.load(strategy), "train_client", fedavg.train_client)
+    with pytest.raises(RunFailed, match=f"{least - 1} replies in round 1 are too few for --strategy {strategy}"):
+        run(tiny(strategy=strategy, clients=least), quiet=True)
+
+
+def test_a_client_that_takes_too_long(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from federated.client import training as local
+
+    original = local._batches
+
+    def slow(count: int, size: int, generator: torch.Generator) -> Any:
+        for batch in original(count, size, generator):
+            if count > 15:  # two of four clients
+                time.sleep(0.7)
+            yield batch
+
+    monkeypatch.setattr(local, "_batches", slow)
+    config = tiny(clients=4, partition="size", size_skew="linear", rounds=1, client_timeout=0.6, batch_size=100)
+    (failure, *others) = run(config, quiet=True).history[1]["failures"]
+    assert failure["reason"] == "ClientTimeout: took longer than 0.6 s"
+    assert len(others) == 1
+
+
+class Deaf(InProcessGrid):
+    """Node 3 gets its training messages and never answers."""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = list(super().push_messages(messages))
+        self._pending = {
+            identifier: message
+            for identifier, message in self._pending.items()
+            if message.metadata.message_type == "query" or message.metadata.dst_node_id != 3
+        }
+        return identifiers
+
+
+def test_a_node_that_never_answers_is_not_waited_for(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("federated.server.rounds.HANG_GRACE", 0.5)
+    rows = run(tiny(rounds=2, client_timeout=3.0), quiet=True, grid=Deaf(client_app, 3)).history
+    assert rows[2]["failures"] == [{"client": 1, "reason": "gave no answer in time"}]
+
+
+def test_deadline() -> None:
+    Deadline(None).check()
+    deadline = Deadline(0.01)
+    deadline.check()
+    deadline.wait()
+    with pytest.raises(ClientTimeout, match=r"longer than 0\.01 s"):
+        deadline.check()
+
+
+def test_injected_failures_are_a_function_of_seed_round_and_client() -> None:
+    config = RunConfig(inject_failures=0.3, client_timeout=1.0)
+    kinds = [injected(config, server_round, client) for server_round in range(50) for client in range(40)]
+    assert kinds == [injected(config, server_round, client) for server_round in range(50) for client in range(40)]
+    counts = Counter(kinds)
+    assert set(counts) == {None, "raise", "nan", "slow"}
+    assert 0.25 < 1 - counts[None] / 2000 < 0.35
+    assert min(counts["raise"], counts["nan"], counts["slow"]) > 140
+    other = RunConfig(inject_failures=0.3, client_timeout=1.0, seed=1)
+    assert kinds != [injected(other, server_round, client) for server_round in range(50) for client in range(40)]
+    always = RunConfig(inject_failures=1.0)
+    untimed = {injected(always, 1, client) for client in range(20)}
+    assert untimed == {"raise", "nan"}
+    assert injected(RunConfig(), 1, 1) is None
+
+
+def test_injected_failures_of_every_kind(tiny: Tiny, tmp_path: Path) -> None:
+    run(
+        tiny(clients=6, rounds=1, strategy="scaffold", output=tmp_path / "first"), quiet=True
+    )  # what is slow the first time is not a timeout
+    config = tiny(clients=6, rounds=4, inject_failures=0.5, client_timeout=4.0, strategy="scaffold")
+    rows = run(config, quiet=True).history
+    reasons = Counter(failure["reason"].split(":")[0] for row in rows for failure in row["failures"])
+    assert set(reasons) == {
+        "InjectedFailure", "ClientTimeout", "sent arrays that are not finite, encoder.conv1.weight first",
+    }  # fmt: skip
+    for row in rows[1:]:
+        expected = {client for client in range(6) if injected(config, row["round"], client)}
+        assert {failure["client"] for failure in row["failures"]} == expected
+
+
+def test_everybody_failing_is_never_a_success(tiny: Tiny) -> None:
+    with pytest.raises(RunFailed, match="3 of 3 clients failed in round 1"):
+        run(tiny(inject_failures=1.0), quiet=True)
+    assert [row["round"] for row in read_history(tiny().folder)] == [0]
+
+
+@pytest.mark.parametrize("strategy", ["scaffold", "moon"])
+def test_a_client_that_failed_goes_on_from_the_state_that_counted(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    """A client whose reply is dropped, although it has written its state, has not trained."""
+    from federated.server import rounds
+
+    original = rounds.reason_to_drop
+
+    def drop(reply: Message, shapes: Any) -> str | None:
+        if reply.metadata.src_node_id == 3 and reply.metadata.group_id == "2":
+            return "lost on the way"
+        return original(reply, shapes)
+
+    outcomes = []
+    for kind in ("before", "after"):
+        with monkeypatch.context() as patch:
+            if kind == "before":
+                patch.setattr("federated.client_app.injected", lambda _, *key: "raise" if key == (2, 1) else None)
+            else:
+                patch.setattr(rounds, "reason_to_drop", drop)
+            folder = run(tiny(output=tmp_path / kind, strategy=strategy, rounds=4), quiet=True).folder
+        outcomes.append(outcome(folder)[1])
+        assert RunFolder(folder).load_state().client_rounds.tolist() == [4, 4, 4]
+    assert outcomes[0] == outcomes[1]
+
+
+def reply(weights: dict[str, torch.Tensor], metrics: dict[str, Any]) -> Message:
+    InProcessGrid(ClientApp(), 1)
+    content = RecordDict({"arrays": ArrayRecord(weights), "metrics": MetricRecord(metrics)})
+    return Message(content, reply_to=Message(RecordDict(), 2, "train"))
+
+
+GOOD = {"w": torch.ones(2), "count": torch.tensor(3)}
+
+
+@pytest.mark.parametrize(
+    ("weights", "metrics", "reason"),
+    [
+        (GOOD, {"num-examples": 3, "train_loss": 0.1}, None),
+        ({"w": torch.tensor([1.0, float("inf")])}, {"num-examples": 3}, "sent arrays that are not finite, w first"),
+        ({"w": torch.ones(3)}, {"num-examples": 3}, "sent the weights of another model"),
+        ({"v": torch.ones(2)}, {"num-examples": 3}, "sent the weights of another model"),
+        (GOOD, {"num-examples": 3, "train_loss": float("nan")}, "sent a train_loss that is not finite"),
+        (GOOD, {"num-examples": 0}, "trained on no examples"),
+        (GOOD, {"train_loss": 0.1}, "sent no weights or no number of examples"),
+    ],
+)
+def test_reasons(weights: dict[str, torch.Tensor], metrics: dict[str, Any], reason: str | None) -> None:
+    assert reason_to_drop(reply(weights, metrics), {"w": torch.Size([2])}) == reason
+
+
+def test_reasons_of_replies_without_weights() -> None:
+    InProcessGrid(ClientApp(), 1)
+    sent = Message(RecordDict(), 2, "train")
+    shapes = {"w": torch.Size([2])}
+    assert (
+        reason_to_drop(Message(Error(2, "Traceback\n  x\nValueError: no"), reply_to=sent), shapes) == "ValueError: no"
+    )
+    empty = Message(RecordDict({"config": ConfigRecord()}), reply_to=sent)
+    assert reason_to_drop(empty, shapes) == "sent no weights or no number of examples"

@@ -1,0 +1,169 @@
+"""A run that is killed between any two writes ends with the weights and metrics of one that was not."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from federated import algorithms
+from federated.client.state import ClientStates
+from federated.config.run import RunConfig
+from federated.server.rounds import RunFailed, run
+from federated.server.run_folder import RunFolder
+from fps_pretrain.common.errors import UserError
+from tests.federated.conftest import outcome, run_quietly
+
+Tiny = Callable[..., RunConfig]
+
+FIELDS: dict[str, Any] = {"clients": 4, "participation": 0.75, "rounds": 4, "momentum": 0.5, "lr": 0.02}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    **{name: {"strategy": name} for name in algorithms.names()},
+    "local-statistics": {"bn_stats": "local"},
+    "server-statistics": {"bn_stats": "server"},
+    "failures": {"strategy": "scaffold", "inject_failures": 0.3, "seed": 2},
+}
+for robust in ("krum", "multikrum", "bulyan"):
+    VARIANTS[robust].update({"malicious": 0})
+VARIANTS["trimmedmean"].update({"trim": 0.4})
+
+
+def _run_until_killed(config: RunConfig, writes: int) -> None:
+    """Run, and die at once by SIGKILL before the given number of writes, renames or removals below the run folder."""
+    left = writes
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        writing = event in ("os.rename", "os.remove") or (event == "open" and "r" not in str(arguments[1] or "r"))
+        if writing and str(config.folder) in str(arguments[0]):
+            left -= 1
+            if left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    torch.set_num_threads(1)
+    sys.addaudithook(count)
+    run(config, quiet=True)
+
+
+def run_with_kills(config: RunConfig, seed: int, kills: int) -> int:
+    """Carry a run to its end through at most so many kills at random moments; returns how many there were."""
+    context = multiprocessing.get_context("forkserver")
+    # Imported once for all children; has no effect where another test has started the server.
+    context.set_forkserver_preload(
+        ["federated.server.rounds", "flwr_datasets", "sklearn.datasets", "matplotlib.figure"]
+    )
+    rng = np.random.default_rng(seed)
+    # Clients that remember something write more.
+    most = 45 if config.bn_stats == "local" or algorithms.keeps_state(config.strategy) else 18
+    for number in range(kills):
+        child = context.Process(target=_run_until_killed, args=(config, int(rng.integers(3, most))))
+        child.start()
+        child.join()
+        if child.exitcode == 0:
+            return number
+        assert child.exitcode == -signal.SIGKILL
+    run(config, quiet=True)
+    return kills
+
+
+@pytest.mark.parametrize("variant", ["scaffold", "fedadam"])
+def test_killed_runs_resume_exactly(tiny: Tiny, tmp_path: Path, variant: str) -> None:
+    fields = {**FIELDS, **VARIANTS[variant]}
+    whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
+    assert run_with_kills(tiny(**fields), seed=1, kills=3) > 1
+    assert outcome(tiny().folder) == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_every_kind_of_run_resumes_exactly(tiny: Tiny, tmp_path: Path, variant: str, seed: int) -> None:
+    fields = {**FIELDS, **VARIANTS[variant]}
+    whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
+    assert run_with_kills(tiny(**fields), seed=seed, kills=8) > 0
+    assert outcome(tiny().folder) == whole
+
+
+def stop_in_round_3(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> RunFolder:
+    """Interrupt a run when the third round has begun."""
+    with monkeypatch.context() as patch:
+        patch.setattr("federated.client_app.injected", lambda _, server_round, client: _interrupt(server_round))
+        with pytest.raises(KeyboardInterrupt):
+            run(config, quiet=True)
+    folder = RunFolder(config.folder)
+    assert folder.load_state().round == 2
+    return folder
+
+
+def _interrupt(server_round: int) -> None:
+    if server_round == 3:
+        raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("strategy", [name for name in algorithms.names() if algorithms.keeps_state(name)])
+def test_a_resumed_run_reads_what_its_clients_remember(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
+) -> None:
+    fields = {**FIELDS, "strategy": strategy}
+    _, whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
+    for change in (0, 1):
+        config = tiny(output=tmp_path / f"changed{change}", **fields)
+        folder = stop_in_round_3(config, monkeypatch)
+        for path in folder.client_states.glob("*/*.pt"):
+            state = torch.load(path, weights_only=True)
+            torch.save({name: {n: t + change for n, t in part.items()} for name, part in state.items()}, path)
+        assert (run_quietly(config)[1] == whole) == (change == 0)
+
+
+def test_a_lost_client_state_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(**{**FIELDS, "strategy": "scaffold", "participation": 1.0, "min_clients": 4})
+    folder = stop_in_round_3(config, monkeypatch)
+    (folder.client_states / "2" / "2.pt").unlink()
+    with pytest.raises(RunFailed, match=r"client 2: UserError: .*clients/2/2.pt does not exist"):
+        run(config, quiet=True)
+
+
+def test_versions_of_a_client_state(tmp_path: Path) -> None:
+    states = ClientStates(tmp_path / "clients")
+    assert states.take(3, 0) == {}
+    states.save(3, 5, {"control": {"w": torch.ones(2)}})
+    states.save(3, 7, {"control": {"w": torch.zeros(2)}})
+    assert torch.equal(states.load(3, 5)["control"]["w"], torch.ones(2))
+    (tmp_path / "clients" / "3" / ".7.pt.123.partial").write_bytes(b"half")
+    assert torch.equal(states.take(3, 5)["control"]["w"], torch.ones(2))
+    assert [path.name for path in (tmp_path / "clients" / "3").iterdir()] == ["5.pt"]
+    with pytest.raises(UserError, match="does not exist"):
+        states.take(3, 7)
+
+
+def versions(folder: RunFolder) -> dict[str, list[str]]:
+    """The client states there are."""
+    clients = folder.client_states.iterdir() if folder.client_states.exists() else ()
+    return {client.name: sorted(path.name for path in client.iterdir()) for client in clients}
+
+
+def test_clients_leave_no_more_than_two_versions_each_and_none_when_finished(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(strategy="scaffold", rounds=4)
+    folder = stop_in_round_3(config, monkeypatch)
+    assert versions(folder) == {str(client): ["1.pt", "2.pt"] for client in range(3)}
+    run(config, quiet=True)
+    assert versions(folder) == {}
+    assert len(run(config, quiet=True).history) == 5
+
+
+def test_clients_keep_their_own_statistics_when_finished(tiny: Tiny) -> None:
+    result = run(tiny(bn_stats="local", clients=4, participation=0.5), quiet=True)
+    folder = RunFolder(result.folder)
+    last = {str(c): [f"{r}.pt"] for c, r in enumerate(folder.load_state().client_rounds.tolist()) if r}
+    assert versions(folder) == last

@@ -1,0 +1,65 @@
+import pickle
+
+import numpy as np
+import pytest
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.fractals.code_file import count_codes, read_codes, write_codes
+from tests.fps_pretrain.test_gallery import codes_of_seed
+
+
+def test_codes_survive_the_file(tmp_path):
+    maps, sizes = codes_of_seed(3, 20)
+    write_codes(tmp_path / "c.npz", maps, sizes)
+    read, counts = read_codes(tmp_path / "c.npz")
+    assert np.array_equal(read, maps)
+    assert np.array_equal(counts, sizes)
+    assert count_codes(tmp_path / "c.npz") == 20
+
+
+class Bomb:
+    def __reduce__(self):
+        return (exec, ("raise SystemExit('unpickled')",))
+
+
+def _archive(**arrays):
+    return lambda path: np.savez(path, **arrays)
+
+
+GOOD_MAPS, GOOD_SIZES = np.zeros((3, 4, 2, 3)), np.full(3, 2)
+EXPANDING, ENDLESS = GOOD_MAPS.copy(), GOOD_MAPS.copy()
+EXPANDING[1, 0, 0, 0] = 1.2
+ENDLESS[2, 1, 0, 0] = np.nan
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (lambda path: None, "there is no such file"),
+        (lambda path: path.write_bytes(b""), "is not a file of codes"),
+        (lambda path: path.write_text("codes"), "is not a file of codes"),
+        (lambda path: path.write_bytes(pickle.dumps(Bomb())), "is not a file of codes"),
+        (lambda path: path.mkdir(), "is not a file of codes"),
+        (_archive(maps=np.array([Bomb()], object), sizes=GOOD_SIZES), "is not a file of codes"),
+        (_archive(maps=GOOD_MAPS), "is not a file of codes"),
+        (_archive(maps=GOOD_MAPS[:, :, 0], sizes=GOOD_SIZES), "is not a file of codes"),
+        (_archive(maps=GOOD_MAPS, sizes=GOOD_SIZES[:2]), "is not a file of codes"),
+        (_archive(maps=GOOD_MAPS.astype(str), sizes=GOOD_SIZES), "is not a file of codes"),
+        (_archive(maps=GOOD_MAPS[:0], sizes=GOOD_SIZES[:0]), "is not a file of codes"),
+        (_archive(maps=GOOD_MAPS, sizes=GOOD_SIZES + 3), "a code has 2 to 4 maps, this file says 5 to 5"),
+        (_archive(maps=EXPANDING, sizes=GOOD_SIZES), "code 1 is no contraction"),
+        (_archive(maps=ENDLESS, sizes=GOOD_SIZES), "code 2 holds a number that is not finite"),
+    ],
+)
+def test_what_is_no_file_of_codes_is_refused(write, words, tmp_path):
+    write(tmp_path / "c.npz")
+    with pytest.raises(UserError, match=words):
+        PretrainConfig(codes=tmp_path / "c.npz")
+
+
+def test_more_classes_than_the_file_holds_are_refused(tmp_path):
+    write_codes(tmp_path / "c.npz", GOOD_MAPS, GOOD_SIZES)
+    with pytest.raises(UserError, match="holds 3 codes"):
+        PretrainConfig(codes=tmp_path / "c.npz", classes=4)
+    assert PretrainConfig(codes=tmp_path / "c.npz").recipe().num_classes == 3

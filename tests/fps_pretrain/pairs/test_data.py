@@ -1,0 +1,129 @@
+import numpy as np
+import pytest
+import torch
+
+from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.fractals.recipe import make_recipe
+from fps_pretrain.pairs import sources as data
+from fps_pretrain.pairs.sources import (
+    DeviceFractalSource,
+    EpochSteps,
+    FractalSource,
+    PairBatches,
+    PairData,
+    make_source,
+)
+
+CPU = torch.device("cpu")
+
+
+class Trainer:
+    global_step, global_rank, world_size = 0, 0, 1
+
+
+def loader_of(config, workers):
+    pairs = PairData(config, make_source(config, CPU), workers)
+    pairs.trainer = Trainer()
+    return pairs.train_dataloader()
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_batches_do_not_depend_on_the_number_of_workers(workers):
+    config = PretrainConfig(batch_size=8, pairs_per_epoch=24, epochs=2, seed=3).resolve(has_gpu=False)
+    loader = loader_of(config, workers)
+    got = []
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        got += list(loader)
+    reference = PairBatches(FractalSource(make_recipe(32), 3), 8, 3)
+    assert len(got) == 6
+    for step, batch in enumerate(got):
+        assert torch.equal(batch, reference[step])
+
+
+@pytest.mark.parametrize("threads", [2, 5, 16])
+def test_batches_do_not_depend_on_the_number_of_threads(threads):
+    source = FractalSource(make_recipe(32, objects=(1, 3)), seed=1)
+    assert torch.equal(source.batch(2, 100, 37, threads), source.batch(2, 100, 37))
+    assert torch.equal(source.batch(2, 110, 5, threads), source.batch(2, 100, 37)[:, 10:15])
+
+
+def test_a_resumed_epoch_leaves_out_what_was_done():
+    sampler = EpochSteps(10, first_step=13)
+    sampler.set_epoch(1)
+    assert list(sampler) == list(range(13, 20))
+    sampler.set_epoch(2)
+    assert list(sampler) == list(range(20, 30))
+
+
+def test_a_trainer_that_stops_early_leaves_no_thread_behind():
+    import threading
+
+    config = PretrainConfig(batch_size=8, pairs_per_epoch=80, epochs=2).resolve(has_gpu=False)
+    FractalSource(make_recipe(32), 0).batch(0, 0, 64, threads=2)  # the threads that share batches stay
+    before = threading.active_count()
+    batches = iter(loader_of(config, 2))
+    next(batches)
+    assert threading.active_count() > before
+    batches.close()
+    assert threading.active_count() == before
+
+
+def test_a_million_codes_cost_no_memory():
+    import tracemalloc
+
+    recipe = make_recipe(32, num_classes=1_000_000)
+    source = FractalSource(recipe, seed=0)
+    source.batch(0, 0, 8)
+    tracemalloc.start()
+    source.batch(0, 0, 64)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * 2 * 64 * 3 * 32 * 32 * 4  # a few times the batch; the codes alone would be 192 MB
+
+
+@pytest.mark.parametrize("block", [4, 16, 100])
+def test_a_device_makes_the_same_pairs_in_blocks(block):
+    recipe = make_recipe(32)
+    ours = DeviceFractalSource(recipe, seed=4, device=CPU, block=block)
+    theirs = FractalSource(recipe, seed=4)
+    for epoch, first, count in ((0, 0, 10), (0, 10, 10), (0, 20, 10), (2, 95, 6), (2, 3, 8)):
+        batch = ours.batch(epoch, first, count)
+        assert batch.shape == (2, count, 3, 32, 32)
+        np.testing.assert_allclose(batch.numpy(), theirs.batch(epoch, first, count).numpy(), atol=1e-4)
+    assert ours.making.seconds() > 0
+
+
+def test_each_of_several_devices_makes_its_own_share_only(monkeypatch):
+    made = []
+    compose = data.compose
+    monkeypatch.setattr(data, "compose", lambda *args: made.append(args[-1]) or compose(*args))
+    whole = PairBatches(FractalSource(make_recipe(32), 0), 8, 100)
+    for rank in range(2):
+        made.clear()
+        source = DeviceFractalSource(make_recipe(32), 0, device=CPU, block=16)
+        share = PairBatches(source, 8, 100, rank, world_size=2)
+        for step in (50, 51, 52, 53):
+            mine = whole[step][:, 4 * rank : 4 * rank + 4]
+            np.testing.assert_allclose(share[step].numpy(), mine.numpy(), atol=1e-4)
+        assert len(made) == 1
+        assert (made[0] % 8 // 4 == rank).all()
+
+
+def test_the_device_is_used_where_a_gpu_trains_or_where_asked_for():
+    auto, forced, cpu = (PretrainConfig(render=r).resolve(has_gpu=False) for r in ("auto", "device", "cpu"))
+    assert type(make_source(auto, CPU)) is FractalSource
+    assert type(make_source(auto, torch.device("cuda", 0))) is DeviceFractalSource
+    assert type(make_source(forced, CPU)) is DeviceFractalSource
+    assert type(make_source(cpu, torch.device("cuda", 0))) is FractalSource
+
+
+def test_the_loader_tells_how_long_it_was_waited_for():
+    config = PretrainConfig(batch_size=64, pairs_per_epoch=640, epochs=1).resolve(has_gpu=False)
+    loader = loader_of(config, 0)
+    batches = iter(loader)
+    next(batches)
+    first = loader.waiting.seconds()
+    assert first > 0
+    next(batches)
+    assert loader.waiting.seconds() > first

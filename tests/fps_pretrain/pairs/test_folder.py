@@ -1,0 +1,96 @@
+"""Pre-training on a folder of images."""
+
+import cv2
+import numpy as np
+import pytest
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models import checkpoint
+from fps_pretrain.pairs.folder import FolderPairs, list_images, read_image
+from fps_pretrain.pairs.gallery import to_images
+from tests.conftest import assert_refused
+
+COLOURS = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (0, 250, 250), (250, 0, 250), (250, 250, 250)]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Seven images of one colour each, in folders of two depths, of different sizes and formats."""
+    for i, colour in enumerate(COLOURS):
+        where = tmp_path / "images" / ("deep/er" if i % 2 else "flat")
+        where.mkdir(parents=True, exist_ok=True)
+        image = np.full((20 + i, 30, 3), colour, np.uint8)
+        cv2.imwrite(str(where / f"{i}.{'JPEG' if i % 3 else 'png'}"), image[:, :, ::-1])
+    (tmp_path / "images" / "notes.txt").write_text("no image")
+    return tmp_path / "images"
+
+
+def filled(pairs, epoch, first, count):
+    return pairs.batch(epoch, first, count).numpy()
+
+
+def test_every_image_comes_once_before_any_comes_again(folder):
+    pairs = FolderPairs(folder, 16, seed=0)
+    assert len(pairs.paths) == 7
+    for epoch in (0, 1):
+        for start in (0, 7):
+            assert len({pairs.path_of(epoch, i) for i in range(start, start + 7)}) == 7
+    orders = {tuple(pairs.path_of(e, i) for i in range(s, s + 7)) for e in (0, 1) for s in (0, 7)}
+    assert len(orders) > 1
+
+
+def test_a_pair_depends_on_its_key_alone(folder):
+    pairs = FolderPairs(folder, 16, seed=0)
+    whole = filled(pairs, 0, 0, 10)
+    np.testing.assert_array_equal(filled(FolderPairs(folder, 16, seed=0), 0, 4, 3), whole[:, 4:7])
+    assert not np.array_equal(filled(pairs, 1, 0, 10), whole)
+    assert not np.array_equal(filled(FolderPairs(folder, 16, seed=1), 0, 0, 10), whole)
+
+
+def test_both_views_are_crops_of_one_image(folder):
+    pairs = FolderPairs(folder, 16, seed=0)
+    out = filled(pairs, 0, 0, 70)
+    images = to_images(out.reshape(-1, 3, 16, 16)).reshape(2, 70, 16, 16, 3)
+    assert images.std(axis=(2, 3)).max() < 1  # crops of one colour are of one colour
+    agree = 0
+    for i in range(70):
+        true = read_image(pairs.path_of(0, i))[0, 0].astype(float) - 128
+        agree += all(np.abs(images[v, i, 0, 0] - 128.0 - true).max() < 130 for v in range(2))
+    assert agree > 35  # what is neither grey nor shifted in hue keeps its colour
+
+
+def test_unreadable_images_and_empty_folders_are_named(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match="no images"):
+        FolderPairs(tmp_path / "empty", 16, 0)
+    pairs = FolderPairs(folder, 16, seed=0)
+    for path in list_images(folder):
+        (folder / path).write_bytes(b"torn")
+    with pytest.raises(UserError, match=r"no image that OpenCV can decode"):
+        filled(pairs, 0, 0, 1)
+
+
+def test_the_program_trains_on_a_folder_and_names_what_is_wrong_with_it(folder, run_script, tmp_path):
+    command = ["run_pretrain.py", "--source", f"folder:{folder}", "--epochs", 1, "--pairs-per-epoch", 16]
+    command += ["--batch-size", 8, "--size", 16, "--workers", 1]
+    done = run_script(*command, "--run-dir", tmp_path / "run", "--output", tmp_path / "a.pt")
+    assert done.returncode == 0, done.stderr
+    recipe = checkpoint.read_file(tmp_path / "a.pt")["provenance"]["recipe"]
+    assert (recipe["source"], recipe["images"]) == ("folder", 7)
+
+    (tmp_path / "a.pt").unlink()
+    extra = folder / "extra.png"
+    extra.write_bytes((folder / list_images(folder)[0]).read_bytes())
+    assert_refused_last(run_script(*command, "--run-dir", tmp_path / "run", "--output", tmp_path / "a.pt"), "other")
+    for path in list_images(folder)[1:]:
+        (folder / path).write_bytes(b"torn")
+    done = run_script(*command, "--run-dir", tmp_path / "new", "--output", tmp_path / "b.pt")
+    assert_refused_last(done, "no image that OpenCV can decode")
+    assert_refused(run_script(*command, "--objects", 2, 3), "--objects")
+
+
+def assert_refused_last(done, words):
+    """Exit code 2, and the last line says why; what was announced before stands above it."""
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert words in done.stderr.strip().splitlines()[-1]

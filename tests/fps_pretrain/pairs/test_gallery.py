@@ -1,0 +1,56 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from fps_pretrain.config.pretrain import PreviewConfig
+from fps_pretrain.fractals.code_file import write_codes
+from fps_pretrain.fractals.codes import fill_code_table
+from fps_pretrain.fractals.recipe import CodeNumbers
+from fps_pretrain.pairs.gallery import preview
+
+CHANGES = {
+    "size": 48,
+    "classes": 9,
+    "objects": (1, 1),
+    "colour": "jitter",
+    "jitter": "svd",
+    "background": "diamond-square",
+    "composed_views": 1,
+    "pool": 64,
+    "recipe_numbers": ("compose.scale_low=0.7",),
+    "seed": 1,
+    "output": None,
+    "pairs": 5,
+    "augment": False,
+}
+
+
+def codes_of_seed(seed, count):
+    maps, sizes = np.empty((count, 4, 2, 3)), np.empty(count, np.int64)
+    fill_code_table(CodeNumbers(), seed, 0, maps, sizes)
+    return maps, sizes
+
+
+def written(folder, **options):
+    preview(PreviewConfig(**({"output": folder, "pairs": 4} | options)))
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(PreviewConfig)])
+def test_every_field_has_an_effect(field, tmp_path):
+    baseline = written(tmp_path / "a")
+    assert baseline == written(tmp_path / "again")
+    if field == "output":
+        return  # the two folders above are it
+    if field == "codes":
+        write_codes(tmp_path / "codes.npz", *codes_of_seed(7, 100))
+    changed = tmp_path / "codes.npz" if field == "codes" else CHANGES[field]
+    assert written(tmp_path / "b", **{field: changed}) != baseline
+
+
+def test_the_seeds_own_codes_from_a_file_give_the_same_pairs(tmp_path):
+    write_codes(tmp_path / "codes.npz", *codes_of_seed(0, 500))
+    from_file = written(tmp_path / "a", codes=tmp_path / "codes.npz")
+    assert from_file == written(tmp_path / "b", classes=500)
+    assert written(tmp_path / "c", codes=tmp_path / "codes.npz", classes=50) == written(tmp_path / "d", classes=50)

@@ -1,0 +1,87 @@
+"""Presets, names of files, and what a configuration refuses."""
+
+from pathlib import Path
+
+import pytest
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import PretrainConfig
+
+
+@pytest.mark.parametrize(
+    ("options", "output", "run_dir"),
+    [
+        ({}, "fps_r20.pt", "pretrain-simsiam-resnet20-paper"),
+        ({"preset": "quick"}, "fps_r20_quick.pt", "pretrain-simsiam-resnet20-quick"),
+        ({"method": "moco"}, "fps_r20_moco.pt", "pretrain-moco-resnet20-paper"),
+        ({"preset": "short"}, "fps_r20_simclr_short.pt", "pretrain-simclr-resnet20-short"),
+        ({"preset": "short", "method": "moco"}, "fps_r20_moco_short.pt", "pretrain-moco-resnet20-short"),
+        ({"arch": "resnet56", "width": 2}, "fps_r56x2.pt", "pretrain-simsiam-resnet56x2-paper"),
+        ({"arch": "resnet18"}, "fps_r18.pt", "pretrain-simsiam-resnet18-paper"),
+        ({"arch": "resnet18", "size": 64, "preset": "quick", "method": "moco"}, "fps_r18_64px_moco_quick.pt",
+         "pretrain-moco-resnet18-64px-quick"),
+        ({"arch": "mobilenet_v3_small"}, "fps_mobilenet_v3_small.pt", "pretrain-simsiam-mobilenet_v3_small-paper"),
+    ],
+)  # fmt: skip
+def test_default_names_tell_encoders_apart(options, output, run_dir):
+    config = PretrainConfig(**({"preset": "paper"} | options)).resolve(has_gpu=False)
+    assert config.output == Path("checkpoints") / output
+    assert config.run_dir == Path("runs") / run_dir
+
+
+def test_the_papers_recipe_for_each_encoder():
+    small = PretrainConfig(preset="paper").resolve(has_gpu=False)
+    large = PretrainConfig(preset="paper", arch="resnet18", method="moco").resolve(has_gpu=False)
+    for config in (small, large):
+        assert (config.epochs, config.pairs_per_epoch, config.batch_size) == (100, 1_000_000, 256)
+    assert (small.size, large.size) == (32, 224)
+    assert (large.recipe().render_side, large.recipe().points) == (112, 100_000)
+    assert PretrainConfig(arch="resnet18").resolve(has_gpu=False).pairs_per_epoch < 1000  # minutes on a CPU, too
+
+
+def test_the_short_recipe_gives_way_to_what_is_said():
+    short = PretrainConfig(preset="short").resolve(has_gpu=True)
+    assert (short.method, short.schedule, short.warmup_pairs) == ("simclr", "step", 25_600)
+    assert short.epochs * short.pairs_per_epoch == 5_120_000
+    other = PretrainConfig(preset="short", method="byol", schedule="epoch", epochs=3).resolve(has_gpu=True)
+    assert (other.method, other.schedule, other.warmup_pairs, other.epochs) == ("byol", "epoch", 0, 3)
+    paper = PretrainConfig(preset="paper").resolve(has_gpu=False)
+    assert (paper.method, paper.schedule, paper.warmup_pairs) == ("simsiam", "epoch", 0)
+    with pytest.raises(UserError, match="--schedule step"):
+        PretrainConfig(preset="short", schedule="epoch", warmup_pairs=10)
+
+
+def test_an_epoch_of_a_folder_is_its_images(tmp_path):
+    source = f"folder:{tmp_path}"
+    config = PretrainConfig(source=source, preset="paper").resolve(has_gpu=True, images=5_000)
+    assert config.pairs_per_epoch == 5_000
+    assert config.output == Path("checkpoints") / f"{tmp_path.name}_r20.pt"
+    with pytest.raises(UserError, match="--pairs-per-epoch"):
+        PretrainConfig(source=source, preset="paper").resolve(has_gpu=True, images=100)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"source": "fractal"}, "--source"),
+        ({"source": "folder:"}, "--source"),
+        ({"source": "folder:nowhere"}, "no folder nowhere"),
+        ({"source": "folder:.", "colour": "jitter", "classes": 5}, "--classes, --colour"),
+        ({"arch": "resnet18", "width": 2}, "--width"),
+        ({"arch": "resnet19"}, "--arch"),
+        ({"devices": 0}, "--devices"),
+        ({"devices": 2, "batch_size": 3}, "--batch-size"),
+        ({"devices": 2, "nodes": 2, "batch_size": 4}, "--batch-size"),
+        ({"state_every": float("nan")}, "--state-every"),
+        ({"probe_every": -1}, "--probe-every"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(options, words):
+    with pytest.raises(UserError, match=words):
+        PretrainConfig(**options)
+
+
+def test_a_state_of_another_run_is_named_by_its_fields():
+    config = PretrainConfig()
+    saved = config.to_dict() | {"lr": 0.3, "arch": "resnet32", "threads": 7, "devices": 4, "probe_data": "x"}
+    assert config.differing_fields(saved) == ["arch", "lr"]
