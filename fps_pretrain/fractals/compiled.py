@@ -15,7 +15,7 @@ _settings: Any = numba.config
 _njit: Any = numba.njit
 
 _PACKAGE = Path(__file__).parent.parent
-_SOURCES = (*sorted(_PACKAGE.glob("fractals/*.py")), _PACKAGE / "views.py", _PACKAGE / "batches.py")
+_SOURCES = sorted(_PACKAGE.glob("fractals/*.py"))
 
 
 def _cache_folder() -> str:

@@ -26,7 +26,7 @@ from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 from tests.conftest import REPOSITORY
 from tests.federated.conftest import outcome
-from tests.federated.test_nodes import config_of, fields_of, grid_of, places, write_classes
+from tests.federated.data.test_nodes import config_of, fields_of, grid_of, places, write_classes
 
 __all__ = ["places"]  # the fixture
 

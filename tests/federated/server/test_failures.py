@@ -21,7 +21,7 @@ from federated.engines.inprocess import InProcessGrid
 from federated.server.rounds import RunFailed, run
 from federated.server.run_folder import RunFolder, read_history
 from tests.federated.conftest import outcome, run_quietly
-from tests.federated.test_rounds import fail_in_round
+from tests.federated.server.test_rounds import fail_in_round
 
 Tiny = Callable[..., RunConfig]
 

@@ -6,7 +6,7 @@ import pytest
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.fractals.code_file import count_codes, read_codes, write_codes
-from tests.fps_pretrain.test_gallery import codes_of_seed
+from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 
 
 def test_codes_survive_the_file(tmp_path):

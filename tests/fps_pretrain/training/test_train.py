@@ -20,7 +20,7 @@ from fps_pretrain.pairs.sources import DeviceFractalSource, make_source
 from fps_pretrain.probing import quality
 from fps_pretrain.training import resume as state
 from fps_pretrain.training import run as train
-from tests.fps_pretrain.test_gallery import codes_of_seed
+from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 from tests.tools import random_kills
 
 TINY = {"epochs": 2, "pairs_per_epoch": 24, "batch_size": 8, "workers": 0, "log_every": 1, "precision": "32"}
