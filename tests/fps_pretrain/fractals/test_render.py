@@ -7,7 +7,7 @@ import pytest
 from fps_pretrain.fractals import render
 from fps_pretrain.fractals.compose import draw_colours
 from fps_pretrain.fractals.recipe import ImageNumbers, make_recipe
-from tests.fps_pretrain.test_codes import class_code, hit_counts, key, padded
+from tests.fps_pretrain.fractals.test_codes import class_code, hit_counts, key, padded
 
 SIERPINSKI = np.array([[[0.5, 0, tx], [0, 0.5, ty]] for tx, ty in ((0, 0), (0.5, 0), (0, 0.5))])
 

@@ -6,7 +6,7 @@ from torchvision.transforms.v2 import functional as TF
 
 from fps_pretrain.fractals import views
 from fps_pretrain.fractals.recipe import ViewNumbers
-from tests.fps_pretrain.test_codes import key
+from tests.fps_pretrain.fractals.test_codes import key
 
 NUMBERS = ViewNumbers()
 
