@@ -6,7 +6,7 @@ import pytest
 from fps_pretrain.fractals import chaos_game as walk
 from fps_pretrain.fractals import codes, recipe
 from fps_pretrain.fractals.rng import make_key
-from tests.fps_pretrain import reference
+from tests.fps_pretrain.fractals import reference
 
 NUMBERS = recipe.CodeNumbers()
 

@@ -13,7 +13,7 @@ from fps_pretrain.fractals.batched import tensors
 from fps_pretrain.fractals.batched import views as tensor_views
 from fps_pretrain.fractals.recipe import make_recipe
 from fps_pretrain.fractals.views import unpack
-from tests.fps_pretrain import reference
+from tests.fps_pretrain.fractals import reference
 from tests.fps_pretrain.fractals.pair_statistics import LOOKS, compiled_maker, distances, statistics
 
 CPU = torch.device("cpu")
