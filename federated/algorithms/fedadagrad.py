@@ -6,13 +6,30 @@ momentum.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Gt
 from flwr.serverapp.strategy import FedAdagrad as FlowerFedAdagrad
 
 from federated.algorithms.fedadam import ServerOptimizer
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"server_lr": 0.01, "tau": 0.001}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of FedAdagrad."""
+
+    mean_only: ClassVar[bool] = True
+
+    server_lr: Annotated[float, Gt(0)] = 0.01
+    """Step of the server."""
+    tau: Annotated[float, Gt(0)] = 0.001
+    """Added to the root of the second moment."""
 
 
 def build_strategy(config: RunConfig) -> FedAdagrad:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -14,9 +15,17 @@ from torch import Tensor
 
 from federated.algorithms.averaging import weighted_sum
 from federated.client.training import Client, ClientUpdate, Weights, local_sgd
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 from federated.messages import from_record
 from federated.server.cohort import ServerState
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Federated averaging has no options of its own."""
+
+    mean_only: ClassVar[bool] = True
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

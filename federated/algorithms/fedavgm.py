@@ -7,17 +7,33 @@ is Flower's.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
+from annotated_types import Ge, Gt, Lt
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvgM as FlowerFedAvgM
 
 from federated.algorithms.fedavg import FedAvg, as_numpy
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 from federated.server.cohort import ServerState
 
 OPTIONS = {"server_lr": 1.0, "server_momentum": 0.9}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of FedAvgM."""
+
+    mean_only: ClassVar[bool] = True
+
+    server_lr: Annotated[float, Gt(0)] = 1.0
+    """Step of the server."""
+    server_momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Momentum of the server."""
 
 
 def build_strategy(config: RunConfig) -> FedAvgM:

@@ -8,19 +8,33 @@ global one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Gt
 from flwr.app import Message
 from torch import Tensor
 
 from federated.algorithms.averaging import weighted_sum
 from federated.algorithms.fedavg import ChangesFromStart, arrays_of
 from federated.client.training import Client, ClientUpdate, Weights, local_sgd
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"feddyn_alpha": 0.01}
 KEEPS_STATE = True
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of FedDyn."""
+
+    keeps_state: ClassVar[bool] = True
+
+    feddyn_alpha: Annotated[float, Gt(0)] = 0.01
+    """Weight of the regularisation."""
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

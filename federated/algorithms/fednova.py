@@ -8,6 +8,7 @@ as many such steps as they took on average (section 5): ``x <- x - tau_eff sum_i
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 
 from flwr.app import Message
@@ -16,7 +17,13 @@ from torch import Tensor
 from federated.algorithms.averaging import weighted_sum
 from federated.algorithms.fedavg import ChangesFromStart, arrays_of, examples_of
 from federated.client.training import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """FedNova has no options of its own."""
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

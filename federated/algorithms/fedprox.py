@@ -7,16 +7,30 @@ Flower's; the term is the clients' part.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge
 from flwr.serverapp.strategy import FedProx as FlowerFedProx
 from torch import Tensor
 
 from federated.algorithms.fedavg import FedAvg
 from federated.client.training import Client, ClientUpdate, local_sgd
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"prox_mu": 0.01}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of FedProx."""
+
+    mean_only: ClassVar[bool] = True
+
+    prox_mu: Annotated[float, Ge(0)] = 0.01
+    """Weight of the proximal term."""
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

@@ -6,13 +6,34 @@ With ``d = mean(w_k) - w``: ``m <- b1 m + (1 - b1) d``, ``v <- v - (1 - b2) d^2 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge, Gt, Lt
 from flwr.serverapp.strategy import FedYogi as FlowerFedYogi
 
 from federated.algorithms.fedadam import ServerOptimizer
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of FedYogi."""
+
+    mean_only: ClassVar[bool] = True
+
+    server_lr: Annotated[float, Gt(0)] = 0.01
+    """Step of the server."""
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    """Decay of the first moment."""
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.99
+    """Decay of the second moment."""
+    tau: Annotated[float, Gt(0)] = 0.001
+    """Added to the root of the second moment."""
 
 
 def build_strategy(config: RunConfig) -> FedYogi:

@@ -6,13 +6,33 @@ strategy is Flower's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
 from flwr.serverapp.strategy import Krum as FlowerKrum
 
 from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"malicious": 1}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of Krum."""
+
+    robust: ClassVar[bool] = True
+
+    malicious: Annotated[int, Ge(0)] = 1
+    """Malicious clients that are allowed for in a round."""
+
+    @property
+    def least_replies(self) -> int:
+        """Krum needs 2f + 2 < n (Blanchard et al. 2017, proposition 1)."""
+        return 2 * self.malicious + 3
 
 
 def build_strategy(config: RunConfig) -> Krum:

@@ -5,11 +5,22 @@ Each parameter becomes the median of the clients' values, whatever their numbers
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 from flwr.serverapp.strategy import FedMedian as FlowerFedMedian
 
 from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """The median has no options of its own."""
+
+    robust: ClassVar[bool] = True
 
 
 def build_strategy(config: RunConfig) -> FedMedian:

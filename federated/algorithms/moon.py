@@ -9,16 +9,33 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.nn import functional as F
 
 from federated.algorithms.fedavg import build_strategy as build_strategy  # the server does as in FedAvg
 from federated.client.training import Client, ClientUpdate, local_sgd
+from federated.config.algorithm import AlgorithmOptions
 
 OPTIONS = {"moon_mu": 1.0, "moon_temperature": 0.5}
 KEEPS_STATE = True
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of MOON."""
+
+    keeps_state: ClassVar[bool] = True
+    mean_only: ClassVar[bool] = True
+
+    moon_mu: Annotated[float, Ge(0)] = 1.0
+    """Weight of the contrastive loss."""
+    moon_temperature: Annotated[float, Gt(0)] = 0.5
+    """Temperature of the contrastive loss."""
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

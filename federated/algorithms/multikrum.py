@@ -5,13 +5,35 @@ The mean, weighted by examples, of the clients with the best Krum scores (see ``
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Ge
 from flwr.serverapp.strategy import MultiKrum as FlowerMultiKrum
 
 from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"malicious": 1, "selected": None}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of Multi-Krum."""
+
+    robust: ClassVar[bool] = True
+
+    malicious: Annotated[int, Ge(0)] = 1
+    """Malicious clients that are allowed for in a round."""
+    selected: Annotated[int, Ge(1)] | None = None
+    """Clients that are averaged (default: all participants but the malicious)."""
+
+    @property
+    def least_replies(self) -> int:
+        """As for Krum: 2f + 2 < n."""
+        return 2 * self.malicious + 3
 
 
 def build_strategy(config: RunConfig) -> MultiKrum:

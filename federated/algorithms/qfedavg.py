@@ -7,17 +7,30 @@ Clients with a larger loss count for more: with ``F_k`` a client's loss under th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from flwr.serverapp.strategy import QFedAvg as FlowerQFedAvg
 from torch import Tensor
 
 from federated.algorithms.fedavg import FedAvg
 from federated.client.training import Client, ClientUpdate, local_sgd
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"q": 0.1, "q_lr": None}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of q-FedAvg."""
+
+    q: Annotated[float, Ge(0)] = 0.1
+    """Fairness; 0 is the plain mean of clients that count the same."""
+    q_lr: Annotated[float, Gt(0)] | None = None
+    """Learning rate whose inverse estimates the Lipschitz constant (default: --lr)."""
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

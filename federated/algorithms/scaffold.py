@@ -7,9 +7,12 @@ go along ``g_i(y) - c_i + c``, so that clients with different data do not drift 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from itertools import chain
+from typing import Annotated, ClassVar
 
 import torch
+from annotated_types import Gt
 from flwr.app import ArrayRecord, ConfigRecord, Message
 from flwr.serverapp import Grid
 from torch import Tensor
@@ -17,10 +20,21 @@ from torch import Tensor
 from federated.algorithms.averaging import weighted_sum
 from federated.algorithms.fedavg import ChangesFromStart, arrays_of
 from federated.client.training import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"server_lr": 1.0}
 KEEPS_STATE = True
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of SCAFFOLD."""
+
+    keeps_state: ClassVar[bool] = True
+
+    server_lr: Annotated[float, Gt(0)] = 1.0
+    """Step of the server."""
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:

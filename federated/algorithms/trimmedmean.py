@@ -6,13 +6,33 @@ strategy is Flower's.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from annotated_types import Gt, Lt
 from flwr.serverapp.strategy import FedTrimmedAvg as FlowerFedTrimmedAvg
 
 from federated.algorithms.fedavg import FedAvg
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
+from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
 OPTIONS = {"trim": 0.2}
+
+
+@dataclass(frozen=True)
+class Options(AlgorithmOptions):
+    """Options of the trimmed mean."""
+
+    robust: ClassVar[bool] = True
+
+    trim: Annotated[float, Gt(0), Lt(0.5)] = 0.2
+    """Share of the clients' values cut off at either end."""
+
+    @property
+    def least_replies(self) -> int:
+        """As many as let a value be cut off at either end."""
+        return -int(-1 // self.trim)
 
 
 def build_strategy(config: RunConfig) -> FedTrimmedAvg:
