@@ -28,8 +28,8 @@ from fps_pretrain.methods import method_class
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import Encoder, build_encoder, check_encoder
+from fps_pretrain.pairs.data_module import PairData, make_source
 from fps_pretrain.pairs.folder import list_images
-from fps_pretrain.pairs.sources import PairData, make_source
 from fps_pretrain.probing.probe_data import load_probe_data
 from fps_pretrain.probing.quality import CollapseAlarm, PairRate, QualityProbe, describe, say
 from fps_pretrain.training.progress import DataWait, PairProgress
