@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from federated.config.file import read_file
 from federated.config.run import RunConfig, from_yaml, unused_beside
-from federated.server import rounds
+from federated.server import run as rounds
 from federated.server.progress import console, log
 from fps_pretrain.common.errors import UserError
 

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from federated.client.batch_norm import estimate_statistics, parameter_names, with_norm
-from federated.client.training import CLASSIFICATION, Problem, Weights, evaluate
+from federated.client.evaluation import correct_mask, evaluate
+from federated.client.training import CLASSIFICATION, Problem, Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
 from federated.data import sets as data
 from federated.data.partition import Partition, load_partition
-from federated.server.evaluation import correct
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 
@@ -71,10 +71,10 @@ class Workspace:
         """A node's own test examples, as ``examples_of``; its training examples where it has none."""
         return _on_device(self.dataset.test, self.device) if len(self.dataset.test) else self.examples_of(client)
 
-    def hits(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
+    def correct_mask(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
         """Which of the test examples the weights have right."""
         images, labels = _on_device(self.dataset.test, self.device)
-        return correct(self.model, weights, images, labels, self.config.eval_batch_size)
+        return correct_mask(self.model, weights, images, labels, self.config.eval_batch_size)
 
     @property
     def parameters(self) -> frozenset[str]:

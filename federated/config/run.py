@@ -16,9 +16,32 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
-from federated import algorithms
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.architectures import check_architecture
+
+
+class algorithms:  # noqa
+    @staticmethod
+    @cache
+    def names():
+        here = Path(__file__).parent.parent / "algorithms"
+        return tuple(
+            sorted(p.stem for p in here.glob("*.py") if p.stem not in ("__init__", "base", "averaging", "flower"))
+        )
+
+    @staticmethod
+    @cache
+    def options(name):
+        import ast
+
+        for s in ast.parse((Path(__file__).parent.parent / "algorithms" / f"{name}.py").read_text()).body:
+            if isinstance(s, ast.ClassDef) and s.name == "Options":
+                return {
+                    a.target.id: ast.literal_eval(a.value)
+                    for a in s.body
+                    if isinstance(a, ast.AnnAssign) and "ClassVar" not in ast.unparse(a.annotation)
+                }
+
 
 BUILT_IN_DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet")
 """Data sets by name; the others are given as ``KIND:WHERE``."""
@@ -31,7 +54,7 @@ INIT_SOURCES = ("torchvision", "timm", "shuffled")
 
 FREE_ON_RESUME = (
     "engine", "device", "threads", "output", "data_dir", "tensorboard", "wandb",
-    "workers", "client_timeout", "min_clients",
+    "workers", "client_timeout", "node_timeout", "min_clients",
 )  # fmt: skip
 """Fields that may differ when a run is resumed: where it is computed, how long that may take and how much of it is
 enough, and where its folder and its data lie now."""
@@ -196,6 +219,8 @@ class RunConfig:
 
     client_timeout: float | None = None
     """Seconds a client has for a round; one that takes longer is left out of it (default: no limit)."""
+    node_timeout: float = 600.0
+    """Seconds to wait for nodes."""
     min_clients: int = 1
     """A round counts if so many clients succeed; otherwise the run stops with exit code 3."""
     inject_failures: float = 0.0

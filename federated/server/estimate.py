@@ -13,7 +13,8 @@ import torch
 
 from federated import algorithms
 from federated.client.batch_norm import with_norm
-from federated.client.training import Client, Hyper, evaluate, weights_of
+from federated.client.evaluation import evaluate
+from federated.client.training import Client, ClientHyperparameters, weights_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig, to_yaml
 from federated.data import sets as data
@@ -45,11 +46,10 @@ def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Wo
         evaluation_examples: test and validation examples.
     """
     batches = [math.ceil(size / config.batch_size) * config.local_epochs for size in sizes]
-    clients = list(range(config.clients))
     steps = sum(
         batches[client]
         for server_round in range(1, config.rounds + 1)
-        for client in sample_clients(config.seed, server_round, clients, config.participants)
+        for client in sample_clients(config.seed, server_round, config.clients, config.participants)
     )
     evaluations = 1 + config.rounds // config.eval_every + (config.rounds % config.eval_every > 0)
     return Work(steps, evaluations * evaluation_examples, config.participants)
@@ -119,12 +119,12 @@ def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float,
         model=space.model,
         examples=images,
         targets=labels,
-        hyper=Hyper.of(config, 1),
+        hyper=ClientHyperparameters.of(config, 1),
         key=(config.seed, 1, 0),
-        options={name: getattr(config, name) for name in algorithms.options(config.strategy)},
+        options=algorithms.load(config).options,
         received=defaultdict(lambda: beside),
     )
-    train = algorithms.load(config.strategy).train_client
+    train = algorithms.load(config).train_client
     for _ in range(2):
         started = time.perf_counter()
         steps = train(client, weights).steps

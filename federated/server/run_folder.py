@@ -27,12 +27,12 @@ from typing import Any
 
 from torch import Tensor
 
+from federated.algorithms.base import ServerState
 from federated.client.state import ClientStates
 from federated.client.training import Weights
 from federated.config.run import RunConfig, differences, from_yaml, to_yaml
 from federated.data.partition import Partition, load_partition, plot_partition, save_partition
 from federated.data.sets import Dataset
-from federated.server.cohort import ServerState
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import read_file, write_atomically
 

@@ -14,7 +14,7 @@ from flwr.app import Message, RecordDict
 
 from federated.config.run import RunConfig
 from federated.engines import workers
-from federated.server.rounds import run
+from federated.server.run import run
 from tests.federated.conftest import run_quietly
 
 Tiny = Callable[..., RunConfig]
