@@ -2,25 +2,25 @@
 
 A module in this package is an algorithm of that name, chosen with ``--strategy NAME``. It defines:
 
-    OPTIONS = {"prox_mu": 0.01}                the flags it takes and their defaults, a literal; left out if it has none
-    KEEPS_STATE = True                         if clients remember something from round to round; left out if not
+    class Options(AlgorithmOptions)                    its options and facts; see ``federated.config.algorithm``
+    KEEPS_STATE = True                                 if clients remember something between rounds
     train_client(client, weights) -> ClientUpdate      what a client does with the model
     build_strategy(config) -> Strategy                 what the server does with the replies: a Flower strategy over
                                                        parameters, which ``strategy.Federation`` makes whole
 
-Adding one is adding a file; a flag that is new needs a field in ``RunConfig``, too. This module imports nothing heavy
-and reads ``OPTIONS`` without running the modules, so that flags can be checked and ``--help`` answers at once.
+Adding one is adding a file. This module imports nothing heavy, and ``Options`` is read without running the modules, so
+that flags can be checked and ``--help`` answers at once.
 """
 
 from __future__ import annotations
 
-import ast
 import importlib
-import pkgutil
 from collections.abc import Mapping
-from functools import cache
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from federated.config.algorithm import names as names
+from federated.config.algorithm import options_class
+from fps_pretrain.common.options import fields_of
 
 if TYPE_CHECKING:
     from flwr.serverapp.strategy import Strategy
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
     from federated.client.training import Client, ClientUpdate
     from federated.config.run import RunConfig
-
-
-_NOT_ALGORITHMS = {"averaging"}
 
 
 class Algorithm(Protocol):
@@ -43,19 +40,9 @@ class Algorithm(Protocol):
         """The Flower strategy that combines parameters."""
 
 
-@cache
-def names() -> tuple[str, ...]:
-    """The algorithms there are, in alphabetical order."""
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in _NOT_ALGORITHMS))
-
-
-@cache
 def options(name: str) -> Mapping[str, Any]:
     """The options of an algorithm, fields of ``RunConfig``, with their defaults; None means that it works one out."""
-    for statement in ast.parse((Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")).body:
-        if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "OPTIONS":
-            return ast.literal_eval(statement.value)
-    return {}
+    return {one.name: one.default for one in fields_of(options_class(name))}
 
 
 def load(name: str) -> Algorithm:

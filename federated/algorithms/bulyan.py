@@ -17,8 +17,6 @@ from federated.algorithms.fedavg import train_client as train_client  # clients 
 from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
-OPTIONS = {"malicious": 1}
-
 
 @dataclass(frozen=True)
 class Options(AlgorithmOptions):

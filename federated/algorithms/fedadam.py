@@ -20,8 +20,6 @@ from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 from federated.server.cohort import ServerState
 
-OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
-
 
 @dataclass(frozen=True)
 class Options(AlgorithmOptions):

@@ -21,8 +21,6 @@ from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 from federated.server.cohort import ServerState
 
-OPTIONS = {"server_lr": 1.0, "server_momentum": 0.9}
-
 
 @dataclass(frozen=True)
 class Options(AlgorithmOptions):

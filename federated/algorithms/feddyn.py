@@ -23,7 +23,6 @@ from federated.client.training import Client, ClientUpdate, Weights, local_sgd
 from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
-OPTIONS = {"feddyn_alpha": 0.01}
 KEEPS_STATE = True
 
 

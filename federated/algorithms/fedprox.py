@@ -20,8 +20,6 @@ from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
-OPTIONS = {"prox_mu": 0.01}
-
 
 @dataclass(frozen=True)
 class Options(AlgorithmOptions):

@@ -21,7 +21,6 @@ from federated.algorithms.fedavg import build_strategy as build_strategy  # the 
 from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
 
-OPTIONS = {"moon_mu": 1.0, "moon_temperature": 0.5}
 KEEPS_STATE = True
 
 

@@ -20,8 +20,6 @@ from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
-OPTIONS = {"q": 0.1, "q_lr": None}
-
 
 @dataclass(frozen=True)
 class Options(AlgorithmOptions):

@@ -23,7 +23,6 @@ from federated.client.training import Client, ClientUpdate, Weights, effective_s
 from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
-OPTIONS = {"server_lr": 1.0}
 KEEPS_STATE = True
 
 

@@ -17,8 +17,6 @@ from federated.algorithms.fedavg import train_client as train_client  # clients 
 from federated.config.algorithm import AlgorithmOptions
 from federated.config.run import RunConfig
 
-OPTIONS = {"trim": 0.2}
-
 
 @dataclass(frozen=True)
 class Options(AlgorithmOptions):

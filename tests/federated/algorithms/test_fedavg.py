@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -40,7 +42,7 @@ def test_registry_finds_algorithms_by_file() -> None:
 
 @pytest.mark.parametrize("name", algorithms.names())
 def test_options_read_from_the_text_are_the_modules_and_fields(name: str) -> None:
-    assert algorithms.options(name) == getattr(algorithms.load(name), "OPTIONS", {})
+    assert algorithms.options(name) == asdict(algorithms.load(name).Options())
     for option, default in algorithms.options(name).items():
         assert getattr(RunConfig(strategy=name), option) == default
 
