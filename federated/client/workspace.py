@@ -146,7 +146,7 @@ def message_config(
         dataset=f"{kind}:{Path(where).resolve()}" if kind in ("folder", "parquet") else config.dataset,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
     )
-    message = {"run-config": to_yaml(located), "partition-file": str(partition_file.resolve())}
+    message = {"run-config": to_yaml(located, for_clients=True), "partition-file": str(partition_file.resolve())}
     for name, path in (("training-data", training_data), ("client-states", client_states)):
         if path:
             message[name] = str(path.resolve())
