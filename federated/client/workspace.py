@@ -24,7 +24,8 @@ from federated.client.batch_norm import estimate_statistics, parameter_names, wi
 from federated.client.training import CLASSIFICATION, Problem, Weights, evaluate
 from federated.config.run import RunConfig, from_yaml, to_yaml
 from federated.data import sets as data
-from federated.data.partition import Partition, load_partition
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition
 from federated.server.evaluation import correct
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from federated.data.partition import Partition, count_labels
 from federated.data.sets import Split
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 
 WORST = 0.1
 """The share of clients that counts as the worst."""
@@ -50,9 +50,9 @@ def client_accuracies(
     per_class = np.bincount(test.labels, weights=hits, minlength=num_classes) / np.maximum(seen, 1)
     counts = count_labels(partition, train.labels, num_classes) * (seen > 0)
     accuracies = counts @ per_class / np.maximum(counts.sum(axis=1), 1)
-    if train.owners is not None and test.owners is not None:
+    if train.user_ids is not None and test.user_ids is not None:
         for client, part in enumerate(partition):
-            own = np.isin(test.owners, np.unique(train.owners[part]))
+            own = np.isin(test.user_ids, np.unique(train.user_ids[part]))
             if own.any():
                 accuracies[client] = hits[own].mean()
     return accuracies

@@ -17,9 +17,10 @@ from federated.config.run import RunConfig
 from federated.data.downloads import CACHE, one_line
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
+from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.architectures import is_cifar_resnet
 from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights, write_atomically
-from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder, normalise
+from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder
 
 
 def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:

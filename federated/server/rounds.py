@@ -30,7 +30,8 @@ from federated.client.training import Weights, learning_rate, weights_of
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data import sets as data
-from federated.data.partition import Partition, describe, describe_counts, make_partition, plot_counts
+from federated.data.partition import Partition, describe, describe_counts, make_partition
+from federated.data.partition_plot import plot_counts
 from federated.engines import ray as simulation
 from federated.engines.inprocess import InProcessGrid
 from federated.engines.workers import worker_grid
@@ -109,7 +110,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     if state and state.data_digest != data_digest:
         raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
     partition = (
-        folder.load_partition() if folder else make_partition(config, dataset.train.labels, dataset.train.owners)
+        folder.load_partition() if folder else make_partition(config, dataset.train.labels, dataset.train.user_ids)
     )
     resumed_from = state.round if state else None
     if folder is None or state is None:
