@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from federated.client.training import Weights
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 
 CHANNELS_PER_GROUP = 8
 """Two groups in ResNet-20's narrowest stage. Wu & He (2018, "Group Normalization", table 3) find 8 to 64 channels to a

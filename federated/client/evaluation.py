@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 
 
 @torch.inference_mode()

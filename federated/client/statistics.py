@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from federated.client.batch_norm import tracking_layers
 from fps_pretrain.common.keys import seed_of
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 
 
 @torch.no_grad()

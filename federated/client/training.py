@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from federated.client.augmentation import augment
 from federated.config.run import RunConfig
 from fps_pretrain.common.keys import seed_of
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 
 Weights = dict[str, Tensor]
 """A model's state dict on the CPU, or a part of one."""

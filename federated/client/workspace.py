@@ -25,7 +25,8 @@ from federated.client.evaluation import correct_mask, evaluate
 from federated.client.training import CLASSIFICATION, Problem, Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
 from federated.data import sets as data
-from federated.data.partition import Partition, load_partition
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 

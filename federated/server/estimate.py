@@ -69,7 +69,7 @@ def dry_run(config: RunConfig) -> str:
         torch.set_num_threads(config.threads)
     encoder, report = initial_encoder(config)
     dataset = data.load(config)
-    partition = make_partition(config, dataset.train.labels, dataset.train.owners)
+    partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
     space = Workspace.build(config, dataset, partition)
     weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))

@@ -35,9 +35,9 @@ def client_accuracies(
     per_class = np.bincount(test.labels, weights=correct_mask, minlength=num_classes) / np.maximum(seen, 1)
     counts = count_labels(partition, train.labels, num_classes) * (seen > 0)
     accuracies = counts @ per_class / np.maximum(counts.sum(axis=1), 1)
-    if train.owners is not None and test.owners is not None:
+    if train.user_ids is not None and test.user_ids is not None:
         for client, part in enumerate(partition):
-            own = np.isin(test.owners, np.unique(train.owners[part]))
+            own = np.isin(test.user_ids, np.unique(train.user_ids[part]))
             if own.any():
                 accuracies[client] = correct_mask[own].mean()
     return accuracies

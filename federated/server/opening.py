@@ -13,7 +13,8 @@ from torch import Tensor
 
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
-from federated.data.partition import describe_counts, plot_counts
+from federated.data.partition import describe_counts
+from federated.data.partition_plot import plot_counts
 from federated.server import initialise
 from federated.server.exchange import Arrived, Clients, RunFailed
 from federated.server.progress import log

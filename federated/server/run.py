@@ -93,7 +93,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     if state and state.data_digest != data_digest:
         raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
     partition = (
-        folder.load_partition() if folder else make_partition(config, dataset.train.labels, dataset.train.owners)
+        folder.load_partition() if folder else make_partition(config, dataset.train.labels, dataset.train.user_ids)
     )
     resumed_from = state.round if state else None
     if folder is None or state is None:

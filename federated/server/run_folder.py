@@ -7,6 +7,7 @@
     clients/       what clients remember, with algorithms that make them, until the run is finished; see client_state.py
     model.pt       the final classifier, once finished, and curve.png
     log.txt        what was said, by Flower too
+    .lock          held by the process that works on the run
 
 A folder appears whole: it is made aside and renamed. From then on the order of writing keeps it resumable at any
 moment: a round's line first, then the state, so that lines beyond the state are cut off and written again.
@@ -15,12 +16,10 @@ moment: a round's line first, then the state, so that lines beyond the state are
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -31,9 +30,12 @@ from federated.algorithms.base import ServerState
 from federated.client.state import ClientStates
 from federated.client.training import Weights
 from federated.config.run import RunConfig, differences, from_yaml, to_yaml
-from federated.data.partition import Partition, load_partition, plot_partition, save_partition
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition, save_partition
+from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import create_folder_atomically, locked, open_atomically, write_text_atomically
 from fps_pretrain.models.checkpoint import read_file, write_atomically
 
 STATE_FORMAT = "fps-run"
@@ -117,35 +119,21 @@ class RunFolder:
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: Dataset, partition: Partition, state: State) -> RunFolder:
         """Write a new run before its first round."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            partial.mkdir(parents=True)
-            folder = cls(partial)
-            (partial / "config.yaml").write_text(to_yaml(config))
-            (partial / "metrics.jsonl").touch()
-            save_partition(partial / "partition.npz", partition)
-            plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
-            folder.save_state(state)
-            partial.rename(path)
+            with create_folder_atomically(path) as partial:
+                folder = cls(partial)
+                write_text_atomically(partial / "config.yaml", to_yaml(config))
+                (partial / "metrics.jsonl").touch()
+                save_partition(partial / "partition.npz", partition)
+                plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
+                folder.save_state(state)
         except OSError as error:
             raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return cls(path)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from working on this run.
-
-        Raises:
-            UserError: another process does.
-        """
-        with (self.path / "log.txt").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.path} is being worked on by another process") from error
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from working on this run; see ``common.files.locked``."""
+        return locked(self.path)
 
     @property
     def partition_file(self) -> Path:
@@ -211,9 +199,7 @@ class RunFolder:
             )
         for left_over in self.path.glob(".*.partial"):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        aside = self.path / ".metrics.jsonl.partial"
-        aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        aside.replace(self.path / "metrics.jsonl")
+        write_text_atomically(self.path / "metrics.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         return rows
 
     @property
@@ -266,4 +252,5 @@ def plot_curve(path: Path, rows: list[Row], title: str) -> None:
     loss.set_yscale("log")  # fresh weights have losses far above all that follow
     accuracy.legend(frameon=False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with open_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=120)

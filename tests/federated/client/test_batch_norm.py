@@ -30,8 +30,9 @@ from federated.server.initialise import centroid_head, initial_classifier, initi
 from federated.server.run import run
 from federated.server.run_folder import RunFolder
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.checkpoint import digest, save_encoder
-from fps_pretrain.models.encoders import build_classifier, build_encoder, normalise
+from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 Tiny = Callable[..., RunConfig]
 

@@ -57,6 +57,7 @@ def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
         "config.yaml", "metrics.jsonl", "partition.npz", "partition.png", "state.pt", "model.pt", "curve.png",
         "init.yaml",
         "log.txt",
+        ".lock",
     }  # fmt: skip
     rows = read_history(result.folder)
     assert result.history == rows
@@ -242,7 +243,7 @@ def test_two_processes_do_not_share_a_run(tiny: Tiny, monkeypatch: pytest.Monkey
         fail_in_round(patch, 2, {0, 1, 2}, ValueError())
         with pytest.raises(RunFailed):
             run(tiny(), quiet=True)
-    with (tiny().folder / "log.txt").open("a") as file:
+    with (tiny().folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="worked on by another process"):
             run(tiny(), quiet=True)
