@@ -6,28 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from federated.data.partition import Partition, count_labels
 from federated.data.sets import Split
-from fps_pretrain.models.encoders import normalise
 
 WORST = 0.1
 """The share of clients that counts as the worst."""
-
-
-@torch.inference_mode()
-def correct(
-    model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
-) -> NDArray[np.bool_]:
-    """Which images ``(N, S, S, 3)`` the weights give the right one of the labels ``(N,)``; ``(N,)``."""
-    model.load_state_dict(weights)
-    model.eval()
-    batches = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
-    hits = [model(normalise(images[batch])).argmax(1) == labels[batch] for batch in batches]
-    return torch.cat(hits).cpu().numpy()
 
 
 def client_accuracies(

@@ -7,10 +7,8 @@ over them is our own, because Flower's has no start round, no files and no failu
 from __future__ import annotations
 
 import math
-import os
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,18 +25,18 @@ from federated.client.batch_norm import pooled_statistics, with_norm, with_own_s
 from federated.client.failures import HANG_GRACE, last_line, reason_to_drop
 from federated.client.state import ClientStates
 from federated.client.training import Weights, learning_rate, weights_of
-from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import Partition, describe, describe_counts, make_partition, plot_counts
-from federated.engines import ray as simulation
-from federated.engines.inprocess import InProcessGrid
-from federated.engines.workers import worker_grid
+from federated.engines import ray
+from federated.engines import start as engines
+from federated.engines.pool import EngineFailed
+from federated.engines.start import Engine
 from federated.messages import from_record
 from federated.server import evaluation, initialise, loggers, privacy
 from federated.server.cohort import Federation
 from federated.server.initialise import initial_classifier, initial_encoder
-from federated.server.progress import RoundBar, console, log, log_file
+from federated.server.progress import RoundBar, console, log, log_file, machine_is_busy
 from federated.server.run_folder import Row, RunFolder, State
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import LoadReport, digest
@@ -84,7 +82,7 @@ def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: 
 def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     # All that can be refused is refused before the first write, the cheapest first.
     if config.engine == "ray" and grid is None:
-        simulation.check_installed()
+        ray.check_installed()
     if config.partition == "nodes" and grid is None:
         raise UserError("--partition nodes is for flwr run, where nodes have data of their own: docs/deployment.md")
     loggers.check_installed(config)
@@ -165,58 +163,24 @@ def _announce(
     if config.head == "centroid":
         log.info("head    the class means of the clients' features")
     log.info(f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}, in {folder}")
-    if config.threads is None and space.device.type == "cpu" and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+    if config.threads is None and space.device.type == "cpu" and machine_is_busy():
         # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
         log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
     if resumed:
         log.info(f"resumed after round {state.round}")
 
 
-@dataclass(frozen=True)
-class _Engine:
-    """What trains the clients.
-
-    Attributes:
-        grid: its nodes.
-        message_config: what messages tell of the run.
-        check: raises when the nodes cannot answer any more.
-        side_by_side: how many clients it trains at a time, or None if it ends those that hang by itself.
-    """
-
-    grid: Grid
-    message_config: ConfigRecord
-    check: Callable[[], None] = lambda: None
-    side_by_side: int | None = None
-
-
 @contextmanager
-def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[_Engine]:
+def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[Engine]:
     """Start the engine, or use the grid that is given, and end it."""
-    if grid is not None:  # nodes that may be anywhere: what they know of this machine is nothing
-        classes = space.dataset.classes if config.partition == "nodes" else ()
-        message_config = workspace.message_config(config, folder.partition_file, classes=classes)
-        workspace.share(message_config, space)
-        yield _Engine(grid, message_config, side_by_side=config.clients)
+    if grid is not None:
+        yield engines.lent(config, space, folder.partition_file, grid)
         return
-    elsewhere = config.engine == "ray" or config.workers is not None
-    message_config = workspace.message_config(
-        config, folder.partition_file, folder.training_data if elsewhere else None, folder.client_states
-    )
-    workspace.share(message_config, space)
     try:
-        if elsewhere:
-            workspace.lay_out(space.dataset, folder.training_data)
-        if config.engine == "ray":
-            actors = simulation.actors(config)
-            with simulation.ray_grid(config, use_gpu=space.device.type == "cuda") as (nodes, check):
-                yield _Engine(nodes, message_config, check, side_by_side=actors)
-        elif config.workers is not None:
-            with worker_grid(config.clients, config.workers, message_config, config.client_timeout) as nodes:
-                yield _Engine(nodes, message_config)
-        else:
-            yield _Engine(InProcessGrid(client_app, config.clients), message_config)
-    finally:
-        shutil.rmtree(folder.training_data, ignore_errors=True)
+        with engines.start(config, space, folder.partition_file, folder.training_data, folder.client_states) as engine:
+            yield engine
+    except EngineFailed as error:
+        raise RunFailed(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -243,7 +207,7 @@ class _Loop:
     config: RunConfig
     folder: RunFolder
     space: workspace.Workspace
-    engine: _Engine
+    engine: Engine
     report: LoadReport | None = None
     publish: loggers.Logger = loggers.nowhere
 
@@ -306,7 +270,7 @@ class _Loop:
             accuracies = np.concatenate(
                 [
                     evaluation.client_accuracies(
-                        self.space.hits(judged), dataset.test, dataset.train, partition, len(dataset.classes)
+                        self.space.correct_mask(judged), dataset.test, dataset.train, partition, len(dataset.classes)
                     )
                     for judged, partition in self._judged(state)
                 ]
@@ -492,7 +456,6 @@ class _Loop:
             replies += arrived
             pending -= {reply.metadata.reply_to_message_id for reply in arrived}
             if not arrived:
-                self.engine.check()
                 time.sleep(0.05)
             elif bar:
                 bar.client(len(replies), of=len(messages))

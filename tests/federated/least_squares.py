@@ -23,8 +23,9 @@ from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data.sets import Dataset
 from federated.engines.inprocess import InProcessGrid
+from federated.engines.start import Engine
 from federated.server.progress import RoundBar
-from federated.server.rounds import Round, _Engine, _Loop
+from federated.server.rounds import Round, _Loop
 from federated.server.run_folder import RunFolder, State
 
 Vector = NDArray[np.float64]
@@ -136,7 +137,7 @@ class Federated:
         message_config = workspace.message_config(self.config, self.folder, client_states=self.folder / "clients")
         workspace.share(message_config, space)
         grid = InProcessGrid(client_app, problem.clients)
-        engine = _Engine(grid, message_config)
+        engine = Engine(grid, message_config)
         self.loop = _Loop(self.config, RunFolder(self.folder), space, engine, report=None, publish=lambda _: None)
         self.partition_of = self.loop._partitions()
         self.strategy = self.loop._strategy(self.partition_of)
