@@ -1,4 +1,4 @@
-"""Clients that fail: how one is noticed, and how to make some fail on purpose."""
+"""Clients that fail: the time limit of a round, and failures injected on purpose."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIENT_FAILED = 2
 """Flower's error code for an exception in a ClientApp."""
 
 HANG_GRACE = 30.0
-"""Seconds beyond ``--client-timeout`` after which a client that does not give up by itself is given up."""
+"""Seconds beyond ``--client-timeout`` after which a client that does not stop by itself is given up."""
 
 
 class ClientTimeout(RuntimeError):
@@ -27,10 +27,10 @@ class InjectedFailure(RuntimeError):
 
 
 class Deadline:
-    """The time a client has for a round, looked at between two batches.
+    """The time limit of a client in a round, checked between two batches.
 
     Args:
-        seconds: how long from now, or None for ever.
+        seconds: the limit, counted from now; None for no limit.
     """
 
     def __init__(self, seconds: float | None) -> None:
@@ -38,10 +38,10 @@ class Deadline:
         self._end = math.inf if seconds is None else time.monotonic() + seconds
 
     def check(self) -> None:
-        """Go on, or give up.
+        """Raise if the time is over.
 
         Raises:
-            ClientTimeout: the time is over.
+            ClientTimeout: it is.
         """
         if time.monotonic() > self._end:
             raise ClientTimeout(f"took longer than {self.seconds:g} s")
@@ -52,10 +52,10 @@ class Deadline:
 
 
 def injected(config: RunConfig, server_round: int, client: int) -> Failure | None:
-    """How a client fails in a round, as a function of (seed, round, client); None for most.
+    """How a client fails in a round, a function of (seed, round, client); None if it does not.
 
-    Of those that ``--inject-failures`` hits, as many raise as send weights that are not a number as, where there is a
-    ``--client-timeout`` to exceed, are too slow.
+    ``--inject-failures`` is the share of the clients' rounds that fail. The kinds are equally likely: an error, weights
+    that are not a number and, with ``--client-timeout``, slowness.
     """
     if not config.inject_failures:
         return None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,21 +16,21 @@ from federated.client import workspace
 from federated.client.batch_norm import with_norm
 from federated.client.state import ClientStates
 from federated.client.training import weights_of
-from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data import sets
 from federated.data.partition import describe, make_partition
 from federated.engines import ray
-from federated.engines.inprocess import InProcessGrid
-from federated.engines.workers import worker_grid
+from federated.engines import start as engines
+from federated.engines.pool import EngineFailed
+from federated.engines.start import Engine
 from federated.server import initialise, loggers, opening, privacy
 from federated.server.evaluation import reported
-from federated.server.exchange import Clients, Engine
+from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
 from federated.server.initialise import initial_classifier, initial_encoder
 from federated.server.judge import Judge
 from federated.server.privacy import CentralPrivacy
-from federated.server.progress import RoundBar, console, log, log_file
+from federated.server.progress import RoundBar, console, log, log_file, machine_is_busy
 from federated.server.rounds import Loop, record
 from federated.server.run_folder import Row, RunFolder, State
 from fps_pretrain.common.errors import UserError
@@ -155,7 +153,7 @@ def _rounds(
     states = ClientStates(folder.client_states) if "client-states" in engine.message_config else None
     clients = None
     if state.round < config.rounds:
-        clients = Clients.find(engine, config.clients)
+        clients = Clients.find(engine, config)
         counts = opening.numbers_of_examples(config, space, clients)
         if state.round == 0:
             state = opening.prepare(config, space, clients, counts, state, folder, bar.client)
@@ -207,7 +205,7 @@ def _announce(
     if config.head == "centroid":
         log.info("head    the class means of the clients' features")
     log.info(f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}, in {folder}")
-    if config.threads is None and space.device.type == "cpu" and os.getloadavg()[0] > 0.5 * (os.cpu_count() or 1):
+    if config.threads is None and space.device.type == "cpu" and machine_is_busy():
         # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
         log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
     if resumed:
@@ -217,34 +215,11 @@ def _announce(
 @contextmanager
 def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[Engine]:
     """Start the engine, or use the grid that is given, and end it."""
-    timeout = config.client_timeout
-    if grid is not None:  # Its nodes may be on other machines: no paths of this one.
-        classes = space.dataset.classes if config.partition == "nodes" else ()
-        message_config = workspace.message_config(config, folder.partition_file, classes=classes)
-        workspace.share(message_config, space)
-        yield Engine(
-            grid,
-            message_config,
-            side_by_side=config.clients,
-            client_timeout=timeout,
-            node_timeout=config.node_timeout,
-        )
+    if grid is not None:
+        yield engines.lent(config, space, folder.partition_file, grid)
         return
-    elsewhere = config.engine == "ray" or config.workers is not None
-    message_config = workspace.message_config(
-        config, folder.partition_file, folder.training_data if elsewhere else None, folder.client_states
-    )
-    workspace.share(message_config, space)
     try:
-        if elsewhere:
-            workspace.lay_out(space.dataset, folder.training_data)
-        if config.engine == "ray":
-            with ray.ray_grid(config, use_gpu=space.device.type == "cuda") as (nodes, check):
-                yield Engine(nodes, message_config, check, ray.actors(config), timeout)
-        elif config.workers is not None:
-            with worker_grid(config.clients, config.workers, message_config, timeout) as nodes:
-                yield Engine(nodes, message_config, client_timeout=timeout)
-        else:
-            yield Engine(InProcessGrid(client_app, config.clients), message_config, client_timeout=timeout)
-    finally:
-        shutil.rmtree(folder.training_data, ignore_errors=True)
+        with engines.start(config, space, folder.partition_file, folder.training_data, folder.client_states) as engine:
+            yield engine
+    except EngineFailed as error:
+        raise RunFailed(str(error)) from error

@@ -171,7 +171,7 @@ def test_the_per_client_view_judges_each_by_its_own_statistics(tiny: Tiny) -> No
         if state.client_rounds[client]:
             own = torch.load(result.folder / "clients" / str(client) / "1.pt", weights_only=True)["statistics"]
             assert own
-        hits = space.hits({**state.weights, **own})
+        hits = space.correct_mask({**state.weights, **own})
         per_class = [hits[space.dataset.test.labels == label].mean() for label in range(10)]
         expected.append(sum(per_class[label] for label in space.dataset.train.labels[part]) / len(part))
     assert result.history[1]["client_accuracies"] == pytest.approx(expected, abs=1e-6)

@@ -176,6 +176,13 @@ def test_flower_tells_how_to_go_on_and_keeps_other_tracebacks() -> None:
     assert "Traceback" in said_by_flower(lambda: fail(ZeroDivisionError("a mistake of ours")))
 
 
+def test_nodes_are_not_waited_for_without_end() -> None:
+    grid = InProcessGrid(client_app, 2)
+    server_app.wait_for_nodes(grid, 2, timeout=0.0)
+    with pytest.raises(UserError, match=r"^2 of 3 nodes are connected after 0\.1 s \(--node-timeout\)"):
+        server_app.wait_for_nodes(grid, 3, timeout=0.1)
+
+
 def said_by_flower(app: Callable[[], None]) -> str:
     """What Flower's log has of an app that raises, logged as Flower does."""
     flower, text = logging.getLogger("flwr"), io.StringIO()
