@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import pkgutil
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fps_pretrain.methods.base import PairMethod
 
 _NOT_METHODS = {"base"}
 
@@ -15,8 +10,3 @@ _NOT_METHODS = {"base"}
 def available_methods() -> list[str]:
     """Names that ``--method`` takes, found without importing the methods."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_METHODS)
-
-
-def method_class(name: str) -> type[PairMethod]:
-    """The method's LightningModule."""
-    return importlib.import_module(f"{__name__}.{name}").Method
