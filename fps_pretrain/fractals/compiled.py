@@ -18,6 +18,7 @@ _PACKAGE = Path(__file__).parent.parent
 # All sources of compiled code and of its constants. ``batched`` holds torch code only.
 _FRACTALS = Path(__file__).parent
 _SOURCES = sorted(path for path in _FRACTALS.rglob("*.py") if path.parent.name != "batched")
+_SOURCES.append(_PACKAGE / "images" / "pixels.py")  # ImageNet's mean and deviation
 
 
 def _cache_folder() -> str:

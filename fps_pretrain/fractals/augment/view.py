@@ -16,7 +16,7 @@ from fps_pretrain.fractals.augment.slots import SLOT_BLUR, SLOT_GREY, SLOT_JITTE
 from fps_pretrain.fractals.compiled import kernel
 from fps_pretrain.fractals.recipe_numbers import ViewNumbers
 from fps_pretrain.fractals.rng import chance, uniform_in
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 @kernel()

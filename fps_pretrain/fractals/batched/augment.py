@@ -23,7 +23,7 @@ from fps_pretrain.fractals.augment.slots import (
 from fps_pretrain.fractals.batched.colours import spread
 from fps_pretrain.fractals.batched.rng import integers, uniforms
 from fps_pretrain.fractals.recipe_numbers import ViewNumbers
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def crop_boxes(height: int, width: int, numbers: ViewNumbers, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -22,7 +22,7 @@ from torchvision.transforms.v2 import functional as TF
 from fps_pretrain.fractals.augment import slots as augment_slots
 from fps_pretrain.fractals.compose import slots
 from fps_pretrain.fractals.recipe import COLOUR_JITTER, Recipe, make_recipe
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 from tests.fps_pretrain.fractals.pair_statistics import Maker, statistics
 from tests.fps_pretrain.fractals.reference_draws import FreshDraws, chance, integer
 from tests.fps_pretrain.fractals.reference_images import grey_image, shown_code

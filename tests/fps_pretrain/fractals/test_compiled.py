@@ -9,4 +9,4 @@ def test_a_change_of_any_compiled_source_makes_a_new_cache():
     kernels = {path for path in folder.rglob("*.py") if "fractals.compiled import" in path.read_text()}
     assert len(kernels) > 10
     assert kernels <= set(compiled._SOURCES)
-    assert {path.parent.name for path in compiled._SOURCES} == {"fractals", "compose", "augment"}
+    assert {path.parent.name for path in compiled._SOURCES} == {"fractals", "compose", "augment", "images"}

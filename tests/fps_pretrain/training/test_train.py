@@ -21,6 +21,7 @@ from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.probing import quality
 from fps_pretrain.training import resume as state
 from fps_pretrain.training import run as train
+from fps_pretrain.training import trainer
 from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 from tests.tools import random_kills
 
@@ -288,7 +289,7 @@ def test_a_finished_run_given_again_does_nothing_more(baseline, tmp_path, no_pro
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"}
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(train.L, "Trainer", lambda **options: pytest.fail("it trains again"))
+        patch.setattr(trainer.L, "Trainer", lambda **options: pytest.fail("it trains again"))
         run(tmp_path)
     assert "finished" in capsys.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"}
