@@ -22,6 +22,8 @@ COLOUR_RANDOM, COLOUR_JITTER = range(2)
 JITTERS = ("none", "basic", "fractaldb", "svd", "sval")
 JITTER_NONE, JITTER_BASIC, JITTER_FRACTALDB, JITTER_SVD, JITTER_SVAL = range(5)
 BACKGROUNDS = ("black", "diamond-square")
+RENDERS = ("fresh", "shared")
+RENDERS_FRESH, RENDERS_SHARED = range(2)
 MAX_OBJECTS = 16
 MIN_SIZE, MAX_SIZE = 16, 512
 MAX_POOL = 1_048_576
@@ -30,7 +32,7 @@ MAX_POOL = 1_048_576
 class Recipe(NamedTuple):
     """What pairs look like, in a form that compiled code takes. ``make_recipe`` builds it.
 
-    Defaults are those of the code released with Chen et al. (ICLR 2023), but for ``pool``.
+    Defaults are those of the code released with Chen et al. (ICLR 2023), but for ``pool`` and ``renders``.
     """
 
     size: int
@@ -61,6 +63,10 @@ class Recipe(NamedTuple):
     view by itself. Default: 0. The release has a pool; 1,024 is about it (see ``compose.choose``)."""
     pool_images: int
     """Most images of a class in such a block: 32 up to 64 px, 4 above."""
+    renders: int
+    """How many images a class has without a pool, an index into ``RENDERS``. fresh: one for every object of every view.
+    shared: one for every ``num_classes`` pairs of an epoch, so that both views of a pair show the same image, as nearly
+    always in the release. Default: fresh."""
     codes: CodeNumbers
     """How codes are sampled."""
     image: ImageNumbers
@@ -86,6 +92,7 @@ def make_recipe(
     background: str = "black",
     composed_views: int = 2,
     pool: int = 0,
+    renders: str = "fresh",
     numbers: Mapping[str, float] | None = None,
 ) -> Recipe:
     """The paper's recipe for views of ``size`` pixels, with its options.
@@ -103,6 +110,7 @@ def make_recipe(
         background: ``black`` or ``diamond-square``.
         composed_views: 2, or 1 to make both views of one composed image.
         pool: pairs in a block that shares images, 1,024 for about what the authors' release does; 0 for no pool.
+        renders: ``fresh``, or ``shared``: both views of a pair show the same image of a class. Without a pool only.
         numbers: other numbers of the recipe by group and name, such as ``{"compose.scale_low": 0.3}``.
 
     Raises:
@@ -114,6 +122,7 @@ def make_recipe(
         (colour, "colour", COLOURS),
         (jitter, "jitter", JITTERS),
         (background, "background", BACKGROUNDS),
+        (renders, "renders", RENDERS),
     ):
         if value not in choices:
             raise UserError(f"{name} must be one of {', '.join(choices)}, got '{value}'")
@@ -127,6 +136,8 @@ def make_recipe(
         raise UserError(f"composed-views must be 1 or 2, got {composed_views}")
     if pool and not high <= pool <= MAX_POOL:
         raise UserError(f"pool must be 0 or between the number of objects ({high}) and {MAX_POOL}, got {pool}")
+    if pool and renders != "fresh":
+        raise UserError("renders must be fresh with a pool, which shares images by itself")
     side = size if small else size // 2
     return Recipe(
         size=size,
@@ -141,5 +152,6 @@ def make_recipe(
         composed_views=composed_views,
         pool=pool,
         pool_images=32 if small else 4,
+        renders=RENDERS.index(renders),
         **changed_numbers(numbers or {}),
     )
