@@ -15,7 +15,8 @@ from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.base import PairMethod
-from fps_pretrain.pairs.sources import PairData, PairSource, make_source
+from fps_pretrain.pairs.data_module import PairData, make_source
+from fps_pretrain.pairs.sources import PairSource
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
 from fps_pretrain.probing.quality import CollapseAlarm, PairRate, QualityProbe
 from fps_pretrain.training.announce import announce
