@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 from federated.config.run import RunConfig
+from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
 
@@ -252,14 +253,11 @@ def plot_counts(path: Path, counts: Indices, classes: Sequence[str]) -> None:
     Up to ``MAX_BARS`` clients are stacked bars. More are a map, a column a client and a row a class, under a curve of
     their sizes, with the clients in the order of their most frequent class.
     """
-    # A figure of its own, not pyplot's: no window system and no global state.
-    from matplotlib.figure import Figure
-
     few = len(counts) <= MAX_BARS
     width = float(np.clip(2.5 + 0.35 * len(counts), 6, 14)) if few else 11.0
-    figure = Figure(figsize=(width, 4 if few else 6), layout="constrained")
+    figure = plots.new_figure(width, 4 if few else 6)
     (_draw_bars if few else _draw_map)(figure, counts, classes)
-    figure.savefig(path, dpi=120)
+    plots.save(figure, path)
 
 
 def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
@@ -271,7 +269,7 @@ def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
     bottom = np.zeros(len(clients))
     for label, name in enumerate(classes):
         colour = colours(label if len(classes) <= 10 else label / (len(classes) - 1))
-        axes.bar(clients, counts[:, label], bottom=bottom, width=0.9, color=colour, label=name)
+        axes.bar(clients, counts[:, label], bottom=bottom, width=0.9, color=colour, label=plots.literal(name))
         bottom += counts[:, label]
     axes.set(xlabel="client", ylabel="training examples", title=f"Examples by class at {len(clients)} clients")
     axes.set_xlim(-0.6, len(clients) - 0.4)
@@ -279,7 +277,7 @@ def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
         axes.set_xticks(clients)
     if len(classes) <= 20:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.style(axes, grid=False)
 
 
 def _draw_map(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
@@ -292,8 +290,7 @@ def _draw_map(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
     top.set(xlabel="clients, largest first", ylabel="training examples", title=f"Examples at {len(counts)} clients")
     top.set_xlim(-0.5, len(counts) - 0.5)
     top.set_ylim(0)
-    top.grid(alpha=0.3)
-    top.spines[["top", "right"]].set_visible(False)
+    plots.style(top)
     # Neighbours are averaged where there are more than a picture has columns.
     columns = [shares[group].mean(axis=0) for group in np.array_split(order, min(len(order), MAX_COLUMNS))]
     extent = (-0.5, len(counts) - 0.5, len(classes) - 0.5, -0.5)
@@ -302,5 +299,5 @@ def _draw_map(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
     )
     below.set(xlabel="clients, by their most frequent class", ylabel="class")
     if len(classes) <= 20:
-        below.set_yticks(range(len(classes)), labels=list(classes), fontsize="small")
+        below.set_yticks(range(len(classes)), labels=[plots.literal(name) for name in classes], fontsize="small")
     figure.colorbar(image, ax=below, label="share of the client's examples")
