@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from experiments.report.curve_values import RANDOM, TITLES, Value, means
+from experiments.learning_curve.values import RANDOM, TITLES, Value, means
 from fps_pretrain.common import plots
 
 
