@@ -10,11 +10,12 @@ from collections.abc import Sequence
 
 from experiments.comparison.config import CompareConfig
 from experiments.comparison.tuning import choose, record
+from experiments.report.comparable import check, check_revisions
 from experiments.report.page import CURVES, PAGE, points, write
 from experiments.report.runs import read_run
 from federated.config import file as config_file
 from federated.config.run import RunConfig
-from fps_pretrain.common import cli
+from fps_pretrain.common import cli, environment
 
 PROG = "experiments.compare"
 
@@ -33,7 +34,7 @@ def _carry_out(runs: Sequence[RunConfig]) -> None:
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
         try:
-            rounds.run(run)
+            environment.record(rounds.run(run).folder)
         except rounds.RunFailed as error:
             advice = "the same command goes on from the last completed round"
             raise rounds.RunFailed(f"{PROG}: failed in {run.folder}: {error}; {advice}") from error
@@ -58,6 +59,7 @@ def main(config: CompareConfig) -> int:
     for run in [*config.candidates(), *config.runs({})]:  # refuse now what would be refused hours from now
         RunFolder.find(run.folder, run)
         initial_encoder(run)
+    check_revisions([run.folder for run in config.runs({})], config.allow_different)
     try:
         runs = list(config.runs(_tune(config) if config.lrs else {}))
         _carry_out(runs)
@@ -66,6 +68,7 @@ def main(config: CompareConfig) -> int:
         return EXIT_FAILED
     command = f"python -m {PROG} " + " ".join(sys.argv[1:])
     done = [read_run(run.folder) for run in runs]
+    check(done, config.allow_different)
     summaries = write(done, config.folder, config.targets, config.title, command)
     for summary in summaries:
         line = f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}"
@@ -79,9 +82,8 @@ def main(config: CompareConfig) -> int:
 
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; exits with one line and code 2 if they are wrong."""
-    return config_file.parse(
-        CompareConfig, PROG, arguments, lists=("inits", "seeds", "lrs", "targets"), left_out=("init", "seed")
-    )
+    lists = ("inits", "seeds", "lrs", "targets", "allow_different")
+    return config_file.parse(CompareConfig, PROG, arguments, lists=lists, left_out=("init", "seed"))
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.report.comparable import Difference
 from experiments.report.summary import check_targets
 from federated.config.run import RunConfig, init_name
 from fps_pretrain.common.errors import UserError
@@ -27,6 +28,8 @@ class CompareConfig:
     the last round of the first seed's run, the test set unseen; none for --lr."""
     targets: tuple[float, ...] = ()
     """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
+    allow_different: tuple[Difference, ...] = ()
+    """Go on with runs that another revision of the code made."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Options of run_fl.py."""
     config: Path | None = None

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.report.comparable import Difference, check
 from experiments.report.page import CURVES, PAGE, write
 from experiments.report.runs import read_run
 from experiments.report.summary import check_targets
@@ -29,6 +30,8 @@ class ReportConfig:
     """Folder for the page, the PNG and the CSV files."""
     targets: tuple[float, ...] = ()
     """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
+    allow_different: tuple[Difference, ...] = ()
+    """Compare runs although their data, budget (passes over the training examples) or revision of the code differ."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -44,6 +47,7 @@ class ReportConfig:
 def main(config: ReportConfig) -> int:
     """Report the runs; returns the exit code."""
     runs = [read_run(folder) for folder in config.runs]
+    check(runs, config.allow_different)
     command = f"python -m {PROG} " + " ".join(sys.argv[1:])
     write(runs, config.output, config.targets, config.output.name, command)
     print(f"wrote {config.output / PAGE} and {config.output / CURVES}", file=sys.stderr)

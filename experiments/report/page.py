@@ -1,22 +1,32 @@
-"""Runs side by side as one HTML page, a PNG and two CSV files."""
+"""Runs side by side as one HTML page, a PNG and two CSV files. The page needs no network."""
 
 from __future__ import annotations
 
 import base64
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiments.report.curves import curves
+from experiments.report.headline import cautions, sentences
 from experiments.report.picture import draw
-from experiments.report.runs import Run, group
+from experiments.report.runs import Arm, Run, group
 from experiments.report.statistics import Interval
 from experiments.report.summary import Summary, default_targets, summarise
 from experiments.report.tables import rounds_csv, summary_csv
 from federated.config.run import FREE_ON_RESUME
+from fps_pretrain.common import environment
 from fps_pretrain.common.files import write_bytes_atomically, write_text_atomically
 
 PAGE, CURVES, TABLE, ROUNDS = "index.html", "curves.png", "summary.csv", "rounds.csv"
+
+ANALYSES = "analyses"
+"""Folder beside the page in which ``experiments.analyses`` leave NAME.txt and NAME.png to be shown on it."""
+
+MOST_PARTITIONS = 4
+"""Pictures of different partitions that the page shows at most."""
 
 
 def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: str, command: str) -> list[Summary]:
@@ -40,20 +50,27 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     picture = draw(arms, title)
     page = _render(
         title=title,
-        command=command,
+        headline=sentences(summaries),
+        cautions=cautions(summaries),
+        curves=curves(arms),
         picture=base64.b64encode(picture).decode(),
         summaries=summaries,
         targets=list(summaries[0].rounds_to),
+        partitions=_partitions(arms),
+        analyses=_analyses(output / ANALYSES),
+        command=command,
+        again=[f"python run_fl.py --config {shlex.quote(str(arm.runs[0].folder / 'config.yaml'))}" for arm in arms],
         shared=_shared_options(runs),
+        machines=_machines(runs),
         seeds=sorted({run.config.seed for run in runs}),
         percent=percent,
         interval=points,
     )
     output.mkdir(parents=True, exist_ok=True)
     write_bytes_atomically(output / CURVES, picture)
-    write_text_atomically(output / TABLE, summary_csv(summaries))
-    write_text_atomically(output / ROUNDS, rounds_csv(arms))
-    write_text_atomically(output / PAGE, page)
+    write_text_atomically(output / TABLE, _writable(summary_csv(summaries)))
+    write_text_atomically(output / ROUNDS, _writable(rounds_csv(arms)))
+    write_text_atomically(output / PAGE, _writable(page))
     return summaries
 
 
@@ -61,8 +78,13 @@ def _render(**values: object) -> str:
     from jinja2 import Environment, PackageLoader, select_autoescape
 
     loader = PackageLoader("experiments.report")
-    environment = Environment(loader=loader, autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True)
-    return environment.get_template("report.html").render(**values)
+    settings = Environment(loader=loader, autoescape=select_autoescape(), trim_blocks=True, lstrip_blocks=True)
+    return settings.get_template("report.html").render(**values)
+
+
+def _writable(text: str) -> str:
+    """``text`` with surrogates, as in names of files that are not UTF-8, written out: UTF-8 has none."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _shared_options(runs: Sequence[Run]) -> dict[str, Any]:
@@ -74,6 +96,42 @@ def _shared_options(runs: Sequence[Run]) -> dict[str, Any]:
         and name not in ("init", "seed", *FREE_ON_RESUME)
         and all(getattr(run.config, name) == value for run in runs)
     }
+
+
+def _partitions(arms: Sequence[Arm]) -> list[dict[str, str]]:
+    """Pictures of the first seeds' partitions, each different one once, with a caption."""
+    found: dict[bytes, dict[str, str]] = {}
+    for arm in arms:
+        run = arm.runs[0]
+        try:
+            content = (run.folder / "partition.png").read_bytes()
+        except OSError:
+            continue
+        caption = f"{run.config.partition_title}, {run.config.clients} clients, seed {run.config.seed}"
+        found.setdefault(content, {"caption": caption, "picture": base64.b64encode(content).decode()})
+    return list(found.values())[:MOST_PARTITIONS]
+
+
+def _analyses(folder: Path) -> list[dict[str, str]]:
+    """What the analyses in ``folder`` say: name, sentence and picture of each; none where there is no folder."""
+    found = []
+    for text in sorted(folder.glob("*.txt")):
+        picture = text.with_suffix(".png")
+        encoded = base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
+        found.append({"name": text.stem, "text": text.read_text(encoding="utf-8"), "picture": encoded})
+    return found
+
+
+def _machines(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    """Which runs were made with which revision, versions and machine; last, what made the page."""
+    of: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    for run in runs:
+        of.setdefault(tuple(run.environment.items()), []).append(run.folder.name)
+    found = []
+    for key, names in of.items():
+        which = "All runs" if len(of) == 1 else ", ".join(names)
+        found.append({"runs": f"{which}:" if key else f"{which}: not recorded.", "environment": dict(key)})
+    return [*found, {"runs": "This page:", "environment": environment.describe()}]
 
 
 def percent(value: float) -> str:

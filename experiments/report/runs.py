@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from federated.config.run import FREE_ON_RESUME, RunConfig, from_yaml, init_name
+from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 
 CLIENT_KEYS = ("client_accuracy_mean", "client_accuracy_std", "client_accuracy_worst_tenth")
@@ -27,11 +28,13 @@ class Run:
         config: the configuration as resolved.
         history: one row a round, round 0 before training first.
         folder: where it was read from.
+        environment: revision, versions and machine by name, as ``common.environment`` recorded them; may be empty.
     """
 
     config: RunConfig
     history: list[Row]
     folder: Path = Path()
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def rounds(self) -> list[int]:
@@ -101,7 +104,7 @@ def read_run(folder: Path) -> Run:
         config = from_yaml((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.yaml") from error
-    run = Run(config, read_history(folder), folder)
+    run = Run(config, read_history(folder), folder, environment.read(folder))
     if not run.rounds:
         raise UserError(f"{folder} has no evaluated round yet")
     return run
