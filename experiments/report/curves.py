@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from experiments.report.arms import Arm
 from experiments.report.headline import count
-from experiments.report.runs import CLIENT_KEYS, Arm
+from experiments.report.runs import CLIENT_KEYS
 
 QUANTITIES = {
     "test_accuracy": "test accuracy",

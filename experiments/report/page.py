@@ -9,10 +9,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from experiments.report.arms import Arm, group
 from experiments.report.curves import curves
 from experiments.report.headline import cautions, sentences
 from experiments.report.picture import draw
-from experiments.report.runs import Arm, Run, group
+from experiments.report.runs import Run
 from experiments.report.statistics import Interval
 from experiments.report.summary import Summary, default_targets, summarise
 from experiments.report.tables import rounds_csv, summary_csv

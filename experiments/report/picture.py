@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.report.runs import Arm
+from experiments.report.arms import Arm
 from fps_pretrain.common import plots
 
 if TYPE_CHECKING:

@@ -1,15 +1,14 @@
-"""Runs as they are compared: read from their folders and grouped into arms, which differ in more than the seed."""
+"""Runs as they are read from their folders: configuration, history, and what they were made with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from federated.config.run import FREE_ON_RESUME, RunConfig, from_yaml, init_name
+from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 
@@ -55,42 +54,6 @@ class Run:
         return [row for row in self.history if row.get(key) is not None]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """Runs that differ in their seed only, in the order of their seeds.
-
-    Raises:
-        UserError: the runs were not evaluated after the same rounds.
-    """
-
-    label: str
-    runs: list[Run]
-
-    def __post_init__(self) -> None:
-        """Check that all runs were evaluated after the same rounds."""
-        if len({(*run.rounds, None, *run.client_rounds) for run in self.runs}) > 1:
-            raise UserError(f"the runs of '{self.label}' have different rounds: finish them first")
-
-    @property
-    def seeds(self) -> list[int]:
-        """The runs' seeds."""
-        return [run.config.seed for run in self.runs]
-
-    @property
-    def rounds(self) -> list[int]:
-        """Rounds after which the runs were evaluated."""
-        return self.runs[0].rounds
-
-    @property
-    def client_rounds(self) -> list[int]:
-        """Rounds after which they were evaluated at each client."""
-        return self.runs[0].client_rounds
-
-    def values(self, key: str) -> np.ndarray:
-        """A quantity of all runs: ``(seeds, rounds)``, or ``(seeds, client_rounds)`` for ``CLIENT_KEYS``."""
-        return np.stack([run.values(key) for run in self.runs])
-
-
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 
@@ -108,31 +71,3 @@ def read_run(folder: Path) -> Run:
     if not run.rounds:
         raise UserError(f"{folder} has no evaluated round yet")
     return run
-
-
-def group(runs: Sequence[Run]) -> list[Arm]:
-    """Group runs into arms, in the order in which each arm's first run came.
-
-    An arm's label names the fields in which the arms differ.
-
-    Raises:
-        UserError: the runs of an arm were evaluated after different rounds.
-    """
-    ignored = {"seed", *FREE_ON_RESUME}
-    arms: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
-    for run in runs:
-        key = tuple((name, value) for name, value in asdict(run.config).items() if name not in ignored)
-        arms.setdefault(key, []).append(run)
-    names = [name for name, _ in next(iter(arms))]
-    differing = [name for i, name in enumerate(names) if len({key[i] for key in arms}) > 1]
-    return [
-        Arm(_label(dict(key), differing), sorted(members, key=lambda run: run.config.seed))
-        for key, members in arms.items()
-    ]
-
-
-def _label(values: dict[str, Any], differing: Sequence[str]) -> str:
-    """The fields in which arms differ, with an arm's values; its initialisation where no field differs."""
-    shown = [init_name(values["init"])] if "init" in differing or not differing else []
-    shown += [f"{name.replace('_', '-')} {values[name]}" for name in differing if name != "init"]
-    return ", ".join(shown)

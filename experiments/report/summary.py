@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.report.runs import CLIENT_KEYS, Arm
+from experiments.report.arms import Arm
+from experiments.report.runs import CLIENT_KEYS
 from experiments.report.statistics import Interval, paired_difference, rounds_to, spread
 from fps_pretrain.common.errors import UserError
 

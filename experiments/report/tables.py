@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from experiments.report.runs import CLIENT_KEYS, Arm
+from experiments.report.arms import Arm
+from experiments.report.runs import CLIENT_KEYS
 from experiments.report.statistics import Interval
 from experiments.report.summary import Summary
 

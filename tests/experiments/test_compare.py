@@ -10,7 +10,8 @@ import pytest
 from experiments import compare
 from experiments.compare import CompareConfig
 from experiments.report import page as report
-from experiments.report.runs import group, read_run
+from experiments.report.arms import group
+from experiments.report.runs import read_run
 from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder

@@ -6,10 +6,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.report.arms import group
 from experiments.report.comparable import check
 from experiments.report.headline import cautions, sentences
 from experiments.report.page import write
-from experiments.report.runs import group
 from experiments.report.summary import summarise
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
