@@ -11,8 +11,9 @@ import torchvision
 import yaml
 from torch.nn import functional as F
 
+from federated.client.evaluation import evaluate
 from federated.client.statistics import class_sums
-from federated.client.training import evaluate, weights_of
+from federated.client.training import weights_of
 from federated.config.run import RunConfig
 from federated.server import initialise
 from federated.server.initialise import centroid_head, initial_classifier, initial_encoder
