@@ -52,9 +52,9 @@ def _tune(config: CompareConfig) -> dict[str, float]:
 
 def main(config: CompareConfig) -> int:
     """Run what is missing, then write the page; returns the exit code."""
-    from federated.server.initialise import initial_encoder
-    from federated.server.rounds import RunFailed
-    from federated.server.run_folder import RunFolder
+    from federated.server.output.run_folder import RunFolder
+    from federated.server.run import RunFailed
+    from federated.server.start.initialise import initial_encoder
 
     for run in [*config.candidates(), *config.runs({})]:  # refuse now what would be refused hours from now
         RunFolder.find(run.folder, run)
