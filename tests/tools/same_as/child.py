@@ -164,16 +164,14 @@ def _exit_code(job: dict[str, Any], checkout: Path) -> int:
 
 def _end(code: int) -> NoReturn:
     """End the forked process as Python ends, but for the second that it takes to clear the libraries away."""
-    for thread in threading.enumerate():
-        if thread is not threading.current_thread() and not thread.daemon:
-            thread.join()
+    threading._shutdown()
     atexit._run_exitfuncs()
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
-def main() -> int:
+def main() -> NoReturn:
     """Answer jobs until stdin ends."""
     checkout = Path.cwd().resolve()
     _warm_up()
@@ -185,8 +183,8 @@ def main() -> int:
             continue
         _begin(job)
         _end(_exit_code(job, checkout))
-    return 0
+    _end(0)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -129,16 +129,20 @@ def first_difference(old: Any, new: Any, name: str = "") -> str | None:
 def _of_tensors(old: Tensor, new: Tensor, name: str) -> str | None:
     if (old.dtype, old.shape) != (new.dtype, new.shape):
         return f"{name}: {old.dtype} {tuple(old.shape)}, now {new.dtype} {tuple(new.shape)}"
+    if not old.numel():
+        return None
     flat = [tensor.detach().contiguous().reshape(-1) for tensor in (old, new)]
     bits = [tensor.view(torch.uint8).numpy().reshape(old.numel(), -1) for tensor in flat]
-    return _of_bits(bits, [tensor.tolist() for tensor in flat], name) if old.numel() else None
+    return _of_bits(bits, [tensor.tolist() for tensor in flat], name)
 
 
 def _of_arrays(old: np.ndarray, new: np.ndarray, name: str) -> str | None:
     if (old.dtype, old.shape) != (new.dtype, new.shape):
         return f"{name}: {old.dtype} {old.shape}, now {new.dtype} {new.shape}"
+    if not old.size:
+        return None
     bits = [np.frombuffer(array.tobytes(), np.uint8).reshape(array.size, -1) for array in (old, new)]
-    return _of_bits(bits, [array.ravel().tolist() for array in (old, new)], name) if old.size else None
+    return _of_bits(bits, [array.ravel().tolist() for array in (old, new)], name)
 
 
 def _of_bits(bits: list[np.ndarray], values: list[list[Any]], name: str) -> str | None:
