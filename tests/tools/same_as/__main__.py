@@ -133,7 +133,7 @@ def write_inputs(folder: Path) -> dict[str, str]:
 def job_of(case: Case, extra: tuple[str, ...], folder: Path, inputs: dict[str, str]) -> dict[str, Any]:
     """What a side is to do for a case, with its results in ``folder``."""
     if case.program == "pairs":
-        return {"pairs": case.pairs, "batches": case.batches, "folder": str(folder)}
+        return {"pairs": case.pairs, "folder": str(folder)}
     flags = [*case.flags, *extra]
     for name, path in inputs.items():
         flags = [flag.replace(name, path) for flag in flags]
@@ -181,27 +181,15 @@ def compare(case: Case, old: Side, new: Side, known: str, inputs: dict[str, str]
     new_flags = tuple(word for flag, value in case.new if flag in known for word in (flag, value))
     old_flags = tuple(word for pair in case.old for word in pair)
     try:
-        outcomes = [
-            (outcome_of(case, old, old_flags, inputs, ()), outcome_of(case, new, new_flags, inputs, case.kills)),
-        ]
-        if case.kills:
-            killed = outcome_of(case, old, old_flags, inputs, case.kills)
-            outcomes.append((killed, outcome_of(case, new, new_flags, inputs, ())))
+        outcomes = outcome_of(case, old, old_flags, inputs, ()), outcome_of(case, new, new_flags, inputs, case.kills)
     except JobFailed as error:
         return "DIFFERENT", str(error)
-    found = _first(outcomes, case)
-    if found is None:
-        return "identical", ""
-    if case.name in MENDED:
-        left = _first([tuple(map(COMPARABLE[case.name], pair)) for pair in outcomes], case)
-        return ("mended", MENDED[case.name]) if left is None else ("DIFFERENT", f"first difference {left}")
-    return "DIFFERENT", f"first difference {found}"
-
-
-def _first(outcomes: list[tuple[Outcome, ...]], case: Case) -> str | None:
-    found = [first_difference(old, new) for old, new in outcomes]
-    sides = ("new side resumed: ", "old side resumed: ") if case.kills else ("",)
-    return next((f"{side}{text}" for side, text in zip(sides, found, strict=True) if text), None)
+    found = first_difference(*outcomes)
+    if found and case.name in MENDED:
+        found = first_difference(*map(COMPARABLE[case.name], outcomes))
+        if found is None:
+            return "mended", MENDED[case.name]
+    return ("DIFFERENT", f"first difference: {found}") if found else ("identical", "")
 
 
 def known_flags(new: Side) -> str:
@@ -256,6 +244,8 @@ def run_all(cases: list[Case], revision: str) -> int:
 
 
 def _stop(*_: object) -> NoReturn:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the worktree is removed in peace
     raise KeyboardInterrupt
 
 

@@ -35,10 +35,8 @@ class Case:
         flags: options of both sides. ``{images}`` and ``{codes}`` stand for the folder and the file of the tool's.
         new: options of the new side only, each with its value; one that it does not know is left out.
         old: options of the old side only.
-        pairs: options of ``FPSPairs``.
-        batches: how many batches of pairs.
-        kills: numbers of lines of the metrics at which a run is killed and started again. The killed run of each side
-            is compared with the other side's that nobody killed.
+        pairs: options of ``FPSPairs`` by a name for them; three batches are made with each.
+        kills: numbers of lines of the metrics at which the new side's run is killed and started again.
     """
 
     name: str
@@ -46,40 +44,39 @@ class Case:
     flags: tuple[str, ...] = ()
     new: tuple[tuple[str, str], ...] = ()
     old: tuple[tuple[str, str], ...] = ()
-    pairs: dict[str, Any] = field(default_factory=dict)
-    batches: int = 3
+    pairs: dict[str, dict[str, Any]] = field(default_factory=dict)
     kills: tuple[int, ...] = ()
 
 
+PAIRS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "seed": {"seed": 7},
+    "few-classes": {"num_classes": 5, "pairs_per_epoch": 8},
+    "first": {"first": 1000, "pairs": 8},
+    "threads": {"threads": 2},
+    "objects": {"objects": (1, 4)},
+    "colour-jitter": {"colour": "jitter"},
+    **{f"jitter-{kind}": {"jitter": kind} for kind in ("none", "fractaldb", "svd", "sval")},
+    "diamond-square": {"background": "diamond-square"},
+    "one-composed-view": {"composed_views": 1},
+    "pool": {"pool": 8, "num_classes": 6},
+    "numbers": {"numbers": {"compose.scale_low": 0.3, "augment.grey_probability": 0.5, "codes.max_maps": 3}},
+    "all": {
+        **{"colour": "jitter", "jitter": "svd", "background": "diamond-square", "composed_views": 1, "pool": 16},
+        "objects": (1, 3),
+    },
+}
+
+
 def _pairs() -> Iterable[Case]:
-    options: dict[str, dict[str, Any]] = {
-        "default": {},
-        "seed": {"seed": 7},
-        "few-classes": {"num_classes": 5, "pairs_per_epoch": 8},
-        "first": {"first": 1000, "pairs": 8},
-        "threads": {"threads": 2},
-        "objects": {"objects": (1, 4)},
-        "colour-jitter": {"colour": "jitter"},
-        **{f"jitter-{kind}": {"jitter": kind} for kind in ("none", "fractaldb", "svd", "sval")},
-        "diamond-square": {"background": "diamond-square"},
-        "one-composed-view": {"composed_views": 1},
-        "pool": {"pool": 8, "num_classes": 6},
-        "numbers": {"numbers": {"compose.scale_low": 0.3, "augment.grey_probability": 0.5, "codes.max_maps": 3}},
-        "all": {
-            "colour": "jitter",
-            "jitter": "svd",
-            "background": "diamond-square",
-            "composed_views": 1,
-            "pool": 16,
-            "objects": (1, 3),
-        },
-    }
-    for name, recipe in options.items():
-        yield Case(f"pairs-32-{name}", "pairs", pairs={"batch_size": 4, "size": 32, **recipe})
-    for name in ("default", "jitter-sval", "diamond-square", "pool", "all"):
-        yield Case(f"pairs-224-{name}", "pairs", pairs={"batch_size": 2, "size": 224, **options[name]}, batches=2)
-    for size in (16, 96):
-        yield Case(f"pairs-{size}-default", "pairs", pairs={"batch_size": 4, "size": size}, batches=2)
+    def case(size: int, batch: int, *names: str) -> Case:
+        sizes = {"batch_size": batch, "size": size}
+        return Case(f"pairs-{size}", "pairs", pairs={name: {**sizes, **PAIRS[name]} for name in names})
+
+    yield case(32, 4, *PAIRS)
+    yield case(224, 2, "default", "jitter-none", "jitter-sval", "diamond-square", "pool", "all")
+    yield case(16, 4, "default", "all")
+    yield case(96, 2, "default", "all")
     preview = "run_pretrain.py preview"
     yield Case("preview-32", preview, ("--pairs", "4"))
     yield Case("preview-96-as-composed", preview, ("--pairs", "3", "--size", "96", "--no-augment"))
@@ -90,13 +87,14 @@ METHODS = ("barlowtwins", "byol", "moco", "simclr", "simsiam", "vicreg")
 
 EIGHT_STEPS = (
     *("--size", "16", "--epochs", "1", "--pairs-per-epoch", "64", "--batch-size", "8", "--device", "cpu"),
-    *("--precision", "32", "--threads", "1", "--state-every", "0", "--log-every", "1"),
+    *("--precision", "32", "--threads", "1", "--log-every", "1"),
 )
 
 
 def _pretraining() -> Iterable[Case]:
     def case(name: str, *flags: str, kills: tuple[int, ...] = ()) -> Case:
-        return Case(f"pretrain-{name}", "run_pretrain.py", (*EIGHT_STEPS, *flags), kills=kills)
+        probe = () if name == "simsiam" else ("--probe-data", "{images}/train")  # the probe of digits takes a second
+        return Case(f"pretrain-{name}", "run_pretrain.py", (*EIGHT_STEPS, *probe, *flags), kills=kills)
 
     for number, method in enumerate(METHODS):
         options = ("--method-options", "queue=64") if method == "moco" else ()
@@ -107,7 +105,8 @@ def _pretraining() -> Iterable[Case]:
     yield case("codes-pool", "--method", "simclr", "--codes", "{codes}", "--pool", "16", "--workers", "1")
     yield case("folder", "--method", "simclr", "--source", "folder:{images}", "--workers", "0")
     yield case("render-device", "--method", "simclr", "--render", "device", "--workers", "0")
-    yield case("resumed", "--method", "moco", "--method-options", "queue=64", "--workers", "1", kills=(5, 8))
+    queue = ("--method", "moco", "--method-options", "queue=64")
+    yield case("resumed", *queue, "--workers", "1", "--state-every", "0", kills=(5, 8))
 
 
 def _federation(
@@ -195,7 +194,6 @@ def _federations() -> Iterable[Case]:
     fails = ("--inject-failures", "0.4")
     yield _federation("failures", *fails, "--seed", "2", clients=6, rounds=3)
     yield _federation("failures-scaffold", *fails, "--strategy", "scaffold", "--seed", "2", clients=6, rounds=3)
-    yield _federation("workers", "--workers", "2")
     yield _federation("workers-scaffold-failures", "--workers", "2", "--strategy", "scaffold", *fails, "--seed", "2")
     yield _federation("workers-local-statistics", "--workers", "2", "--bn-stats", "local", "--per-client-every", "1")
     yield _federation("ray", "--engine", "ray", "--workers", "2", "--strategy", "scaffold")
@@ -216,17 +214,17 @@ def _federations() -> Iterable[Case]:
     yield _federation("resnet32-wide", "--arch", "resnet32", "--width", "2", rounds=1)
     yield _federation("folder", "--dataset", "folder:{images}", "--limit-train", "30", "--limit-test", "6")
 
-    def resumed(name: str, *flags: str, **more: Any) -> Case:
-        return _federation(f"resumed-{name}", *flags, rounds=3, kills=(3, 4), **more)
+    def resumed(name: str, *flags: str, kills: tuple[int, ...] = (3,), **more: Any) -> Case:
+        return _federation(f"resumed-{name}", *flags, rounds=3, kills=kills, **more)
 
     yield resumed("fedavg")
-    yield resumed("fedadam", "--strategy", "fedadam")
-    yield resumed("scaffold-failures", "--strategy", "scaffold", "--inject-failures", "0.3", "--seed", "2")
+    yield resumed("fedadam", "--strategy", "fedadam", kills=(2, 4))
+    yield resumed("scaffold-failures", "--strategy", "scaffold", *fails, "--seed", "2", kills=(3, 4))
     yield resumed("feddyn", "--strategy", "feddyn")
     yield resumed("moon", "--strategy", "moon")
     yield resumed("dp-adaptive", *DP["adaptive"], new=SECRET)
     yield resumed("local-statistics", "--bn-stats", "local", "--per-client-every", "1")
-    yield resumed("prepared-workers", "--init-statistics", "clients", "--head", "centroid", "--workers", "2")
+    yield resumed("prepared", "--init-statistics", "clients", "--head", "centroid")
 
 
 CASES = [*_pairs(), *_pretraining(), *_partitions(), *_federations()]

@@ -81,15 +81,16 @@ def die_at(file: Path, lines: int) -> None:
     sys.addaudithook(watch)
 
 
-def make_pairs(folder: Path, batches: int, options: dict[str, Any]) -> None:
-    """Save the first batches of ``FPSPairs`` with these options as ``pairs.pt``."""
+def make_pairs(folder: Path, options: dict[str, dict[str, Any]]) -> None:
+    """Save three batches of ``FPSPairs`` with each of these options, by a name for them, as ``pairs.pt``."""
     import torch
 
     from fps_pretrain import FPSPairs  # type: ignore[attr-defined]
 
     made = {}
-    for number, views in zip(range(batches), FPSPairs(**options), strict=False):
-        made.update({f"batch {number} view {view}": tensor for view, tensor in enumerate(views)})
+    for name, chosen in options.items():
+        for number, views in zip(range(3), FPSPairs(**chosen), strict=False):
+            made.update({f"{name} batch {number} view {view}": tensor for view, tensor in enumerate(views)})
     torch.save({"state_dict": made}, folder / "pairs.pt")
 
 
@@ -103,9 +104,7 @@ def work(job: dict[str, Any], checkout: Path) -> None:
         file, lines = job["kill"]
         die_at(Path(file), lines)
     if "pairs" in job:
-        folder = Path(job["folder"])
-        folder.mkdir(parents=True, exist_ok=True)
-        make_pairs(folder, job["batches"], job["pairs"])
+        make_pairs(Path(job["folder"]), job["pairs"])
         return
     script, *arguments = job["command"]
     sys.argv = [str(checkout / script), *arguments]
