@@ -74,7 +74,7 @@ def result_of(config: PretrainConfig) -> dict[str, Any] | None:
     try:
         result = json.loads((config.run_dir / RESULT).read_text())
         stored = read_file(config.output)["provenance"]["digest"]
-    except (OSError, ValueError, KeyError, TypeError):  # UserError is a ValueError
+    except (OSError, ValueError, KeyError, TypeError, UserError):
         return None
     return result if result.get("digest") == stored else None
 
