@@ -36,7 +36,9 @@ def test_what_the_machine_refuses_is_one_line_with_the_files_name(name, capsys):
     assert capsys.readouterr().err == "program: error: refused: runs/a/state.ckpt\n"
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(errno.ENOENT, "none", "x"), OSError("no number"), BrokenPipeError()])
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "none", "x"), OSError("no number"), BrokenPipeError()]
+)
 def test_an_os_error_that_is_a_bug_keeps_its_traceback(error):
     def main(config):
         raise error
@@ -72,4 +74,6 @@ def test_a_refused_configuration_is_still_one_line():
     command = [sys.executable, "run_pretrain.py", "--lr", "-1"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == "run_pretrain.py: error: --lr must be a positive number, got -1.0 (see run_pretrain.py --help)\n"
+    assert (
+        done.stderr == "run_pretrain.py: error: --lr must be a positive number, got -1.0 (see run_pretrain.py --help)\n"
+    )

@@ -1,0 +1,137 @@
+"""The values behind an accuracy-against-pairs curve: their table, their means, and what follows from them."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from experiments.report.tables import csv_text
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import write_text_atomically
+
+RANDOM = "random"
+
+Measure = Literal["knn", "linear", "federation"]
+
+TITLES = {
+    "knn": "nearest neighbours",
+    "linear": "linear classifier",
+    "federation": "federation, last round",
+    "federation_mean": "federation, mean over rounds",
+}
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measured accuracy in [0, 1].
+
+    ``seed`` is that of the federation, or of random weights, and else -1; ``lr`` that of the federation, and else 0.
+    """
+
+    label: str
+    pairs: int
+    checkpoint: str
+    sha256: str
+    measure: str
+    seed: int
+    lr: float
+    accuracy: float
+
+    @property
+    def key(self) -> tuple[str, str, int, float]:
+        """What it is the value of."""
+        return self.sha256, self.measure, self.seed, self.lr
+
+
+def read_table(path: Path) -> list[Value]:
+    """The values measured so far; none where there is no table.
+
+    Raises:
+        UserError: the file is no such table.
+    """
+    if not path.is_file():
+        return []
+    try:
+        with path.open(newline="") as file:
+            return [
+                Value(
+                    row["label"], int(row["pairs"]), row["checkpoint"], row["sha256"], row["measure"],
+                    int(row["seed"]), float(row["lr"]), float(row["accuracy"]),
+                )
+                for row in csv.DictReader(file)
+            ]  # fmt: skip
+    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not a table of experiments.curve: choose another --output") from error
+
+
+def write_table(path: Path, values: Sequence[Value]) -> None:
+    """Write all values, one a line."""
+    rows = [(v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, v.lr, f"{v.accuracy:.4f}") for v in values]
+    write_text_atomically(path, csv_text(Value.__dataclass_fields__, rows))
+
+
+def at_best_rates(values: Sequence[Value]) -> list[Value]:
+    """The values, of federations only those at the learning rate with the encoder's best mean over seeds at the end."""
+    ends: dict[str, dict[float, list[float]]] = {}
+    for value in values:
+        if value.measure == "federation":
+            ends.setdefault(value.sha256, {}).setdefault(value.lr, []).append(value.accuracy)
+    best = {sha256: max(sorted(rates), key=lambda lr: np.mean(rates[lr])) for sha256, rates in ends.items()}
+    return [value for value in values if not value.lr or value.lr == best[value.sha256]]
+
+
+def means(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Budgets in pairs, and the mean, lowest and highest accuracy at each, over checkpoints and seeds."""
+    mine: dict[int, list[float]] = {}
+    for value in values:
+        if value.label == label and value.measure == measure:
+            mine.setdefault(value.pairs, []).append(value.accuracy)
+    budgets = sorted(mine)
+    stacked = [np.array(mine[budget]) for budget in budgets]
+    return (
+        np.array(budgets),
+        np.array([a.mean() for a in stacked]),
+        np.array([a.min() for a in stacked]),
+        np.array([a.max() for a in stacked]),
+    )
+
+
+def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> float | None:
+    """The number of pairs from which on a curve stays above ``baseline``, or None if it ends below.
+
+    Between two budgets the curve is taken as straight over the logarithm of pairs; where it lies above from its first
+    budget on, that is the answer.
+    """
+    below = np.flatnonzero(np.asarray(accuracies) <= baseline)
+    if not len(below):
+        return float(budgets[0])
+    last = below[-1]
+    if last == len(budgets) - 1:
+        return None
+    share = (baseline - accuracies[last]) / (accuracies[last + 1] - accuracies[last])
+    low, high = math.log(budgets[last]), math.log(budgets[last + 1])
+    return math.exp(low + share * (high - low))
+
+
+def summary(values: Sequence[Value]) -> Iterator[str]:
+    """A line for each curve and measure: where it ends, and from how many pairs on it is above random weights."""
+    for measure, title in TITLES.items():
+        _, baseline, _, _ = means(values, RANDOM, measure)
+        if not len(baseline):
+            continue
+        yield f"{title}: random weights {baseline[0]:.1%}"
+        for label in sorted({value.label for value in values} - {RANDOM}):
+            budgets, middle, _, _ = means(values, label, measure)
+            if not len(budgets):
+                continue
+            where = crossing(budgets, middle, float(baseline[0]))
+            verdict = "below random weights" if where is None else f"above random weights from {where:,.0f} pairs on"
+            if where == budgets[0]:
+                verdict = "above random weights from the first on"
+            yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, {verdict}"
