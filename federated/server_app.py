@@ -57,6 +57,8 @@ def config_of(run_config: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: the file cannot be read, or a flag or value is wrong.
     """
+    for name in set(run_config) - {"config", "flags"}:
+        raise UserError(f'{name} is no option of the app: flags="--{name} VALUE" takes those of run_fl.py')
     path, line = (str(run_config.get(name, "")) for name in ("config", "flags"))
     try:
         flags = shlex.split(line)
