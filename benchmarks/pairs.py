@@ -50,7 +50,7 @@ from fps_pretrain.fractals.compose import SEEDED_CODES, compose_pairs, empty_scr
 from fps_pretrain.fractals.recipe import Recipe, make_recipe
 from fps_pretrain.fractals.render import empty_images, render
 from fps_pretrain.fractals.rng import IMAGE_STREAM, make_key
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 from fps_pretrain.pairs.sources import DeviceFractalSource
 
 TURNS = 7

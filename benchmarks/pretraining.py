@@ -46,7 +46,7 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, images: np.ndarray) -> None:
         from torchvision.transforms import v2
 
-        from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+        from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
         self.images = images
         self.transform = v2.Compose(

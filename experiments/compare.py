@@ -125,7 +125,7 @@ def _carry_out(runs: Sequence[RunConfig]) -> None:
     Raises:
         RunFailed: a run could not go on; the message names its folder.
     """
-    from federated.server import rounds
+    from federated.server import run as rounds
 
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)

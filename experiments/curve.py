@@ -128,7 +128,7 @@ def _frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict[str, fl
 
 def _federated(run: RunConfig) -> dict[str, float]:
     """Validation accuracy at the end of a federation and on average over its rounds, by measure."""
-    from federated.server import rounds
+    from federated.server import run as rounds
 
     history = rounds.run(run, quiet=True).history
     accuracies = [row["val_accuracy"] for row in history if row["round"] and row.get("val_accuracy") is not None]

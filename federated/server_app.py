@@ -3,26 +3,23 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from federated.config.file import read_file
-from federated.config.run import RunConfig, from_yaml, unused_beside
-from federated.server import rounds
+from federated.config import file as config_file
+from federated.config.run import RunConfig
+from federated.server import run as rounds
 from federated.server.progress import console, log
+from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 
 REMINDER = 60.0
 """Seconds between two lines about nodes that are waited for."""
-
-NODE_TIMEOUT = 600.0
-"""Seconds to wait for all nodes unless the configuration says otherwise."""
 
 server_app = ServerApp()
 
@@ -33,7 +30,7 @@ def main(grid: Grid, context: Context) -> None:
     logging.getLogger("flwr").addFilter(without_traceback)
     config = config_of(context.run_config)
     with console(quiet=False):
-        wait_for_nodes(grid, config.clients, getattr(config, "node_timeout", NODE_TIMEOUT))
+        wait_for_nodes(grid, config.clients, config.node_timeout)
     rounds.run(config, grid=grid)
 
 
@@ -51,18 +48,23 @@ def without_traceback(record: logging.LogRecord) -> bool:
 
 
 def config_of(run_config: Mapping[str, Any]) -> RunConfig:
-    """The configuration that Flower's options describe: flags without their dashes in front.
+    """The configuration that Flower's two options describe.
 
-    One that is empty is not given. The others override the YAML file that ``config`` names on the server.
+    Args:
+        run_config: ``flags``, a line of run_fl.py's flags, and ``config``, a YAML file of options on the server, which
+            the flags override; either may be empty.
 
     Raises:
-        UserError: the file cannot be read, or a value is out of range.
+        UserError: the file cannot be read, or a flag or value is wrong.
     """
-    given = {name.replace("-", "_"): value for name, value in run_config.items() if value != ""}
-    path = given.pop("config", None)
-    values = read_file(Path(str(path))) if path else {}
-    kept = {name: value for name, value in values.items() if name not in unused_beside(values, set(given))}
-    return from_yaml(yaml.safe_dump({**kept, **given}))
+    path, line = (str(run_config.get(name, "")) for name in ("config", "flags"))
+    try:
+        flags = shlex.split(line)
+    except ValueError as error:
+        raise UserError(f"flags cannot be split into words: {error}") from error
+    if {"-h", "--help"} & set(flags):
+        raise UserError("run_fl.py --help shows the flags")
+    return cli.read(RunConfig, "flags", config_file.expand([*([f"--config={path}"] if path else []), *flags]))
 
 
 def wait_for_nodes(grid: Grid, clients: int, timeout: float) -> None:

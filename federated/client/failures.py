@@ -4,14 +4,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
 from typing import Literal
 
-import torch
-from flwr.app import Message, MetricRecord
-
 from federated.config.run import RunConfig
-from federated.messages import from_record
 from fps_pretrain.common.keys import numpy_rng
 
 Failure = Literal["raise", "nan", "slow"]
@@ -68,33 +63,3 @@ def injected(config: RunConfig, server_round: int, client: int) -> Failure | Non
     rng = numpy_rng(config.seed, "failures", server_round, client)
     hit, kind = rng.random() < config.inject_failures, kinds[rng.integers(len(kinds))]
     return kind if hit else None
-
-
-def reason_to_drop(reply: Message, shapes: Mapping[str, torch.Size]) -> str | None:
-    """Why a reply to a train message cannot be used, in one line, or None if it can.
-
-    Args:
-        reply: a client's answer, an error among them.
-        shapes: the parameters it must hold, with their shapes.
-    """
-    if reply.has_error():
-        return last_line(reply)
-    metrics = dict(reply.content.metric_records.get("metrics", MetricRecord()))
-    if "arrays" not in reply.content.array_records or "num-examples" not in metrics:
-        return "sent no weights or no number of examples"
-    for name, record in reply.content.array_records.items():
-        weights = from_record(record)
-        if name == "arrays" and any(n not in weights or weights[n].shape != shape for n, shape in shapes.items()):
-            return "sent the weights of another model"
-        for tensor_name, tensor in weights.items():
-            if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-                return f"sent {name} that are not finite, {tensor_name} first"
-    for name, value in metrics.items():
-        if not all(math.isfinite(number) for number in (value if isinstance(value, list) else [value])):
-            return f"sent a {name} that is not finite"
-    return None if int(str(metrics["num-examples"])) > 0 else "trained on no examples"
-
-
-def last_line(reply: Message) -> str:
-    """The last line of an error reply's reason, which may be a traceback."""
-    return (reply.error.reason or "no reason given").strip().splitlines()[-1]

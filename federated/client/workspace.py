@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType, MethodType
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,12 +21,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from federated.client.batch_norm import estimate_statistics, parameter_names, with_norm
-from federated.client.training import CLASSIFICATION, Problem, Weights, evaluate
+from federated.client.evaluation import correct_mask, evaluate
+from federated.client.training import CLASSIFICATION, Problem, Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
 from federated.data import sets as data
-from federated.data.partition import Partition, load_partition
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.encoders import build_classifier, build_encoder, normalise
+from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 
 @dataclass(frozen=True)
@@ -80,16 +82,10 @@ class Workspace:
         """A node's own test examples, as ``examples_of``; its training examples where it has none."""
         return _on_device(self.dataset.test, self.device) if len(self.dataset.test) else self.examples_of(client)
 
-    @torch.inference_mode()
     def correct_mask(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
         """Which of the ``N`` test examples the weights classify correctly, ``(N,)``."""
         images, labels = _on_device(self.dataset.test, self.device)
-        self.model.load_state_dict(weights)
-        self.model.eval()
-        size = self.config.eval_batch_size
-        batches = [slice(start, start + size) for start in range(0, len(labels), size)]
-        correct = [self.model(normalise(images[batch])).argmax(1) == labels[batch] for batch in batches]
-        return torch.cat(correct).cpu().numpy()
+        return correct_mask(self.model, weights, images, labels, self.config.eval_batch_size)
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -136,16 +132,7 @@ def _on_device(split: data.Split, device: torch.device) -> tuple[Tensor, Tensor]
     return torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
 
 
-SERVER_ONLY = {"dp_secret"}
-"""Fields of the configuration that never leave the server."""
-
 _current: dict[tuple[str, str, str], Workspace] = {}
-
-
-def without_secrets(config: RunConfig) -> RunConfig:
-    """``config`` without what only the server may know."""
-    removed: dict[str, Any] = {f.name: None for f in dataclasses.fields(config) if f.name in SERVER_ONLY}
-    return dataclasses.replace(config, **removed)
 
 
 def message_config(
@@ -155,9 +142,7 @@ def message_config(
     client_states: Path | None = None,
     classes: Sequence[str] = (),
 ) -> ConfigRecord:
-    """What a message tells a client about the run, without what only the server may know.
-
-    Paths are absolute, since a worker may run in another folder.
+    """What a message tells a client about the run; paths are absolute, since a worker may run in another folder.
 
     Args:
         config: the run.
@@ -168,11 +153,11 @@ def message_config(
     """
     kind, _, where = config.dataset.partition(":")
     located = dataclasses.replace(
-        without_secrets(config),
+        config,
         dataset=f"{kind}:{Path(where).resolve()}" if kind in ("folder", "parquet") else config.dataset,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
     )
-    message = {"run-config": to_yaml(located), "partition-file": str(partition_file.resolve())}
+    message = {"run-config": to_yaml(located, for_clients=True), "partition-file": str(partition_file.resolve())}
     for name, path in (("training-data", training_data), ("client-states", client_states)):
         if path:
             message[name] = str(path.resolve())

@@ -13,8 +13,9 @@ import torch
 
 from federated import algorithms
 from federated.client.batch_norm import with_norm
-from federated.client.training import Client, Hyper, evaluate, weights_of
-from federated.client.workspace import Workspace, without_secrets
+from federated.client.evaluation import evaluate
+from federated.client.training import Client, ClientHyperparameters, weights_of
+from federated.client.workspace import Workspace
 from federated.config.run import RunConfig, to_yaml
 from federated.data import sets as data
 from federated.data.partition import describe, make_partition
@@ -50,11 +51,10 @@ def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Wo
         evaluation_examples: test and validation examples.
     """
     batches = [math.ceil(size / config.batch_size) * config.local_epochs for size in sizes]
-    clients = list(range(config.clients))
     steps = sum(
         batches[client]
         for server_round in range(1, config.rounds + 1)
-        for client in sample_clients(config.seed, server_round, clients, config.participants)
+        for client in sample_clients(config.seed, server_round, config.clients, config.participants)
     )
     evaluations = 1 + config.rounds // config.eval_every + (config.rounds % config.eval_every > 0)
     return Work(steps, evaluations * evaluation_examples, config.participants)
@@ -74,7 +74,7 @@ def dry_run(config: RunConfig) -> str:
         torch.set_num_threads(config.threads)
     encoder, report = initial_encoder(config)
     dataset = data.load(config)
-    partition = make_partition(config, dataset.train.labels, dataset.train.owners)
+    partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
     space = Workspace.build(config, dataset, partition)
     weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
@@ -95,7 +95,7 @@ def dry_run(config: RunConfig) -> str:
     # All replies of a round are in memory when they are combined, as messages and as tensors.
     peak = resident + 2 * work.replies * size
     lines = [
-        to_yaml(without_secrets(config)).rstrip(),
+        to_yaml(config, for_clients=True).rstrip(),
         "",
         f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
         f"examples, {len(dataset.classes)} classes",
@@ -124,12 +124,12 @@ def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float,
         model=space.model,
         examples=images,
         targets=labels,
-        hyper=Hyper.of(config, 1),
+        hyper=ClientHyperparameters.of(config, 1),
         key=(config.seed, 1, 0),
-        options={name: getattr(config, name) for name in algorithms.options(config.strategy)},
+        options=algorithms.load(config).options,
         received=defaultdict(lambda: beside),
     )
-    train = algorithms.load(config.strategy).train_client
+    train = algorithms.load(config).train_client
     for _ in range(2):
         started = time.perf_counter()
         steps = train(client, weights).steps

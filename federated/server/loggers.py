@@ -10,7 +10,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from federated.client.workspace import without_secrets
 from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common.errors import UserError
 
@@ -91,7 +90,7 @@ def _wandb(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Log
     import yaml
 
     # A run that is resumed, in the same folder with the same configuration, goes on there as the same run.
-    text = to_yaml(without_secrets(config))
+    text = to_yaml(config, for_clients=True)
     identifier = hashlib.sha256(f"{folder.resolve()}\n{text}".encode()).hexdigest()[:16]
     values = yaml.safe_load(text)
     with wandb.init(id=identifier, name=folder.name, dir=str(folder), config=values, resume="allow") as run:

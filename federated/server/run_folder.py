@@ -8,6 +8,7 @@
     clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
     model.pt       the final classifier, once finished, and curve.png
     log.txt        the log, Flower's messages among it
+    .lock          held by the process that works on the run
 
 A folder is made aside and renamed, so that it is complete when it appears. From then on a round's line is written
 before the state. A run that is killed between the two cuts the line off and repeats the round.
@@ -16,30 +17,27 @@ before the state. A run that is killed between the two cuts the line off and rep
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import glob
 import json
 import math
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 from torch import Tensor
 
+from federated.algorithms.base import ServerState
 from federated.client.state import ClientStates
 from federated.client.training import Weights
-from federated.client.workspace import without_secrets
 from federated.config.run import RunConfig, differences, from_yaml, to_yaml
-from federated.data.partition import Partition, load_partition, plot_partition, save_partition
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition, save_partition
+from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
-from federated.server.cohort import ServerState
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.files import create_folder_atomically, locked, open_atomically, write_text_atomically
 from fps_pretrain.models.checkpoint import read_file, write_atomically
 
 STATE_FORMAT = "fps-run"
@@ -119,11 +117,11 @@ class RunFolder:
             saved = from_yaml((path / "config.yaml").read_text())
         except (UserError, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
-        if differing := differences(saved, without_secrets(config)):
+        folder = cls(path)
+        if saved.dp != "none":
+            saved = replace(saved, dp_secret=folder.secret())
+        if differing := differences(saved, config):
             raise UserError(f"{path} is a run of another configuration, with {', '.join(differing)}: {advice}")
-        folder, given = cls(path), _given_secret(config)
-        if given is not None and given != folder.secret():
-            raise UserError(f"{path} began with another --dp-secret: {advice}")
         return folder
 
     @classmethod
@@ -133,38 +131,23 @@ class RunFolder:
         Raises:
             UserError: the folder cannot be written.
         """
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
         try:
-            _remove_abandoned(path)
-            partial.mkdir(parents=True)
-            folder = cls(partial)
-            (partial / "config.yaml").write_text(to_yaml(without_secrets(config)))
-            if config.dp != "none":
-                folder._write_secret(_given_secret(config))
-            (partial / "metrics.jsonl").touch()
-            save_partition(partial / "partition.npz", partition)
-            plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
-            folder.save_state(state)
-            partial.rename(path)
+            with create_folder_atomically(path) as partial:
+                folder = cls(partial)
+                write_text_atomically(partial / "config.yaml", to_yaml(config, for_clients=True))
+                if config.dp != "none":
+                    folder._write_secret(config.dp_secret)
+                (partial / "metrics.jsonl").touch()
+                save_partition(partial / "partition.npz", partition)
+                plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
+                folder.save_state(state)
         except OSError as error:
             raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
         return cls(path)
 
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from working on this run.
-
-        Raises:
-            UserError: another process does.
-        """
-        with (self.path / "log.txt").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.path} is being worked on by another process") from error
-            yield
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from working on this run; see ``common.files.locked``."""
+        return locked(self.path)
 
     @property
     def partition_file(self) -> Path:
@@ -276,19 +259,6 @@ class RunFolder:
         write_atomically(self.path / "model.pt", {"format": MODEL_FORMAT, "version": VERSION, **model})
 
 
-def _given_secret(config: RunConfig) -> int | None:
-    return getattr(config, "dp_secret", None)
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove what processes that were killed while they created the run folder ``path`` have left beside it."""
-    for partial in path.parent.glob(f".{glob.escape(path.name)}.*.partial"):
-        pid = partial.name.removeprefix(f".{path.name}.").removesuffix(".partial")
-        # A container may give this process the id of the one that was killed.
-        if pid.isdecimal() and (int(pid) == os.getpid() or not psutil.pid_exists(int(pid))):
-            shutil.rmtree(partial, ignore_errors=True)
-
-
 def plot_curve(path: Path, rows: list[Row], title: str) -> None:
     """Draw accuracy and loss over the rounds into a PNG file."""
     from matplotlib.figure import Figure
@@ -318,4 +288,5 @@ def plot_curve(path: Path, rows: list[Row], title: str) -> None:
     loss.set_yscale("log")  # fresh weights have losses far above all that follow
     accuracy.legend(frameon=False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    with open_atomically(path) as file:
+        figure.savefig(file, format="png", dpi=120)

@@ -16,7 +16,7 @@ import numpy as np
 from fps_pretrain.fractals.compiled import compiled, kernel
 from fps_pretrain.fractals.recipe import ViewNumbers
 from fps_pretrain.fractals.rng import chance, integer, uniform_in
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 CROP_TRIES = 10
 # Slots of a view's key

@@ -1,20 +1,19 @@
-"""Self-supervised methods, one file each; the file's name is the method's name and its ``Method`` the class."""
+"""Self-supervised methods, one file each; the file's name is the method's name.
+
+A file defines the class ``Method``, and ``Options``, its numbers, which are read without running the file."""
 
 from __future__ import annotations
 
 import importlib
-import pkgutil
 from typing import TYPE_CHECKING
+
+from fps_pretrain.config.method import names as available_methods
 
 if TYPE_CHECKING:
     from fps_pretrain.methods.base import PairMethod
 
-_NOT_METHODS = {"base"}
 
-
-def available_methods() -> list[str]:
-    """Names that ``--method`` takes, found without importing the methods."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_METHODS)
+__all__ = ["available_methods", "method_class"]
 
 
 def method_class(name: str) -> type[PairMethod]:

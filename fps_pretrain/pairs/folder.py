@@ -7,12 +7,10 @@ once before any comes again, in an order of its own each time.
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,33 +20,8 @@ from fps_pretrain.fractals.batch import augment_pair
 from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, ViewNumbers
 from fps_pretrain.fractals.rng import PAIR_STREAM, make_key
 from fps_pretrain.fractals.views import pack
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-
-
-def list_images(folder: Path) -> list[str]:
-    """Paths of all images below ``folder``, relative to it, in alphabetical order; links to folders are followed."""
-    found = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        inside = os.path.relpath(parent, folder)
-        found += [os.path.normpath(os.path.join(inside, n)) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(found)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as ``(H, W, 3)`` uint8 RGB, whatever it was stored as.
-
-    Raises:
-        UserError: the file cannot be decoded.
-    """
-    try:
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if image is None:
-        raise UserError(f"{path} is no image that OpenCV can decode: remove or replace it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+from fps_pretrain.images.decode import read_image
+from fps_pretrain.images.folder import IMAGE_SUFFIXES, list_images
 
 
 @lru_cache(maxsize=2)
@@ -102,7 +75,7 @@ class FolderPairs:
 
     def description(self) -> dict[str, Any]:
         """Number of images and a digest of their names."""
-        names = hashlib.sha256("\n".join(self.paths).encode()).hexdigest()
+        names = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape")).hexdigest()
         return {
             "source": "folder",
             "size": self.size,

@@ -9,11 +9,11 @@ import cv2
 import numpy as np
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.config.pretrain import PreviewConfig
+from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.fractals.batch import augment_pair, load_codes
 from fps_pretrain.fractals.compose import composed
 from fps_pretrain.fractals.views import unpack
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 _SHEET_WIDTH = 1600
 _LABEL_HEIGHT = 16

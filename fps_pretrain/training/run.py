@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import logging
@@ -24,17 +25,17 @@ from fps_pretrain.common.cli import EXIT_INTERRUPTED
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.config.pretrain import MAY_DIFFER_ON_RESUME, PretrainConfig
+from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods import method_class
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import Encoder, build_encoder, check_encoder
-from fps_pretrain.pairs.folder import list_images
 from fps_pretrain.pairs.sources import PairData, make_source
 from fps_pretrain.probing.probe_data import load_probe_data
 from fps_pretrain.probing.quality import CollapseAlarm, PairRate, QualityProbe, describe, say
 from fps_pretrain.training.progress import DataWait, PairProgress
 from fps_pretrain.training.resume import KeepState, StateIO
-from fps_pretrain.training.run_folder import RESULT, open_run, result_of, tell_others, wait_for_first
+from fps_pretrain.training.run_folder import RESULT, finished_result, open_run, result_of, tell_others, wait_for_first
 from fps_pretrain.training.sync_batchnorm import CpuLayerSync
 
 CPU_PAIRS_PER_SECOND = 300
@@ -275,6 +276,12 @@ def train(config: PretrainConfig) -> int:
         TrainingDiverged: loss or weights are no longer finite; the last good state is kept.
         KeyboardInterrupt: after an interrupted run has saved its state.
     """
+    with contextlib.ExitStack() as held:
+        return _train(config, held)
+
+
+def _train(config: PretrainConfig, held: contextlib.ExitStack) -> int:
+    """``train``; ``held`` keeps the run folder locked. Only rank 0 takes the lock: it speaks for the whole run."""
     gpu = _uses_gpu(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -299,9 +306,12 @@ def train(config: PretrainConfig) -> int:
         # A CPU takes minutes for thousands of images of 224 px.
         share = 1.0 if gpu else min(1.0, (64 / config.view_size) ** 2)
         data = load_probe_data(config.probe_data, config.view_size, share)
-        _check_output(config)
-        state = open_run(config, say)
-        if result := result_of(config):
+        result, state = finished_result(config), None
+        if result is None:
+            _check_output(config)
+            state = open_run(config, say, held)
+            result = result_of(config)  # another process may have finished it meanwhile
+        if result:
             say(
                 f"finished: {config.run_dir} has trained on its {result['pairs_seen']:,} pairs and {config.output} "
                 "holds the encoder; --no-resume starts over"

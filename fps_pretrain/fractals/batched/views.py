@@ -26,7 +26,7 @@ from fps_pretrain.fractals.views import (
     SLOT_SIGMA,
     SLOT_TOP,
 )
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def crop_boxes(height: int, width: int, numbers: ViewNumbers, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -15,7 +15,7 @@ from flwr.app import Message, RecordDict
 
 from federated.config.run import RunConfig
 from federated.engines import pool, workers
-from federated.server.rounds import RunFailed, run
+from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import run_quietly
 

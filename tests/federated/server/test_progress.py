@@ -13,7 +13,7 @@ import pytest
 
 from federated.config.run import RunConfig
 from federated.server import progress
-from federated.server.rounds import run
+from federated.server.run import run
 
 SPIN = "while True: pass"
 Tiny = Callable[..., RunConfig]
@@ -70,7 +70,7 @@ def spinning(in_another_session: bool) -> Iterator[None]:
             child.kill()
             child.wait()
         return
-    start = f"import subprocess, sys; print(subprocess.Popen({command!r}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL).pid)"
+    start = f"from subprocess import *; print(Popen({command!r}, stdout=DEVNULL, stderr=DEVNULL).pid)"
     process = psutil.Process(int(subprocess.run([sys.executable, "-c", start], capture_output=True, check=True).stdout))
     try:
         yield

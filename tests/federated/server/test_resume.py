@@ -17,7 +17,7 @@ import torch
 from federated import algorithms
 from federated.client.state import ClientStates
 from federated.config.run import RunConfig
-from federated.server.rounds import RunFailed, run
+from federated.server.run import RunFailed, run
 from federated.server.run_folder import RunFolder
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly

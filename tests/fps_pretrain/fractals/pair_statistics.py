@@ -20,7 +20,7 @@ from fps_pretrain.fractals.recipe import Recipe
 from fps_pretrain.fractals.render import empty_images, render
 from fps_pretrain.fractals.rng import IMAGE_STREAM, PAIR_STREAM, make_key
 from fps_pretrain.fractals.views import pack, unpack
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = dict[str, tuple[float, float]]
 """Mean and standard error by name."""

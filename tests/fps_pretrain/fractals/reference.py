@@ -23,7 +23,7 @@ from fps_pretrain.fractals import chaos_game as walk
 from fps_pretrain.fractals import codes, render, rng, views
 from fps_pretrain.fractals import compose as pairs
 from fps_pretrain.fractals.recipe import COLOUR_JITTER, JITTER_NONE, Recipe, make_recipe
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 from tests.fps_pretrain.fractals.pair_statistics import Maker, statistics
 
 STORED = Path(__file__).with_name("reference_statistics.json")

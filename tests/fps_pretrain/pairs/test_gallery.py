@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fps_pretrain.config.pretrain import PreviewConfig
+from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.fractals.code_file import write_codes
 from fps_pretrain.fractals.codes import fill_code_table
 from fps_pretrain.fractals.recipe import CodeNumbers
