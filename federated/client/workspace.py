@@ -142,7 +142,9 @@ def message_config(
     client_states: Path | None = None,
     classes: Sequence[str] = (),
 ) -> ConfigRecord:
-    """What a message tells a client about the run; paths are absolute, since a worker may run in another folder.
+    """What a message tells a client about the run, without what only the server may know.
+
+    Paths are absolute, since a worker may run in another folder.
 
     Args:
         config: the run.

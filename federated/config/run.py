@@ -136,6 +136,11 @@ def unused_beside(values: Mapping[str, Any], chosen: Collection[str]) -> set[str
     return {name for name in values if name in FIELDS and FIELDS[name].option.choice in chosen and name not in chosen}
 
 
+def without_secrets(config: RunConfig) -> RunConfig:
+    """``config`` without what only the server may know: what may be shown, logged or sent."""
+    return dataclasses.replace(config, **dict.fromkeys(SERVER_ONLY, None))
+
+
 def to_yaml(config: RunConfig, *, for_clients: bool = False) -> str:
     """The configuration as YAML, one line a field, in the order of the dataclass.
 

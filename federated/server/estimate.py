@@ -16,7 +16,7 @@ from federated.client.batch_norm import with_norm
 from federated.client.evaluation import evaluate
 from federated.client.training import Client, ClientHyperparameters, weights_of
 from federated.client.workspace import Workspace
-from federated.config.run import RunConfig, to_yaml
+from federated.config.run import RunConfig, to_yaml, without_secrets
 from federated.data import sets as data
 from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
@@ -95,7 +95,7 @@ def dry_run(config: RunConfig) -> str:
     # All replies of a round are in memory when they are combined, as messages and as tensors.
     peak = resident + 2 * work.replies * size
     lines = [
-        to_yaml(config, for_clients=True).rstrip(),
+        to_yaml(without_secrets(config)).rstrip(),
         "",
         f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
         f"examples, {len(dataset.classes)} classes",

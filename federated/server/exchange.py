@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated.client.failures import HANG_GRACE
+from federated.config.run import RunConfig
+from federated.engines.start import Engine
 from federated.server.progress import log
 from federated.server.replies import reason_of
 
@@ -27,72 +28,35 @@ class RunFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
-class Engine:
-    """What trains the clients.
-
-    Attributes:
-        grid: its nodes.
-        message_config: what messages tell of the run.
-        side_by_side: how many clients it trains at a time, or None if it ends those that hang by itself.
-        client_timeout: seconds a client has for a message, or None for no limit.
-        node_timeout: seconds to wait for the nodes' first answers where there is no client timeout.
-    """
-
-    grid: Grid
-    message_config: ConfigRecord
-    side_by_side: int | None = None
-    client_timeout: float | None = None
-    node_timeout: float | None = None
-
-    def patience(self, clients: int) -> float | None:
-        """Seconds to wait for so many clients that may hang: as many turns as they need, each of the timeout."""
-        if self.side_by_side is None:
-            return None
-        if self.client_timeout is None:
-            return None
-        return self.client_timeout * math.ceil(clients / self.side_by_side) + HANG_GRACE
-
-    def exchange(
-        self, messages: list[Message], patience: float | None = None, arrived: Arrived | None = None
-    ) -> list[Message]:
-        """Send messages and wait for all replies, error replies among them, or for ``patience`` seconds."""
-        end = math.inf if patience is None else time.monotonic() + patience
-        pending = set(self.grid.push_messages(messages))
-        replies: list[Message] = []
-        while pending and time.monotonic() < end:
-            new = list(self.grid.pull_messages(pending))
-            replies += new
-            pending -= {reply.metadata.reply_to_message_id for reply in new}
-            if not new:
-                time.sleep(0.05)
-            elif arrived:
-                arrived(len(replies), len(messages))
-        return replies
-
-
-@dataclass(frozen=True)
 class Clients:
     """The clients of a run: each is a partition, at a node of the engine.
 
     Attributes:
         engine: what trains them.
         node_of: the node that holds each partition, in order.
+        client_timeout: seconds a client has for a message, or None for no limit.
     """
 
     engine: Engine
     node_of: tuple[int, ...]
+    client_timeout: float | None = None
 
     @classmethod
-    def find(cls, engine: Engine, count: int) -> Clients:
+    def find(cls, engine: Engine, config: RunConfig) -> Clients:
         """Ask the nodes which partition each holds: node ids are random, and runs must not depend on them.
+
+        Nodes elsewhere have ``--node-timeout`` for their first answer, or, if that is given, ``--client-timeout``.
 
         Raises:
             RunFailed: a node does not answer, or the nodes do not hold one partition each.
         """
-        nodes = list(engine.grid.get_node_ids())
+        nodes = tuple(engine.grid.get_node_ids())
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
-        patience = engine.patience(len(nodes)) or (None if engine.side_by_side is None else engine.node_timeout)
-        answers = {reply.metadata.src_node_id: reply for reply in engine.exchange(queries, patience)}
+        clients = cls(engine, nodes, config.client_timeout)
+        patience = clients.patience(len(nodes))
+        if patience is None and engine.side_by_side is not None:
+            patience = config.node_timeout
+        answers = {reply.metadata.src_node_id: reply for reply in clients.exchange(queries, patience)}
         partitions: dict[int, int] = {}
         for node in nodes:
             answer = answers.get(node)
@@ -100,12 +64,35 @@ class Clients:
                 reason = NO_ANSWER if answer is None else _reason(answer)
                 raise RunFailed(f"node {node} does not answer: {reason}")
             partitions[node] = _partition_of(node, answer)
-        if sorted(partitions.values()) != list(range(count)):
+        if sorted(partitions.values()) != list(range(config.clients)):
             raise RunFailed(f"the nodes hold partitions {sorted(partitions.values())}, not one for each client")
-        return cls(engine, tuple(sorted(partitions, key=lambda node: partitions[node])))
+        return replace(clients, node_of=tuple(sorted(partitions, key=lambda node: partitions[node])))
 
     def __len__(self) -> int:
         return len(self.node_of)
+
+    def patience(self, clients: int) -> float | None:
+        """Seconds to wait for so many clients that may hang: as many turns as they need, each of the timeout."""
+        if self.client_timeout is None or self.engine.side_by_side is None:
+            return None
+        return self.client_timeout * math.ceil(clients / self.engine.side_by_side) + HANG_GRACE
+
+    def exchange(
+        self, messages: list[Message], patience: float | None = None, arrived: Arrived | None = None
+    ) -> list[Message]:
+        """Send messages and wait for all replies, error replies among them, or for ``patience`` seconds."""
+        end = math.inf if patience is None else time.monotonic() + patience
+        pending = set(self.engine.grid.push_messages(messages))
+        replies: list[Message] = []
+        while pending and time.monotonic() < end:
+            new = list(self.engine.grid.pull_messages(pending))
+            replies += new
+            pending -= {reply.metadata.reply_to_message_id for reply in new}
+            if not new:
+                time.sleep(0.05)
+            elif arrived:
+                arrived(len(replies), len(messages))
+        return replies
 
     def send(
         self,
@@ -139,9 +126,7 @@ class Clients:
             content["config"] = ConfigRecord({**self.engine.message_config, **told[client]})
             messages.append(Message(content, self.node_of[client], message_type, group_id=group))
         client_of = {node: client for client, node in enumerate(self.node_of)}
-        replies = {
-            client_of[reply.metadata.src_node_id]: reply for reply in self.engine.exchange(messages, patience, arrived)
-        }
+        replies = {client_of[reply.metadata.src_node_id]: reply for reply in self.exchange(messages, patience, arrived)}
         return {client: replies[client] for client in clients if client in replies}
 
     def ask(
@@ -153,7 +138,7 @@ class Clients:
     ) -> tuple[dict[int, RecordDict], dict[int, str]]:
         """What all clients answer, and why others do not, both in client order."""
         everybody = list(range(len(self)))
-        patience = self.engine.patience(len(self))
+        patience = self.patience(len(self))
         replies = self.send(message_type, everybody, arrays, told, patience=patience, arrived=arrived)
         answers, failures = {}, {}
         for client in everybody:

@@ -112,7 +112,7 @@ class Loop:
             {"arrays": state.weights, **{name: state.server[name] for name in self.algorithm.sent}},
             told,
             group=str(server_round),
-            patience=self.clients.engine.patience(len(participants)),
+            patience=self.clients.patience(len(participants)),
             arrived=bar.client,
         )
         updates, failures = self._read(server_round, participants, replies)

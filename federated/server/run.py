@@ -22,9 +22,10 @@ from federated.data.partition import describe, make_partition
 from federated.engines import ray
 from federated.engines import start as engines
 from federated.engines.pool import EngineFailed
+from federated.engines.start import Engine
 from federated.server import initialise, loggers, opening, privacy
 from federated.server.evaluation import reported
-from federated.server.exchange import Clients, Engine
+from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
 from federated.server.initialise import initial_classifier, initial_encoder
 from federated.server.judge import Judge
@@ -152,7 +153,7 @@ def _rounds(
     states = ClientStates(folder.client_states) if "client-states" in engine.message_config else None
     clients = None
     if state.round < config.rounds:
-        clients = Clients.find(engine, config.clients)
+        clients = Clients.find(engine, config)
         counts = opening.numbers_of_examples(config, space, clients)
         if state.round == 0:
             state = opening.prepare(config, space, clients, counts, state, folder, bar.client)
@@ -214,22 +215,11 @@ def _announce(
 @contextmanager
 def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[Engine]:
     """Start the engine, or use the grid that is given, and end it."""
-    timeout = config.client_timeout
-    if grid is not None:  # Its nodes may be on other machines: no paths of this one.
-        classes = space.dataset.classes if config.partition == "nodes" else ()
-        message_config = workspace.message_config(config, folder.partition_file, classes=classes)
-        workspace.share(message_config, space)
-        yield Engine(
-            grid,
-            message_config,
-            side_by_side=config.clients,
-            client_timeout=timeout,
-            node_timeout=config.node_timeout,
-        )
+    if grid is not None:
+        yield engines.lent(config, space, folder.partition_file, grid)
         return
-    paths = folder.partition_file, folder.training_data, folder.client_states
     try:
-        with engines.start(config, space, *paths) as (nodes, message_config):
-            yield Engine(nodes, message_config, client_timeout=timeout)
+        with engines.start(config, space, folder.partition_file, folder.training_data, folder.client_states) as engine:
+            yield engine
     except EngineFailed as error:
         raise RunFailed(str(error)) from error

@@ -22,7 +22,7 @@ import math
 import os
 import secrets
 import shutil
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ from torch import Tensor
 from federated.algorithms.base import ServerState
 from federated.client.state import ClientStates
 from federated.client.training import Weights
-from federated.config.run import RunConfig, differences, from_yaml, to_yaml
+from federated.config.run import RunConfig, differences, from_yaml, to_yaml, without_secrets
 from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
@@ -117,11 +117,11 @@ class RunFolder:
             saved = from_yaml((path / "config.yaml").read_text())
         except (UserError, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
-        folder = cls(path)
-        if saved.dp != "none":
-            saved = replace(saved, dp_secret=folder.secret())
-        if differing := differences(saved, config):
+        if differing := differences(saved, without_secrets(config)):
             raise UserError(f"{path} is a run of another configuration, with {', '.join(differing)}: {advice}")
+        folder, given = cls(path), config.dp_secret
+        if given is not None and given != folder.secret():
+            raise UserError(f"{path} began with another --dp-secret: {advice}")
         return folder
 
     @classmethod

@@ -24,7 +24,8 @@ from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data.sets import Dataset
 from federated.engines.inprocess import InProcessGrid
-from federated.server.exchange import Clients, Engine
+from federated.engines.start import Engine
+from federated.server.exchange import Clients
 from federated.server.progress import RoundBar
 from federated.server.rounds import Loop, Round
 from federated.server.run_folder import State
@@ -142,7 +143,7 @@ class Federated:
             config=self.config,
             space=space,
             algorithm=algorithms.load(self.config),
-            clients=Clients.find(Engine(grid, message_config), problem.clients),
+            clients=Clients.find(Engine(grid, message_config), self.config),
             most_examples=[len(part) for part in problem.targets],
             sampling_seed=self.config.seed,
         )

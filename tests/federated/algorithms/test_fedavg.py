@@ -18,7 +18,8 @@ from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition
 from federated.engines.inprocess import InProcessGrid
-from federated.server.exchange import Clients, Engine
+from federated.engines.start import Engine
+from federated.server.exchange import Clients
 from federated.server.progress import RoundBar
 from federated.server.rounds import Loop
 from federated.server.run_folder import State
@@ -102,7 +103,7 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
         config=config,
         space=space,
         algorithm=algorithms.load(config),
-        clients=Clients.find(Engine(InProcessGrid(client_app, clients), message_config), clients),
+        clients=Clients.find(Engine(InProcessGrid(client_app, clients), message_config), config),
         most_examples=[len(part) for part in partition],
         sampling_seed=0,
     )

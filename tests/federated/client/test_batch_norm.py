@@ -20,8 +20,9 @@ from federated.client.batch_norm import (
     parameter_names,
     with_norm,
 )
+from federated.client.evaluation import evaluate
 from federated.client.statistics import batch_norm_sums, class_sums
-from federated.client.training import evaluate, weights_of
+from federated.client.training import weights_of
 from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition

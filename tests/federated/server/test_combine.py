@@ -18,9 +18,10 @@ from federated.algorithms.base import ServerState
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
+from federated.engines.start import Engine
 from federated.messages import from_record
 from federated.server.cohort import sample_clients
-from federated.server.exchange import Clients, Engine
+from federated.server.exchange import Clients
 from federated.server.progress import RoundBar
 from federated.server.rounds import Loop
 from federated.server.run_folder import State
@@ -82,7 +83,7 @@ def loop(strategy: str, grid: InProcessGrid | None = None, **fields: Any) -> Loo
         config=config,
         space=cast(Workspace, space),
         algorithm=algorithms.load(config),
-        clients=Clients.find(Engine(grid or Answering(strategy), ConfigRecord({"run-config": "x"})), CLIENTS),
+        clients=Clients.find(Engine(grid or Answering(strategy), ConfigRecord({"run-config": "x"})), config),
         most_examples=[1000] * CLIENTS,
         sampling_seed=config.seed,
     )

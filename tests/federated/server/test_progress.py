@@ -70,7 +70,7 @@ def spinning(in_another_session: bool) -> Iterator[None]:
             child.kill()
             child.wait()
         return
-    start = f"from subprocess import *; print(Popen({command!r}, stdout=DEVNULL, stderr=DEVNULL).pid)"
+    start = f"import subprocess as s; print(s.Popen({command!r}, stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
     process = psutil.Process(int(subprocess.run([sys.executable, "-c", start], capture_output=True, check=True).stdout))
     try:
         yield

@@ -150,5 +150,5 @@ def test_a_secret_that_is_given(tiny: Tiny) -> None:
     assert from_yaml((folder.path / "config.yaml").read_text())
     assert run(config, quiet=True).resumed_from == 1
     assert run(private(tiny), quiet=True).resumed_from == 1, "it need not be given again"
-    with pytest.raises(UserError, match="another configuration, with another --dp-secret"):
+    with pytest.raises(UserError, match="began with another --dp-secret"):
         run(private(tiny, dp_secret=number + 1), quiet=True)
