@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from federated.server import run as rounds
-from federated.server.progress import console, log
+from federated.server.output.progress import console, log
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 

@@ -138,7 +138,8 @@ def unused_beside(values: Mapping[str, Any], chosen: Collection[str]) -> set[str
 
 def without_secrets(config: RunConfig) -> RunConfig:
     """``config`` without what only the server may know: what may be shown, logged or sent."""
-    return dataclasses.replace(config, **dict.fromkeys(SERVER_ONLY, None))
+    removed: dict[str, Any] = dict.fromkeys(SERVER_ONLY)
+    return dataclasses.replace(config, **removed)
 
 
 def to_yaml(config: RunConfig, *, for_clients: bool = False) -> str:

@@ -7,6 +7,7 @@ what tyro prints as a box becomes the one line that the programs promise.
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 import signal
@@ -109,14 +110,55 @@ def _help(options: type, name: str) -> str:
     return help_of(options).get(name, "")
 
 
+_MENDABLE = frozenset(
+    getattr(errno, name)
+    for name in (
+        # the disk: full, over quota, read-only, broken, a file too large, a network file system that has gone away
+        *("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG", "ESTALE", "ENOLCK", "ENODEV", "ENXIO"),
+        # permissions and names
+        *("EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "ELOOP", "EXDEV"),
+        # limits of the machine or the account, and a port that is taken
+        *("ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EADDRINUSE"),
+    )
+)
+"""OSErrors that a user can mend. Any other, such as a missing file of our own, is a bug and keeps its traceback."""
+
+
+def _mendable(error: OSError) -> str | None:
+    """The line for the user, with the file's name where the error knows it; None for a bug of ours."""
+    if error.errno not in _MENDABLE:
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return ": ".join([error.strerror or str(error), *names])
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether NumPy, PyTorch on a CPU, or PyTorch on a GPU asked for more memory than there is."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(
+        re.search(r"can't allocate memory|not enough memory|CUDA out of memory|CUDA error: out of memory", str(error))
+    )
+
+
 def run(prog: str, main: Callable[[Any], int | None], config: Any) -> int:
-    """Call ``main(config)`` and return the process's exit code; ``UserError`` and Ctrl-C never show a traceback."""
+    """Call ``main(config)`` and return the process's exit code.
+
+    What the user can mend is one line on stderr: ``UserError``, Ctrl-C, lack of memory, and those OSErrors that come
+    from the machine (a full disk, a missing permission). Anything else is a bug and keeps its traceback.
+    """
     # A batch system asks with SIGTERM what a person asks with Ctrl-C: both leave a state to resume from.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main(config) or 0
-    except (UserError, OSError) as error:  # a full disk or a folder without permission is for the user to mend, too
+    except UserError as error:
         refuse(prog, error)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; the same command goes on from the saved state", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        if _is_out_of_memory(error):
+            refuse(prog, f"out of memory: lower the batch size, the image size or the width ({error})"[:500])
+        if isinstance(error, OSError) and (line := _mendable(error)):
+            refuse(prog, line)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
@@ -171,3 +172,9 @@ class PairMethod(L.LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step" if per_step else "epoch"},
         }
+
+
+def method_class(name: str) -> type[PairMethod]:
+    """The LightningModule of the method in the file ``name``."""
+    found: type[PairMethod] = importlib.import_module(f"fps_pretrain.methods.{name}").Method
+    return found

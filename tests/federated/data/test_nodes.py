@@ -20,8 +20,8 @@ from federated.client import training as local
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
+from federated.server.output.run_folder import read_history
 from federated.server.run import RunFailed, run
-from federated.server.run_folder import read_history
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY
 

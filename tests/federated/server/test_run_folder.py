@@ -17,9 +17,9 @@ from flwr.app import ArrayRecord, Message
 from federated.client_app import client_app
 from federated.config.run import RunConfig, from_yaml
 from federated.engines.inprocess import InProcessGrid
-from federated.server.estimate import dry_run
+from federated.server.output.run_folder import RunFolder, read_history
 from federated.server.run import RunFailed, run
-from federated.server.run_folder import RunFolder, read_history
+from federated.server.start.estimate import dry_run
 from fps_pretrain.common.errors import UserError
 from tests.federated.server.test_rounds import fail_in_round
 
