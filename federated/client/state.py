@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from federated.client.training import ClientState
-from fps_pretrain.common.files import open_atomically
+from fps_pretrain.common.files import write_bytes_atomically
 from fps_pretrain.models.checkpoint import read_file, write_atomically
 
 
@@ -58,8 +58,7 @@ class ClientStates:
         """Write what ``pack`` returned, atomically."""
         path = self._path(client, server_round)
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open_atomically(path) as file:
-            file.write(content)
+        write_bytes_atomically(path, content)
 
     def _path(self, client: int, server_round: int) -> Path:
         return self.folder / str(client) / f"{server_round}.pt"

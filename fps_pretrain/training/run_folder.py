@@ -106,9 +106,7 @@ def _with_precision_of(saved: dict[str, Any] | None, config: PretrainConfig, nat
     if saved is not None and stored == config.precision == "auto":  # written before the resolved value was stored
         saved["precision"] = resolved.precision
     if config.precision == "auto" and resolved.precision == "bf16" and native != "bf16":
-        logger.info(
-            f"{config.run_dir} goes on in bfloat16, as it began: slowly, without instructions for it here"
-        )
+        logger.info(f"{config.run_dir} goes on in bfloat16, as it began: slowly, without instructions for it here")
     return resolved
 
 

@@ -20,8 +20,8 @@ from federated.config.run import RunConfig, to_yaml, without_secrets
 from federated.data import sets as data
 from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
-from federated.server.initialise import initial_classifier, initial_encoder
-from federated.server.progress import duration
+from federated.server.output.progress import duration
+from federated.server.start.initialise import initial_classifier, initial_encoder
 
 PROBE_BATCHES = 4
 """Batches that are trained on twice: to warm up, and to be timed."""

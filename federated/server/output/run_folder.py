@@ -36,8 +36,9 @@ from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
+from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import create_folder_atomically, locked, open_atomically, write_text_atomically
+from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
 from fps_pretrain.models.checkpoint import read_file, write_atomically
 
 STATE_FORMAT = "fps-run"
@@ -261,10 +262,7 @@ class RunFolder:
 
 def plot_curve(path: Path, rows: list[Row], title: str) -> None:
     """Draw accuracy and loss over the rounds into a PNG file."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = plots.new_figure(9, 3.5)
     accuracy, loss = figure.subplots(1, 2)
     for axes, quantity in ((accuracy, "accuracy"), (loss, "loss")):
         for split, name in (("test", "test"), ("val", "validation"), ("train", "training, at the clients")):
@@ -281,12 +279,9 @@ def plot_curve(path: Path, rows: list[Row], title: str) -> None:
                 if points:
                     axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
         axes.set(xlabel="round", ylabel=quantity)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plots.style(axes, integer_x=True)
     accuracy.set_ylim(0, 1)
     loss.set_yscale("log")  # fresh weights have losses far above all that follow
     accuracy.legend(frameon=False)
-    figure.suptitle(title)
-    with open_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    figure.suptitle(plots.literal(title))
+    plots.save(figure, path)
