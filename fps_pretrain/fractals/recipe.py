@@ -78,8 +78,12 @@ class Recipe(NamedTuple):
 
 
 def describe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as plain values; the groups of numbers are dictionaries."""
-    return {name: v._asdict() if hasattr(v, "_asdict") else v for name, v in recipe._asdict().items()}
+    """A recipe as plain values; the groups of numbers are dictionaries.
+
+    ``renders`` is left out where it is ``fresh``: recipes described before the option existed are the same recipes.
+    """
+    values = {name: v._asdict() if hasattr(v, "_asdict") else v for name, v in recipe._asdict().items()}
+    return values if recipe.renders else {name: v for name, v in values.items() if name != "renders"}
 
 
 def make_recipe(
