@@ -7,12 +7,10 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib import colormaps
-
-# Not pyplot: that needs a window system and keeps every figure.
 from matplotlib.figure import Figure
 
 from federated.data.partition import Indices, Partition, count_labels
-from fps_pretrain.common.files import open_atomically
+from fps_pretrain.common import plots
 
 MAX_BARS = 60
 """Clients that are drawn as bars of their own; more are drawn as a map."""
@@ -37,10 +35,9 @@ def plot_counts(path: Path, counts: Indices, classes: Sequence[str]) -> None:
     """
     few = len(counts) <= MAX_BARS and len(classes) <= MAX_BAR_CLASSES
     width = float(np.clip(2.5 + 0.35 * len(counts), 6, 14)) if few else 11.0
-    figure = Figure(figsize=(width, 4 if few else 6), layout="constrained")
+    figure = plots.new_figure(width, 4 if few else 6)
     (_draw_bars if few else _draw_map)(figure, counts, classes)
-    with open_atomically(path) as file:
-        figure.savefig(file, format="png", dpi=120)
+    plots.save(figure, path)
 
 
 def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
@@ -50,7 +47,7 @@ def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
     bottom = np.zeros(len(clients))
     for label, name in enumerate(classes):
         colour = colours(label if len(classes) <= 10 else label / (len(classes) - 1))
-        axes.bar(clients, counts[:, label], bottom=bottom, width=0.9, color=colour, label=name)
+        axes.bar(clients, counts[:, label], bottom=bottom, width=0.9, color=colour, label=plots.literal(name))
         bottom += counts[:, label]
     axes.set(xlabel="client", ylabel="training examples", title=f"Examples by class at {len(clients)} clients")
     axes.set_xlim(-0.6, len(clients) - 0.4)
@@ -58,7 +55,7 @@ def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
         axes.set_xticks(clients)
     if len(classes) <= 20:
         figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.style(axes, grid=False)
 
 
 def _draw_map(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
@@ -71,8 +68,7 @@ def _draw_map(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
     top.set(xlabel="clients, largest first", ylabel="training examples", title=f"Examples at {len(counts)} clients")
     top.set_xlim(-0.5, len(counts) - 0.5)
     top.set_ylim(0)
-    top.grid(alpha=0.3)
-    top.spines[["top", "right"]].set_visible(False)
+    plots.style(top)
     # Average neighbours where there are more clients than columns.
     columns = [shares[group].mean(axis=0) for group in np.array_split(order, min(len(order), MAX_COLUMNS))]
     extent = (-0.5, len(counts) - 0.5, len(classes) - 0.5, -0.5)
@@ -81,5 +77,5 @@ def _draw_map(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
     )
     below.set(xlabel="clients, by their most frequent class", ylabel="class")
     if len(classes) <= 20:
-        below.set_yticks(range(len(classes)), labels=list(classes), fontsize="small")
+        below.set_yticks(range(len(classes)), labels=[plots.literal(name) for name in classes], fontsize="small")
     figure.colorbar(image, ax=below, label="share of the client's examples")

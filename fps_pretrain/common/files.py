@@ -58,10 +58,15 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         partial.unlink(missing_ok=True)
 
 
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Replace a file; see ``open_atomically``."""
+    with open_atomically(path) as file:
+        file.write(content)
+
+
 def write_text_atomically(path: Path, text: str) -> None:
     """Replace a text file (UTF-8); see ``open_atomically``."""
-    with open_atomically(path) as file:
-        file.write(text.encode("utf-8"))
+    write_bytes_atomically(path, text.encode("utf-8"))
 
 
 @contextlib.contextmanager

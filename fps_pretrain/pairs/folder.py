@@ -1,7 +1,7 @@
 """Pairs from a folder of images: two crops of one image (the paper's ImageNet and StyleGAN rows).
 
-The augmentation is that of fractal pairs. Which image a pair shows is keyed by (seed, epoch, index): every image comes
-once before any comes again, in an order of its own each time.
+The augmentation is that of fractal pairs. (seed, epoch, index) determines the image and the crops of a pair. Every
+image is used once before any is used again, each time in a new order.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,16 +17,17 @@ from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.fractals.batch import augment_pair
-from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, ViewNumbers
+from fps_pretrain.fractals.compose.colours import pack
+from fps_pretrain.fractals.recipe_numbers import DEFAULT_VIEW_NUMBERS, ViewNumbers
 from fps_pretrain.fractals.rng import PAIR_STREAM, make_key
-from fps_pretrain.fractals.views import pack
 from fps_pretrain.images.decode import read_image
 from fps_pretrain.images.folder import IMAGE_SUFFIXES, list_images
+from fps_pretrain.pairs.sources import MadeBy
 
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, number: int, images: int) -> np.ndarray:
-    """The order of all images in pass ``number`` through them in an epoch."""
+    """The order of the images in pass ``number`` of an epoch over the folder."""
     return np.random.default_rng([seed, epoch, number]).permutation(images)
 
 
@@ -34,16 +35,16 @@ class FolderPairs:
     """Pairs of two augmented crops of one image.
 
     Args:
-        folder: where the images are, in folders of any depth.
+        folder: holds the images, in folders of any depth.
         size: side of a view in pixels.
-        seed: fixes order and crops.
-        numbers: how views are augmented.
+        seed: determines order and crops.
+        numbers: of the augmentation.
 
     Raises:
         UserError: the folder holds no images.
     """
 
-    made_by: Literal["threads", "processes", "device"] = "processes"
+    made_by: MadeBy = "processes"
 
     def __init__(self, folder: Path, size: int, seed: int, numbers: ViewNumbers = DEFAULT_VIEW_NUMBERS) -> None:
         self.folder = folder
@@ -56,12 +57,12 @@ class FolderPairs:
         read_image(folder / self.paths[0])
 
     def path_of(self, epoch: int, index: int) -> Path:
-        """The image that pair ``index`` of an epoch shows."""
+        """The path of the image of pair ``index`` of an epoch."""
         number, position = divmod(index, len(self.paths))
         return self.folder / self.paths[_order(self.seed, epoch, number, len(self.paths))[position]]
 
     def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
-        """See ``data.PairSource``.
+        """See ``sources.PairSource``.
 
         Raises:
             UserError: an image cannot be decoded.

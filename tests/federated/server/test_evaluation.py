@@ -10,7 +10,7 @@ from PIL import Image
 from federated.config.run import RunConfig
 from federated.data.sets import Split
 from federated.server.evaluation import client_accuracies, reported, summarise
-from federated.server.rounds import run
+from federated.server.run import run
 
 
 def split(labels: list[int], user_ids: list[str] | None = None) -> Split:
