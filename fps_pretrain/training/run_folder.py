@@ -70,7 +70,7 @@ def _with_precision_of(saved: dict[str, Any] | None, config: PretrainConfig, nat
         saved["precision"] = resolved.precision
     if config.precision == "auto" and resolved.precision == "bf16" and native != "bf16":
         logger.info(
-            f"{config.run_dir} goes on in bfloat16, in which it has begun: slowly, on a machine without instructions for it"
+            f"{config.run_dir} goes on in bfloat16, as it has begun: slowly, on a machine without instructions for it"
         )
     return resolved
 
