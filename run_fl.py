@@ -48,7 +48,7 @@ def main(command: Command) -> int:
 
         print(dry_run(command.run))
         return 0
-    from federated.server.rounds import RunFailed, run
+    from federated.server.run import RunFailed, run
 
     try:
         run(command.run, quiet=command.quiet, verbose=command.verbose)

@@ -46,7 +46,7 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, images: np.ndarray) -> None:
         from torchvision.transforms import v2
 
-        from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+        from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
         self.images = images
         self.transform = v2.Compose(
@@ -136,7 +136,7 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
     import pytorch_lightning as L
     from pytorch_lightning.callbacks import Callback
 
-    from fps_pretrain.pairs.sources import PairData, make_source
+    from fps_pretrain.pairs.data_module import PairData, make_source
     from fps_pretrain.probing.quality import PairRate
     from fps_pretrain.training.devices import native_precision, with_precision
     from fps_pretrain.training.resume import KeepState

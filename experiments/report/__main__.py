@@ -3,11 +3,56 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
 
-from experiments.report.page import ReportConfig, main
+import tyro
+
+from experiments.report.comparable import Difference, check
+from experiments.report.page import CURVES, PAGE, write
+from experiments.report.runs import read_run
+from experiments.report.summary import check_targets
 from fps_pretrain.common import cli
+from fps_pretrain.common.errors import UserError
 
 PROG = "experiments.report"
+
+
+@dataclass(frozen=True)
+class ReportConfig:
+    """Report finished runs side by side. Runs that differ in their seed only form an arm; the first arm is the
+    baseline."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+    output: Path = Path("runs/report")
+    """Folder for the page, the PNG and the CSV files."""
+    targets: tuple[float, ...] = ()
+    """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
+    allow_different: tuple[Difference, ...] = ()
+    """Compare runs although their data, budget (passes over the training examples) or revision of the code differ."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            UserError: no run is given, or a target is no share.
+        """
+        if not self.runs:
+            raise UserError("name at least one run folder")
+        check_targets(self.targets)
+
+
+def main(config: ReportConfig) -> int:
+    """Report the runs; returns the exit code."""
+    runs = [read_run(folder) for folder in config.runs]
+    check(runs, config.allow_different)
+    command = f"python -m {PROG} " + " ".join(sys.argv[1:])
+    write(runs, config.output, config.targets, config.output.name, command)
+    print(f"wrote {config.output / PAGE} and {config.output / CURVES}", file=sys.stderr)
+    return 0
+
 
 if __name__ == "__main__":
     sys.exit(cli.run(PROG, main, cli.parse(ReportConfig, PROG)))

@@ -1,30 +1,39 @@
-"""Runs as they are compared: read from their folders, and grouped into arms, which differ in more than the seed."""
+"""Runs as they are read from their folders: configuration, history, and what they were made with."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from federated.config.run import FREE_ON_RESUME, RunConfig, from_yaml, init_name
+from federated.config.run import RunConfig, from_yaml
+from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
-
-if TYPE_CHECKING:
-    from federated.server.run_folder import Row
 
 CLIENT_KEYS = ("client_accuracy_mean", "client_accuracy_std", "client_accuracy_worst_tenth")
 """What a row says of the global model's accuracy at the clients, after every ``--per-client-every`` rounds."""
 
+Row = dict[str, Any]
+"""A line of metrics.jsonl, which describes one round."""
+
 
 @dataclass(frozen=True)
 class Run:
-    """A run's configuration and its history."""
+    """A run's configuration and its history.
+
+    Attributes:
+        config: the configuration as resolved.
+        history: one row a round, round 0 before training first.
+        folder: where it was read from.
+        environment: revision, versions and machine by name, as ``common.environment`` recorded them; may be empty.
+    """
 
     config: RunConfig
     history: list[Row]
+    folder: Path = Path()
+    environment: dict[str, str] = field(default_factory=dict)
 
     @property
     def rounds(self) -> list[int]:
@@ -45,47 +54,11 @@ class Run:
         return [row for row in self.history if row.get(key) is not None]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """Runs that differ in their seed only, in the order of their seeds."""
-
-    label: str
-    runs: list[Run]
-
-    def __post_init__(self) -> None:
-        """All runs of an arm were evaluated after the same rounds.
-
-        Raises:
-            UserError: they were not.
-        """
-        if len({(*run.rounds, None, *run.client_rounds) for run in self.runs}) > 1:
-            raise UserError(f"the runs of '{self.label}' have different rounds: finish them first")
-
-    @property
-    def seeds(self) -> list[int]:
-        """The runs' seeds."""
-        return [run.config.seed for run in self.runs]
-
-    @property
-    def rounds(self) -> list[int]:
-        """Rounds after which the runs were evaluated."""
-        return self.runs[0].rounds
-
-    @property
-    def client_rounds(self) -> list[int]:
-        """Rounds after which they were evaluated at each client."""
-        return self.runs[0].client_rounds
-
-    def values(self, key: str) -> np.ndarray:
-        """``(seeds, rounds)``, or ``(seeds, client_rounds)`` for ``CLIENT_KEYS``."""
-        return np.stack([run.values(key) for run in self.runs])
-
-
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 
     Raises:
-        UserError: it is none, or nothing was evaluated yet.
+        UserError: it is no run folder, or nothing was evaluated yet.
     """
     # Imports PyTorch, for which --help and a wrong flag must not wait.
     from federated.server.run_folder import read_history
@@ -94,26 +67,7 @@ def read_run(folder: Path) -> Run:
         config = from_yaml((folder / "config.yaml").read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{folder} is not a run folder: it has no config.yaml") from error
-    run = Run(config, read_history(folder))
+    run = Run(config, read_history(folder), folder, environment.read(folder))
     if not run.rounds:
         raise UserError(f"{folder} has no evaluated round yet")
     return run
-
-
-def group(runs: Sequence[Run]) -> list[Arm]:
-    """Arms in the order in which their first run came; a label names the fields in which arms differ."""
-    ignored = {"seed", *FREE_ON_RESUME}
-    keys: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
-    for run in runs:
-        key = tuple((name, value) for name, value in asdict(run.config).items() if name not in ignored)
-        keys.setdefault(key, []).append(run)
-    differing = [
-        name for position, (name, _) in enumerate(next(iter(keys))) if len({key[position] for key in keys}) > 1
-    ]
-    arms = []
-    for key, members in keys.items():
-        values = dict(key)
-        shown = [init_name(values["init"])] if "init" in differing or not differing else []
-        shown += [f"{name.replace('_', '-')} {values[name]}" for name in differing if name != "init"]
-        arms.append(Arm(", ".join(shown), sorted(members, key=lambda run: run.config.seed)))
-    return arms

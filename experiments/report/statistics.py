@@ -7,22 +7,34 @@ from typing import NamedTuple
 
 import numpy as np
 
+CONFIDENCE = 0.95
+
+FEW_SEEDS = 3
+"""With fewer paired seeds an interval says little: Student's factor is 12.7 for two."""
+
 
 class Interval(NamedTuple):
-    """A mean with its 95% confidence interval; the ends are NaN when one pair is all there is."""
+    """A mean with its 95% confidence interval; the ends are NaN where there is only one pair."""
 
     mean: float
     low: float
     high: float
     pairs: int
 
+    @property
+    def says_nothing(self) -> bool:
+        """Whether 0 lies inside: the arms cannot be told apart."""
+        return self.pairs < 2 or self.low <= 0 <= self.high
+
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Interval:
-    """Mean of ``ours - theirs`` over pairs, with Student's t interval (pairs share a seed: partition, head, batches).
+    """Mean of ``ours - theirs`` over pairs, with Student's t interval.
+
+    Pairs share a seed, and with it partition, head and batches.
 
     Args:
-        ours: one value a pair.
-        theirs: the baseline's value of each pair.
+        ours: one value a pair ``(pairs,)``.
+        theirs: the baseline's value of each pair ``(pairs,)``.
     """
     from scipy import stats
 
@@ -30,11 +42,22 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Interval:
     mean, count = float(differences.mean()), len(differences)
     if count < 2:
         return Interval(mean, float("nan"), float("nan"), count)
-    half = float(stats.t.ppf(0.975, count - 1) * differences.std(ddof=1) / np.sqrt(count))
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1) * differences.std(ddof=1) / np.sqrt(count))
     return Interval(mean, mean - half, mean + half, count)
 
 
+def spread(values: np.ndarray) -> float:
+    """The sample standard deviation of ``values``; NaN for one value."""
+    return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")
+
+
 def rounds_to(rounds: Sequence[int], accuracy: np.ndarray, target: float) -> int | None:
-    """The first evaluated round whose accuracy is at least ``target``, or None."""
+    """The first evaluated round whose accuracy is at least ``target``, or None.
+
+    Args:
+        rounds: the evaluated rounds.
+        accuracy: after each of them ``(rounds,)``; NaN where it is missing.
+        target: in [0, 1].
+    """
     reached = np.flatnonzero(np.asarray(accuracy) >= target)
     return int(rounds[reached[0]]) if len(reached) else None

@@ -1,4 +1,4 @@
-"""What a run would be and cost, before it is begun: ``--dry-run``."""
+"""``--dry-run``: the configuration, the partition, and an estimate of the time and memory a run would take."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import torch
 
 from federated import algorithms
 from federated.client.batch_norm import with_norm
-from federated.client.training import Client, Hyper, evaluate, weights_of
+from federated.client.evaluation import evaluate
+from federated.client.training import Client, ClientHyperparameters, weights_of
 from federated.client.workspace import Workspace
-from federated.config.run import RunConfig, to_yaml
+from federated.config.run import RunConfig, to_yaml, without_secrets
 from federated.data import sets as data
 from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
@@ -23,13 +24,18 @@ from federated.server.initialise import initial_classifier, initial_encoder
 from federated.server.progress import duration
 
 PROBE_BATCHES = 4
-"""Batches that are trained on, once to warm up and once against the clock."""
+"""Batches that are trained on twice: to warm up, and to be timed."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a run asks for: steps of SGD, summed over rounds and those who take part in them; evaluated examples; and
-    how many replies a round has."""
+    """The amount of work in a run.
+
+    Attributes:
+        steps: steps of SGD, summed over rounds and their participants.
+        evaluated: examples evaluated by the server.
+        replies: replies in a round.
+    """
 
     steps: int
     evaluated: int
@@ -45,11 +51,10 @@ def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Wo
         evaluation_examples: test and validation examples.
     """
     batches = [math.ceil(size / config.batch_size) * config.local_epochs for size in sizes]
-    clients = list(range(config.clients))
     steps = sum(
         batches[client]
         for server_round in range(1, config.rounds + 1)
-        for client in sample_clients(config.seed, server_round, clients, config.participants)
+        for client in sample_clients(config.seed, server_round, config.clients, config.participants)
     )
     evaluations = 1 + config.rounds // config.eval_every + (config.rounds % config.eval_every > 0)
     return Work(steps, evaluations * evaluation_examples, config.participants)
@@ -58,9 +63,9 @@ def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Wo
 def dry_run(config: RunConfig) -> str:
     """The resolved configuration (YAML), the partition, and an estimate of time and memory, as one text.
 
-    Time is measured: some steps of the algorithm's own local training, and an evaluation, on this machine as it is.
-    With ``--partition nodes`` the examples that clients train on are not seen from here: their number is left open, and
-    steps are measured on test examples.
+    Time is measured on this machine: some steps of the algorithm's local training, and an evaluation. With
+    ``--partition nodes`` the server does not know how many examples clients have: the number of steps is left open, and
+    steps are timed on test examples.
 
     Raises:
         UserError: the run could not be begun.
@@ -69,7 +74,7 @@ def dry_run(config: RunConfig) -> str:
         torch.set_num_threads(config.threads)
     encoder, report = initial_encoder(config)
     dataset = data.load(config)
-    partition = make_partition(config, dataset.train.labels, dataset.train.owners)
+    partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
     space = Workspace.build(config, dataset, partition)
     weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
@@ -77,7 +82,7 @@ def dry_run(config: RunConfig) -> str:
     workers = config.workers or 1
     evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
     if config.partition == "nodes":
-        spread = f"{config.clients} clients, who tell how much they have when the run begins"
+        spread = f"{config.clients} clients, who tell how many examples they have when the run begins"
         amount = f"the nodes' training, {1e3 * step:.1f} ms a step here"
     else:
         spread = describe(partition, dataset.train.labels, len(dataset.classes))
@@ -87,10 +92,10 @@ def dry_run(config: RunConfig) -> str:
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     parameters = sum(weights[name].numel() for name in space.parameters)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # Replies wait for each other before they are combined, as messages and as tensors.
+    # All replies of a round are in memory when they are combined, as messages and as tensors.
     peak = resident + 2 * work.replies * size
     lines = [
-        to_yaml(config).rstrip(),
+        to_yaml(without_secrets(config)).rstrip(),
         "",
         f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
         f"examples, {len(dataset.classes)} classes",
@@ -119,12 +124,12 @@ def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float,
         model=space.model,
         examples=images,
         targets=labels,
-        hyper=Hyper.of(config, 1),
+        hyper=ClientHyperparameters.of(config, 1),
         key=(config.seed, 1, 0),
-        options={name: getattr(config, name) for name in algorithms.options(config.strategy)},
+        options=algorithms.load(config).options,
         received=defaultdict(lambda: beside),
     )
-    train = algorithms.load(config.strategy).train_client
+    train = algorithms.load(config).train_client
     for _ in range(2):
         started = time.perf_counter()
         steps = train(client, weights).steps

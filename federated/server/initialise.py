@@ -12,14 +12,14 @@ import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from federated.client.batch_norm import has_statistics
+from federated.client.batch_norm import has_statistics, tracking_layers
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE, one_line
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models.architectures import is_cifar_resnet
 from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights, write_atomically
-from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder, normalise
+from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder
 
 
 def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
@@ -113,30 +113,55 @@ def initial_classifier(config: RunConfig, encoder: Any, num_classes: int) -> nn.
     return build_classifier(encoder, num_classes, seed_of(config.seed, "head"))
 
 
-@torch.inference_mode()
-def class_sums(
-    model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, num_classes: int, batch_size: int
-) -> tuple[Tensor, Tensor]:
-    """A client's part of ``centroid_head``: its features summed by class.
+def batch_norm_sums_like(model: nn.Module) -> dict[str, Tensor]:
+    """Zeros of the names, shapes and types of ``client.statistics.batch_norm_sums``."""
+    like: dict[str, Tensor] = {"batches": torch.zeros((), dtype=torch.int64)}
+    for name, layer in tracking_layers(model).items():
+        like |= {f"{name}.{what}": torch.zeros(layer.num_features, dtype=torch.float64) for what in ("sum", "squares")}
+        like[f"{name}.count"] = torch.zeros((), dtype=torch.float64)
+    return like
+
+
+def class_sums_like(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Zeros of the names, shapes and types of ``client.statistics.class_sums``."""
+    classes, width = weights["head.weight"].shape
+    sums = torch.zeros(classes, width, dtype=torch.float64)
+    return {"sums": sums, "counts": torch.zeros(classes, dtype=torch.int64)}
+
+
+def pooled_statistics(weights: Mapping[str, Tensor], clients: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """A model whose BatchNorm statistics are those of all clients' images (``--init-statistics clients``).
+
+    A layer's mean is the mean over all clients' examples, its variance ``E[x^2] - E[x]^2`` over them: the mean of the
+    clients' variances and the variance of their means, by the law of total variance. Like AdaBN (Li et al. 2017,
+    "Revisiting Batch Normalization For Practical Domain Adaptation", section 3), without bringing the images together.
+
+    For the first BatchNorm of an encoder, whose inputs depend on images alone, they are exactly those of the pooled
+    images. Each deeper one sees what the layers below make of a client's batches, normalised by these batches' own
+    statistics as in training: the more clients differ, the more this differs from what pooled batches would give.
 
     Args:
-        model: lends its structure, ``encoder`` and ``head``.
-        weights: the classifier's; its encoder makes the features, with BatchNorm's running statistics.
-        images: uint8 ``(N, S, S, 3)``.
-        labels: int64 ``(N,)``.
-        num_classes: C.
-        batch_size: images that are encoded at a time.
+        weights: the classifier's; parameters are kept.
+        clients: ``batch_norm_sums`` of each client, in client order, which fixes the rounding.
 
     Returns:
-        Sums ``(C, D)``, float64, and how many examples of each class stand behind them ``(C,)``, int64; on the CPU.
+        The classifier's weights with the new statistics, in the type of the old.
+
+    Raises:
+        UserError: no client has two images.
     """
-    model.load_state_dict(weights)
-    model.eval()
-    encoder = model.get_submodule("encoder")
-    parts = [encoder(normalise(images[i : i + batch_size])).double() for i in range(0, len(labels), batch_size)]
-    features = torch.cat(parts).cpu()
-    one_hot = F.one_hot(labels.cpu(), num_classes)
-    return one_hot.double().T @ features, one_hot.sum(0)
+    total = {name: torch.stack([client[name] for client in clients]).sum(0) for name in clients[0]}
+    pooled = dict(weights)
+    for name in (name.removesuffix(".count") for name in total if name.endswith(".count")):
+        count = total[f"{name}.count"]
+        if not count:
+            raise UserError("--init-statistics clients: no client has two images")
+        mean = total[f"{name}.sum"] / count
+        variance = (total[f"{name}.squares"] / count - mean.square()).clamp(min=0) * count / (count - 1)
+        for what, value in (("mean", mean), ("var", variance), ("batches", total["batches"])):
+            buffer = f"{name}.num_batches_tracked" if what == "batches" else f"{name}.running_{what}"
+            pooled[buffer] = value.to(weights[buffer].dtype)
+    return pooled
 
 
 def centroid_head(weights: Mapping[str, Tensor], clients: Sequence[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -90,8 +90,8 @@ def _wandb(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Log
     import yaml
 
     # The same folder and configuration are the same run there, too, however often it was interrupted.
-    identifier = hashlib.sha256(f"{folder.resolve()}\n{to_yaml(config)}".encode()).hexdigest()[:16]
-    values = yaml.safe_load(to_yaml(config))
+    identifier = hashlib.sha256(f"{folder.resolve()}\n{to_yaml(config, for_clients=True)}".encode()).hexdigest()[:16]
+    values = yaml.safe_load(to_yaml(config, for_clients=True))
     with wandb.init(id=identifier, name=folder.name, dir=str(folder), config=values, resume="allow") as run:
         # Rounds that it has already are ignored: its steps only grow.
         for row in done:

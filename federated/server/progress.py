@@ -1,22 +1,48 @@
-"""What a run says: a bar of rounds on a terminal, lines elsewhere, and everything in its log file."""
+"""A run's messages: a progress bar on a terminal, lines elsewhere, and everything in its log file."""
 
 from __future__ import annotations
 
 import logging
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 from tqdm import tqdm
 
 log = logging.getLogger("federated")
 
+BUSY = 0.5
+"""Share of the cores that other programs use on a machine that counts as busy."""
+
+
+def machine_is_busy() -> bool:
+    """Whether other programs use more than ``BUSY`` of the cores right now; takes 0.3 s."""
+    return cores_used_by_others() > BUSY * (psutil.cpu_count() or 1)
+
+
+def cores_used_by_others(seconds: float = 0.3) -> float:
+    """How many CPU cores all programs but this process and its children use on average in the next ``seconds``."""
+    before = _own_cpu_seconds()
+    busy = psutil.cpu_percent(seconds) / 100 * (psutil.cpu_count() or 1)
+    return max(0.0, busy - (_own_cpu_seconds() - before) / seconds)
+
+
+def _own_cpu_seconds() -> float:
+    """CPU time that this process and its children have used so far."""
+    total, this = 0.0, psutil.Process()
+    for process in (this, *this.children(recursive=True)):
+        with suppress(psutil.Error):  # it has ended
+            times = process.cpu_times()
+            total += times.user + times.system
+    return total
+
 
 @contextmanager
 def console(quiet: bool, verbose: bool = False) -> Iterator[None]:
-    """Send what the run says to stderr, unless ``quiet``; with ``verbose`` what else goes to the log, too."""
+    """Send messages to stderr, none if ``quiet``; with ``verbose`` also those that are for the log file only."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setLevel(logging.CRITICAL if quiet else logging.DEBUG if verbose else logging.INFO)
     level, propagate = log.level, log.propagate
@@ -33,7 +59,7 @@ def console(quiet: bool, verbose: bool = False) -> Iterator[None]:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append what the run says to a file, and what Flower says to the file alone."""
+    """Append messages to a file, among them Flower's, which go nowhere else."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     flower = logging.getLogger("flwr")
@@ -101,14 +127,14 @@ class RoundBar:
             self._bar.update()
 
     def _time_left(self) -> str:
-        """How long the rounds that are left will take if they take as long as those of this process on average."""
+        """The remaining time, from the mean duration of this process's rounds."""
         if not self._seconds or not self._left:
             return ""
         return f", {duration(self._left * sum(self._seconds) / len(self._seconds))} left"
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit that suits them."""
+    """A duration in seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

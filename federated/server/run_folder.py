@@ -4,41 +4,49 @@
     metrics.jsonl  one line a round, round 0 being the evaluation before training
     partition.npz  which client holds which example, and partition.png, its picture
     state.pt       the last completed round: its weights, what the strategy carries, whose client states count
-    clients/       what clients remember, with algorithms that make them, until the run is finished; see client_state.py
+    secret         with --dp: a number that only the server knows, readable by its owner alone
+    clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
     model.pt       the final classifier, once finished, and curve.png
-    log.txt        what was said, by Flower too
+    log.txt        the log, Flower's messages among it
+    .lock          held by the process that works on the run
 
-A folder appears whole: it is made aside and renamed. From then on the order of writing keeps it resumable at any
-moment: a round's line first, then the state, so that lines beyond the state are cut off and written again.
+A folder is made aside and renamed, so that it is complete when it appears. From then on a round's line is written
+before the state. A run that is killed between the two cuts the line off and repeats the round.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import math
 import os
+import secrets
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from federated.algorithms.base import ServerState
 from federated.client.state import ClientStates
 from federated.client.training import Weights
-from federated.config.run import RunConfig, differences, from_yaml, to_yaml
-from federated.data.partition import Partition, load_partition, plot_partition, save_partition
+from federated.config.run import RunConfig, differences, from_yaml, to_yaml, without_secrets
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition, save_partition
+from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
-from federated.server.cohort import ServerState
+from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
 from fps_pretrain.models.checkpoint import read_file, write_atomically
 
 STATE_FORMAT = "fps-run"
 MODEL_FORMAT = "fps-classifier"
 VERSION = 2
+
+SECRET_BITS = 128
+"""Length of a secret that is not given: too long to be guessed."""
 
 Row = dict[str, Any]
 """A line of metrics.jsonl."""
@@ -96,10 +104,10 @@ class RunFolder:
 
     @classmethod
     def find(cls, path: Path, config: RunConfig) -> RunFolder | None:
-        """The folder of this very configuration, or None if nothing is there (an empty folder is nothing).
+        """The folder of this configuration, or None if there is none or an empty folder.
 
         Raises:
-            UserError: something else is there. It is left as it is.
+            UserError: the path is no run, or the run of another configuration. It is left as it is.
         """
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
@@ -110,47 +118,62 @@ class RunFolder:
             saved = from_yaml((path / "config.yaml").read_text())
         except (UserError, OSError, UnicodeDecodeError) as error:
             raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
-        if differing := differences(saved, config):
+        if differing := differences(saved, without_secrets(config)):
             raise UserError(f"{path} is a run of another configuration, with {', '.join(differing)}: {advice}")
-        return cls(path)
+        folder, given = cls(path), config.dp_secret
+        if given is not None and given != folder.secret():
+            raise UserError(f"{path} began with another --dp-secret: {advice}")
+        return folder
 
     @classmethod
     def create(cls, path: Path, config: RunConfig, data: Dataset, partition: Partition, state: State) -> RunFolder:
-        """Write a new run before its first round."""
-        partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-        try:
-            partial.mkdir(parents=True)
-            folder = cls(partial)
-            (partial / "config.yaml").write_text(to_yaml(config))
-            (partial / "metrics.jsonl").touch()
-            save_partition(partial / "partition.npz", partition)
-            plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
-            folder.save_state(state)
-            partial.rename(path)
-        except OSError as error:
-            raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
-        return cls(path)
-
-    @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep other processes from working on this run.
+        """Write a new run before its first round.
 
         Raises:
-            UserError: another process does.
+            UserError: the folder cannot be written.
         """
-        with (self.path / "log.txt").open("a") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
-                raise UserError(f"{self.path} is being worked on by another process") from error
-            yield
+        try:
+            with create_folder_atomically(path) as partial:
+                folder = cls(partial)
+                write_text_atomically(partial / "config.yaml", to_yaml(config, for_clients=True))
+                if config.dp != "none":
+                    folder._write_secret(config.dp_secret)
+                (partial / "metrics.jsonl").touch()
+                save_partition(partial / "partition.npz", partition)
+                plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
+                folder.save_state(state)
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
+        return cls(path)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from working on this run; see ``common.files.locked``."""
+        return locked(self.path)
 
     @property
     def partition_file(self) -> Path:
         """Which client holds which example."""
         return self.path / "partition.npz"
+
+    def secret(self) -> int:
+        """The number that only the server knows, from which the noise of ``--dp`` is drawn.
+
+        Raises:
+            UserError: the run has none.
+        """
+        path = self.path / "secret"
+        try:
+            return int(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged: choose another --output and start again") from error
+
+    def _write_secret(self, given: int | None) -> None:
+        secret = secrets.randbits(SECRET_BITS) if given is None else given
+        descriptor = os.open(self.path / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secret}\n")
+            file.flush()
+            os.fsync(file.fileno())
 
     @property
     def client_states(self) -> Path:
@@ -159,7 +182,7 @@ class RunFolder:
 
     @property
     def training_data(self) -> Path:
-        """Where the training examples lie for other processes while the run is worked on; see ``workspace.lay_out``."""
+        """Where worker processes find the training examples while the run goes on; see ``workspace.export_memmap``."""
         return self.path / ".training-data.partial"
 
     def load_partition(self) -> Partition:
@@ -199,7 +222,7 @@ class RunFolder:
         return read_history(self.path)
 
     def rewind(self, last_round: int) -> list[Row]:
-        """Cut metrics.jsonl after ``last_round``, clear what an interrupted write left, and return the rows kept.
+        """Cut metrics.jsonl after ``last_round``, remove what interrupted writes left, and return the rows kept.
 
         Raises:
             UserError: rows up to ``last_round`` are missing. Nothing is changed then.
@@ -211,9 +234,9 @@ class RunFolder:
             )
         for left_over in self.path.glob(".*.partial"):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
-        aside = self.path / ".metrics.jsonl.partial"
-        aside.write_text("".join(json.dumps(row) + "\n" for row in rows))
-        aside.replace(self.path / "metrics.jsonl")
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if text != (self.path / "metrics.jsonl").read_text():
+            write_text_atomically(self.path / "metrics.jsonl", text)
         return rows
 
     @property
@@ -222,16 +245,16 @@ class RunFolder:
         return (self.path / "model.pt").is_file()
 
     def finish(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
-        """Draw curve.png, remove what clients need for further rounds only, and write model.pt.
+        """Draw curve.png, remove the clients' states, and write model.pt.
 
-        With ``--bn-stats local`` what they remember stays: their own statistics make the final model theirs.
+        With ``--bn-stats local`` the states stay: a client's own statistics belong to its final model.
         """
         plot_curve(self.path / "curve.png", self.history(), title=self.path.name)
         if config.bn_stats == "local":
             states = ClientStates(self.client_states)
             for client, last_round in enumerate(state.client_rounds.tolist()):
                 states.keep(client, last_round)
-        else:  # no later command reads them: a run with more --rounds is another run
+        else:  # no later command reads them
             shutil.rmtree(self.client_states, ignore_errors=True)
         model = {"arch": config.arch, "width": config.width, "classes": list(classes), "state_dict": state.weights}
         write_atomically(self.path / "model.pt", {"format": MODEL_FORMAT, "version": VERSION, **model})
@@ -239,10 +262,7 @@ class RunFolder:
 
 def plot_curve(path: Path, rows: list[Row], title: str) -> None:
     """Draw accuracy and loss over the rounds into a PNG file."""
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    figure = plots.new_figure(9, 3.5)
     accuracy, loss = figure.subplots(1, 2)
     for axes, quantity in ((accuracy, "accuracy"), (loss, "loss")):
         for split, name in (("test", "test"), ("val", "validation"), ("train", "training, at the clients")):
@@ -259,11 +279,9 @@ def plot_curve(path: Path, rows: list[Row], title: str) -> None:
                 if points:
                     axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
         axes.set(xlabel="round", ylabel=quantity)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        plots.style(axes, integer_x=True)
     accuracy.set_ylim(0, 1)
     loss.set_yscale("log")  # fresh weights have losses far above all that follow
     accuracy.legend(frameon=False)
-    figure.suptitle(title)
-    figure.savefig(path, dpi=120)
+    figure.suptitle(plots.literal(title))
+    plots.save(figure, path)

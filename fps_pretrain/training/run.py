@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 
 import torch
@@ -12,9 +13,10 @@ from fps_pretrain.common.cli import EXIT_INTERRUPTED
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.base import PairMethod
-from fps_pretrain.pairs.folder import list_images
-from fps_pretrain.pairs.sources import PairData, PairSource, make_source
+from fps_pretrain.pairs.data_module import PairData, make_source
+from fps_pretrain.pairs.sources import PairSource
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
 from fps_pretrain.probing.quality import CollapseAlarm, PairRate, QualityProbe
 from fps_pretrain.training.announce import announce
@@ -29,7 +31,7 @@ from fps_pretrain.training.launch import Processes, Start
 from fps_pretrain.training.progress import DataWait, PairProgress
 from fps_pretrain.training.results import EncoderEveryFewEpochs, check_output, finish
 from fps_pretrain.training.resume import KeepState
-from fps_pretrain.training.run_folder import open_run, result_of
+from fps_pretrain.training.run_folder import finished_result, open_run, result_of
 from fps_pretrain.training.trainer import build_method, compile_networks, make_trainer
 
 
@@ -47,6 +49,12 @@ def train(config: PretrainConfig) -> int:
         TrainingDiverged: loss or weights are no longer finite; the last good state is kept.
         KeyboardInterrupt: after an interrupted run has saved its state.
     """
+    with ExitStack() as held:
+        return _train(config, held)
+
+
+def _train(config: PretrainConfig, held: ExitStack) -> int:
+    """``train``; ``held`` keeps the run folder locked by rank 0."""
     gpu = uses_gpu(config)
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -60,7 +68,7 @@ def train(config: PretrainConfig) -> int:
         compile_networks(method)
     processes = Processes(config, gpu)
     data: list[ProbeData] = []  # rank 0 alone looks at labelled images
-    start = processes.agree(lambda: _open(config, gpu, data))
+    start = processes.agree(lambda: _open(config, gpu, data, held))
     if start.exit_code is not None:
         processes.leave()
         return start.exit_code
@@ -74,7 +82,7 @@ def train(config: PretrainConfig) -> int:
     return code
 
 
-def _open(config: PretrainConfig, gpu: bool, data: list[ProbeData]) -> Start:
+def _open(config: PretrainConfig, gpu: bool, data: list[ProbeData], held: ExitStack) -> Start:
     """Rank 0's part: load the probe's images into ``data``, open the run folder and decide how the run begins.
 
     Raises:
@@ -83,9 +91,12 @@ def _open(config: PretrainConfig, gpu: bool, data: list[ProbeData]) -> Start:
     # A CPU takes minutes for thousands of images of 224 px.
     share = 1.0 if gpu else min(1.0, (64 / config.view_size) ** 2)
     data.append(load_probe_data(config.probe_data, config.view_size, share))
-    check_output(config)
-    config, state = open_run(config, native_precision(gpu))
-    if result := result_of(config):
+    result, state = finished_result(config, native_precision(gpu)), None
+    if result is None:
+        check_output(config)
+        config, state = open_run(config, native_precision(gpu), held)
+        result = result_of(config)  # Another process may have finished it before the lock was taken.
+    if result:
         logger.info(
             f"finished: {config.run_dir} has trained on its {result['pairs_seen']:,} pairs and {config.output} "
             "holds the encoder; --no-resume starts over"

@@ -6,13 +6,15 @@ Only rank 0 of a run opens the folder; ``launch`` tells the other processes what
 from __future__ import annotations
 
 import json
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import LOCK, keep_existing, locked
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
-from fps_pretrain.models.checkpoint import keep_existing, read_file
+from fps_pretrain.models.checkpoint import read_file
 from fps_pretrain.training.devices import Precision, with_precision
 from fps_pretrain.training.resume import PREVIOUS, STATE, newest_state
 
@@ -20,38 +22,32 @@ CONFIG = "config.yaml"
 RESULT = "result.json"
 
 
-def open_run(config: PretrainConfig, native: Precision) -> tuple[PretrainConfig, Path | None]:
-    """Make the run folder of a resolved configuration ready.
+def open_run(config: PretrainConfig, native: Precision, held: ExitStack) -> tuple[PretrainConfig, Path | None]:
+    """Take the run folder of a resolved configuration for this process and make it ready.
 
     Args:
         config: the configuration.
         native: the precision that ``--precision auto`` takes here, ``32`` or ``bf16``, when a run begins.
+        held: keeps the folder locked until it is closed.
 
     Returns:
         The configuration with its precision resolved, as the folder's config.yaml now holds it; and the state to resume
         from, or None for a fresh start.
 
     Raises:
-        UserError: the folder holds something else than a run of this configuration.
+        UserError: the folder holds something else than a run of this configuration, or another process works there.
     """
     folder = config.run_dir
     assert folder is not None
-    if not config.resume and (kept := keep_existing(folder)):
+    if not config.resume and (kept := _keep_aside(folder)):
         logger.info("kept the earlier run as %s", kept)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--run-dir {folder} is not a folder: name another one")
+    _examine(config, native)
     folder.mkdir(parents=True, exist_ok=True)
-    # What a killed process was writing does not make the folder a run.
-    partial = [path for path in folder.iterdir() if path.name.startswith(".") and path.suffix == ".partial"]
-    saved: dict[str, Any] | None = None
-    if set(folder.iterdir()) - set(partial):
-        if not (folder / CONFIG).is_file():
-            raise UserError(f"--run-dir {folder} exists and is not a pre-training run: name another folder")
-        saved = read_yaml(folder / CONFIG)
-    config = _with_precision_of(saved, config, native)
-    if saved is not None:
-        _refuse_if_different(config, saved)
-    for path in partial:
+    held.enter_context(locked(folder))
+    asked, config = config, _examine(config, native)  # Check again under the lock.
+    if asked.precision == "auto" and config.precision == "bf16" and native != "bf16":
+        logger.info(f"{folder} goes on in bfloat16, as it began: slowly, without instructions for it here")
+    for path in _partials(folder):
         path.unlink(missing_ok=True)
     write_yaml(folder / CONFIG, config)
     state = newest_state(folder)
@@ -62,16 +58,55 @@ def open_run(config: PretrainConfig, native: Precision) -> tuple[PretrainConfig,
     return config, state
 
 
+def _keep_aside(folder: Path) -> Path | None:
+    """``keep_existing``, unless another process works in the folder."""
+    with locked(folder) if (folder / LOCK).exists() else nullcontext():
+        return keep_existing(folder)
+
+
+def _partials(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.name.startswith(".") and path.suffix == ".partial"]
+
+
+def _examine(config: PretrainConfig, native: Precision) -> PretrainConfig:
+    """The configuration with its precision resolved, if its run folder is empty or holds its run.
+
+    Raises:
+        UserError: the folder holds something else. It is left as it is.
+    """
+    folder = config.run_dir
+    assert folder is not None
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--run-dir {folder} is not a folder: name another one")
+    # A process killed at the start leaves the lock's file and what it was writing.
+    if not folder.exists() or not set(folder.iterdir()) - {*_partials(folder), folder / LOCK}:
+        return _with_precision_of(None, config, native)
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"--run-dir {folder} exists and is not a pre-training run: name another folder")
+    saved = read_yaml(folder / CONFIG)
+    config = _with_precision_of(saved, config, native)
+    _refuse_if_different(config, saved)
+    return config
+
+
+def finished_result(config: PretrainConfig, native: Precision) -> dict[str, Any] | None:
+    """``result_of`` a run that is to be resumed, before anything is written: a finished one may be read-only.
+
+    Raises:
+        UserError: the folder holds something else than a run of this configuration.
+    """
+    if not config.resume:
+        return None
+    _examine(config, native)
+    return result_of(config)
+
+
 def _with_precision_of(saved: dict[str, Any] | None, config: PretrainConfig, native: Precision) -> PretrainConfig:
     """``--precision auto`` resolved: a resumed run keeps its precision, whatever this machine prefers."""
     stored = str(saved.get("precision")) if saved else None
     resolved = with_precision(config, native, stored)
     if saved is not None and stored == config.precision == "auto":  # written before the resolved value was stored
         saved["precision"] = resolved.precision
-    if config.precision == "auto" and resolved.precision == "bf16" and native != "bf16":
-        logger.info(
-            f"{config.run_dir} goes on in bfloat16, as it has begun: slowly, on a machine without instructions for it"
-        )
     return resolved
 
 

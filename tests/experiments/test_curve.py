@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from experiments import curve
-from experiments.curve import CurveConfig
-from experiments.report import curve_picture, curve_values
-from experiments.report.curve_values import RANDOM, Value
+from experiments.learning_curve import picture as curve_picture
+from experiments.learning_curve import values as curve_values
+from experiments.learning_curve.config import CurveConfig
+from experiments.learning_curve.values import RANDOM, Value
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
@@ -49,8 +50,8 @@ def test_a_curve_is_measured_kept_and_drawn(encoders, tmp_path, capsys, monkeypa
 
     both = config_of(folder, encoders / "1000.pt", f"other={encoders / '10000.pt'}", measures=("knn",))
     measured = []
-    frozen = curve._frozen
-    monkeypatch.setattr(curve, "_frozen", lambda run, *args: measured.append(run.init) or frozen(run, *args))
+    frozen = curve.classify_frozen
+    monkeypatch.setattr(curve, "classify_frozen", lambda run, *args: measured.append(run.init) or frozen(run, *args))
     assert curve.main(both) == 0
     assert measured == [str(encoders / "10000.pt")]
     again = list(csv.DictReader((folder / "curve.csv").open()))

@@ -20,7 +20,7 @@ from federated.client import training as local
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
-from federated.server.rounds import RunFailed, run
+from federated.server.run import RunFailed, run
 from federated.server.run_folder import read_history
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY
@@ -174,6 +174,13 @@ def test_flower_tells_how_to_go_on_and_keeps_other_tracebacks() -> None:
     assert resumable.endswith("3 of 3 clients failed; the same command goes on from the last completed round\n")
     assert resumable.count("\n") == 1
     assert "Traceback" in said_by_flower(lambda: fail(ZeroDivisionError("a mistake of ours")))
+
+
+def test_nodes_are_not_waited_for_without_end() -> None:
+    grid = InProcessGrid(client_app, 2)
+    server_app.wait_for_nodes(grid, 2, timeout=0.0)
+    with pytest.raises(UserError, match=r"^2 of 3 nodes are connected after 0\.1 s \(--node-timeout\)"):
+        server_app.wait_for_nodes(grid, 3, timeout=0.1)
 
 
 def said_by_flower(app: Callable[[], None]) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from federated.config.run import RunConfig
-from federated.server.rounds import RunFailed, run
+from federated.server.run import RunFailed, run
 from tests.federated.conftest import run_quietly
 
 pytest.importorskip("ray", reason="Ray is not installed: pip install 'fps-federated[ray]'")

@@ -8,7 +8,7 @@ import yaml
 from federated.config.run import RunConfig, from_yaml
 from federated.server.estimate import dry_run, work_of
 from federated.server.progress import duration
-from federated.server.rounds import run
+from federated.server.run import run
 from fps_pretrain.common.errors import UserError
 
 Tiny = Callable[..., RunConfig]

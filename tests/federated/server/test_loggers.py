@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from federated.config.run import RunConfig
 from federated.server import loggers
-from federated.server.rounds import RunFailed, run
+from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 
 Tiny = Callable[..., RunConfig]

@@ -9,8 +9,8 @@ from lightly.loss import NTXentLoss
 from torch.nn import functional as F
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.method import names as available_methods
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.methods import available_methods
 from fps_pretrain.methods.base import method_class
 from fps_pretrain.methods.moco import KeyQueue, info_nce
 from fps_pretrain.models.encoders import build_encoder

@@ -16,7 +16,8 @@ from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.fractals.code_file import write_codes
 from fps_pretrain.models import checkpoint
-from fps_pretrain.pairs.sources import DeviceFractalSource, make_source
+from fps_pretrain.pairs.data_module import make_source
+from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.probing import quality
 from fps_pretrain.training import resume as state
 from fps_pretrain.training import run as train
@@ -189,7 +190,7 @@ def test_every_field_has_an_effect(field, baseline, tmp_path, no_probe, monkeypa
     if field == "workers":
         made = []
         monkeypatch.setattr(train, "PairData", lambda c, s, w: made.append(w) or train_data(c, s, w))
-        from fps_pretrain.pairs.sources import PairData as train_data
+        from fps_pretrain.pairs.data_module import PairData as train_data
 
         changed = run(tmp_path, workers=value)
         assert made == [1]

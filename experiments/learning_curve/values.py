@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.report.page import csv_text
+from experiments.report.tables import csv_text
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import write_text_atomically
 

@@ -1,8 +1,4 @@
-"""View augmentation as batched torch operations: ``views.augment`` of many views at once, on any device.
-
-The random numbers and the order of the arithmetic are those of the compiled code; results agree to a few units of the
-last place (a mean and the exponential function are rounded differently from device to device).
-"""
+"""View augmentation of many views at once: ``augment.view.augment`` and what it calls."""
 
 from __future__ import annotations
 
@@ -11,9 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from fps_pretrain.fractals.batched.tensors import integers, uniforms
-from fps_pretrain.fractals.recipe import ViewNumbers
-from fps_pretrain.fractals.views import (
+from fps_pretrain.fractals.augment.slots import (
     CROP_TRIES,
     SLOT_BLUR,
     SLOT_CROP,
@@ -26,11 +20,14 @@ from fps_pretrain.fractals.views import (
     SLOT_SIGMA,
     SLOT_TOP,
 )
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.fractals.batched.colours import spread
+from fps_pretrain.fractals.batched.rng import integers, uniforms
+from fps_pretrain.fractals.recipe_numbers import ViewNumbers
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 
 def crop_boxes(height: int, width: int, numbers: ViewNumbers, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``views.crop_box`` for keys ``(N,)``: top, left, height and width, each ``(N,)``, int64."""
+    """``augment.crop.crop_box`` for keys ``(N,)``: top, left, height and width, each ``(N,)``, int64."""
     attempt = torch.arange(CROP_TRIES, device=keys.device)
     area = height * width * uniforms(keys[:, None], SLOT_CROP + 2 * attempt, numbers.crop_low, numbers.crop_high)
     log_ratio = math.log(numbers.crop_ratio)
@@ -47,7 +44,7 @@ def crop_boxes(height: int, width: int, numbers: ViewNumbers, keys: Tensor) -> t
 
 
 def resized_crops(images: Tensor, numbers: ViewNumbers, keys: Tensor, size: int) -> Tensor:
-    """``views.resized_crop`` of images ``(N, H, W)``, packed colours: ``(N, 3, size, size)``, float32, in [0, 1]."""
+    """``augment.crop.resized_crop`` of packed images ``(N, H, W)``: ``(N, 3, size, size)``, float32, in [0, 1]."""
     count, full_height, full_width = images.shape
     top, left, height, width = crop_boxes(full_height, full_width, numbers, keys)
     flip = uniforms(keys, SLOT_FLIP) < numbers.mirror_probability
@@ -64,8 +61,7 @@ def resized_crops(images: Tensor, numbers: ViewNumbers, keys: Tensor, size: int)
     upper, lower, wy = axis(top, height, pixel.expand(count, -1))
     near, far, weight = axis(left, width, torch.where(flip[:, None], size - 1 - pixel, pixel))
     wx = (weight * 8192.0 + 0.5).long()[:, None, :]
-    spread = (images & 255) | ((images & (255 << 8)) << 13) | ((images & (255 << 16)) << 26)
-    flat = spread.view(count, -1)
+    flat = spread(images).view(count, -1)
 
     def lines(rows: Tensor) -> Tensor:
         base = rows[:, :, None] * full_width
@@ -79,11 +75,12 @@ def resized_crops(images: Tensor, numbers: ViewNumbers, keys: Tensor, size: int)
 
 
 def _luma(x: Tensor) -> Tensor:
+    """The grey of ``x (N, 3, size, size)``, ITU-R 601: ``(N, 1, size, size)``."""
     return (0.299 * x[:, :1] + 0.587 * x[:, 1:2]) + 0.114 * x[:, 2:]
 
 
 def _hue(x: Tensor, shift: Tensor) -> Tensor:
-    """``views.hue`` of ``x (N, 3, size, size)``, by ``shift (N, 1, 1, 1)`` of a turn."""
+    """``augment.colour.hue`` of ``x (N, 3, size, size)``, by ``shift (N, 1, 1, 1)`` of a turn."""
     r, g, b = x[:, :1], x[:, 1:2], x[:, 2:]
     value = x.amax(1, keepdim=True)
     chroma = value - x.amin(1, keepdim=True)
@@ -98,14 +95,14 @@ def _hue(x: Tensor, shift: Tensor) -> Tensor:
 
 
 def _color_jittered(x: Tensor, numbers: ViewNumbers, keys: Tensor) -> Tensor:
-    """Brightness, contrast, saturation and hue, each by a random amount, in an order of each view's own."""
+    """``augment.colour.color_jitter`` of ``x (N, 3, size, size)``; every view has its own order of operations."""
     drawn = [uniforms(keys, SLOT_FACTORS + k, -1.0, 1.0)[:, None, None, None] for k in range(4)]
     strengths = (numbers.brightness, numbers.contrast, numbers.saturation)
     brightness, contrast, saturation = ((1.0 + s * d).float() for s, d in zip(strengths, drawn[:3], strict=True))
     shift = numbers.hue * drawn[3]
     left = torch.ones(len(keys), 4, dtype=torch.bool, device=keys.device)
     for k in range(4):
-        # The next of those not yet done: pick the j-th.
+        # Choose the j-th of the operations that are left.
         j = integers(keys, SLOT_ORDER + k, 4 - k)
         chosen = left & (left.cumsum(1) == (j + 1)[:, None])
         left = left & ~chosen
@@ -118,7 +115,7 @@ def _color_jittered(x: Tensor, numbers: ViewNumbers, keys: Tensor) -> Tensor:
 
 
 def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
-    """``views.blur5`` of ``x (N, 3, size, size)`` with ``sigma (N,)``."""
+    """``augment.blur.blur5`` of ``x (N, 3, size, size)`` with ``sigma (N,)``."""
     near, far = (-0.5 / (sigma * sigma)).exp(), (-2.0 / (sigma * sigma)).exp()
     total = 1.0 + 2.0 * (near + far)
     w0, w1, w2 = ((w / total).float()[:, None, None, None] for w in (torch.ones_like(near), near, far))
@@ -132,13 +129,13 @@ def _blurred(x: Tensor, sigma: Tensor) -> Tensor:
 
 
 def augment(images: Tensor, numbers: ViewNumbers, keys: Tensor, size: int) -> Tensor:
-    """One random view of each image: ``views.augment``.
+    """One augmented view of each image.
 
     Args:
-        images: ``(N, H, W)``, int64: red, green and blue in bits 0, 8 and 16.
+        images: ``(N, H, W)``, int64, packed colours.
         numbers: the recipe's.
-        keys: ``(N,)``, the views' random keys, int64.
-        size: side of the views.
+        keys: ``(N,)``, int64, the views' augmentation keys.
+        size: side of the views in pixels.
 
     Returns:
         ``(N, 3, size, size)``, float32, normalised with ImageNet's mean and deviation.

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import math
 from collections.abc import Sequence
 
-from experiments.report.curve_values import RANDOM, TITLES, Value, means
+from experiments.learning_curve.values import RANDOM, TITLES, Value, means
+from fps_pretrain.common import plots
 
 
 def longest_first(values: Sequence[Value]) -> list[str]:
-    """The labels, those with the most budgets first: among many, they are the curves, and get the strong colours."""
+    """The labels, those with the most budgets first: they are the long curves and get the strong colours."""
     budgets: dict[str, set[int]] = {}
     for value in values:
         budgets.setdefault(value.label, set()).add(value.pairs)
@@ -19,9 +19,12 @@ def longest_first(values: Sequence[Value]) -> list[str]:
 
 
 def draw(values: Sequence[Value]) -> bytes:
-    """A panel for each measure: the mean at each budget, a band from lowest to highest, random weights as a line."""
+    """Draw a panel for each measure: the mean at each budget, a band from lowest to highest, random weights as a line.
+
+    Returns:
+        A PNG file's bytes.
+    """
     from matplotlib import colormaps
-    from matplotlib.figure import Figure
     from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator, PercentFormatter
 
     measures = [measure for measure in TITLES if any(value.measure == measure for value in values)]
@@ -30,7 +33,7 @@ def draw(values: Sequence[Value]) -> bytes:
     palette = (*strong_and_pale[::2], *strong_and_pale[1::2])
     columns = min(2, len(measures))
     rows = math.ceil(len(measures) / 2)
-    figure = Figure(figsize=(2.6 + 4.2 * columns, 0.4 + 3.8 * rows), layout="constrained")
+    figure = plots.new_figure(2.6 + 4.2 * columns, 0.4 + 3.8 * rows)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for axes in grid[len(measures) :]:
         axes.set_axis_off()
@@ -38,7 +41,7 @@ def draw(values: Sequence[Value]) -> bytes:
         for label, colour in zip(labels, itertools.cycle(palette)):
             budgets, middle, low, high = means(values, label, measure)
             if len(budgets):
-                axes.plot(budgets, middle, marker="o", markersize=4, color=colour, label=label)
+                axes.plot(budgets, middle, marker="o", markersize=4, color=colour, label=plots.literal(label))
                 axes.fill_between(budgets, low, high, color=colour, alpha=0.15, linewidth=0)
                 axes.vlines(budgets, low, high, color=colour, alpha=0.5, linewidth=1)
         _, middle, low, high = means(values, RANDOM, measure)
@@ -53,12 +56,9 @@ def draw(values: Sequence[Value]) -> bytes:
         axes.tick_params(labelbottom=True)
         if position >= len(measures) - columns:
             axes.set_xlabel("pairs seen")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(alpha=0.3)
+        plots.style(axes)
         axes.yaxis.set(
             major_locator=MaxNLocator(nbins=8, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1.0, decimals=0)
         )
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=130)
-    return buffer.getvalue()
+    return plots.png(figure, dpi=130)

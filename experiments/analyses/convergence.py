@@ -1,0 +1,142 @@
+"""How fast? ``python -m experiments.analyses.convergence RUN... --targets 0.4 0.5``.
+
+The first evaluated round whose test accuracy reaches a target, and what the clients have then received and sent. Runs
+that differ in their seed only form an arm.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+
+from experiments.analyses import output
+from experiments.report.arms import Arm, group
+from experiments.report.runs import Run, read_run
+from experiments.report.statistics import rounds_to
+from experiments.report.summary import check_targets, default_targets
+from fps_pretrain.common import cli, plots
+from fps_pretrain.common.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROG = "experiments.analyses.convergence"
+
+MODELS_PER_MESSAGE = {"scaffold": 2}
+"""Strategies whose messages hold more than one model: SCAFFOLD sends a control variate beside it."""
+
+
+@dataclass(frozen=True)
+class ConvergenceConfig:
+    """Rounds and bytes to a test accuracy."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders; the first one's arm is the baseline."""
+    targets: tuple[float, ...] = ()
+    """Test accuracies in (0, 1); none for 50%, 75% and 90% of the baseline's best."""
+    output: Path = output.FOLDER
+    """Folder for convergence.csv, .txt and .png."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            UserError: no run, or a target is no share.
+        """
+        if not self.runs:
+            raise UserError("name at least one run folder")
+        check_targets(self.targets)
+
+
+def model_bytes(run: Run) -> int:
+    """The size of a run's model as it is sent, in bytes."""
+    from federated.client.batch_norm import with_norm
+    from fps_pretrain.models.checkpoint import read_file
+    from fps_pretrain.models.encoders import build_classifier, build_encoder
+
+    if (run.folder / "model.pt").is_file():
+        weights = read_file(run.folder / "model.pt")["state_dict"]
+    else:  # not finished: the head is left out by a few classes at most
+        encoder = build_encoder(run.config.arch, run.config.width, seed=0)
+        weights = with_norm(build_classifier(encoder, 10, seed=0), run.config.norm).state_dict()
+    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+
+
+def traffic(run: Run, size: int) -> np.ndarray:
+    """Bytes that clients have received and sent until after each evaluated round ``(rounds,)``.
+
+    Args:
+        run: its history says who was asked and who answered.
+        size: of a model in bytes.
+    """
+    per_message = size * MODELS_PER_MESSAGE.get(run.config.strategy, 1)
+    total, found = 0, {}
+    for row in run.history:
+        asked = len(row.get("participants") or [])
+        total += (2 * asked - len(row.get("failures") or [])) * per_message
+        found[row["round"]] = total
+    return np.array([found[number] for number in run.rounds])
+
+
+def analyse(config: ConvergenceConfig) -> output.Result:
+    """Rounds and bytes of every run and target.
+
+    Raises:
+        UserError: a folder is no run, or the runs of an arm have different rounds.
+    """
+    arms = group([read_run(folder) for folder in config.runs])
+    targets = config.targets or tuple(default_targets(arms[0]))
+    rows = []
+    for arm in arms:
+        for run in arm.runs:
+            accuracy, sent = run.values("test_accuracy"), traffic(run, model_bytes(run))
+            for target in targets:
+                reached = rounds_to(run.rounds, accuracy, target)
+                cost = "" if reached is None else int(sent[run.rounds.index(reached)])
+                rows.append((arm.label, run.config.seed, target, "" if reached is None else reached, cost))
+    header = ("arm", "seed", "target", "round", "bytes")
+    sentences = [_sentence(arm, targets, rows) for arm in arms]
+    return output.Result("convergence", sentences, header, rows, _draw(arms, targets, rows))
+
+
+def _sentence(arm: Arm, targets: Sequence[float], rows: Sequence[tuple[object, ...]]) -> str:
+    parts = []
+    for target in targets:
+        reached = [(row[3], row[4]) for row in rows if row[0] == arm.label and row[2] == target and row[3] != ""]
+        if len(reached) < len(arm.runs):
+            parts.append(f"{target:.1%} in {len(reached)} of {len(arm.runs)} runs")
+        else:
+            rounds, cost = (float(np.mean([float(str(v[i])) for v in reached])) for i in (0, 1))
+            parts.append(f"{target:.1%} after {rounds:.1f} rounds and {cost / 1e9:.3f} GB")
+    return f"{arm.label} reaches {', '.join(parts)} (means over {len(arm.runs)} seeds)."
+
+
+def _draw(arms: Sequence[Arm], targets: Sequence[float], rows: Sequence[tuple[object, ...]]) -> Figure:
+    """Rounds to each target, a point a seed; what was not reached is left out."""
+    figure = plots.new_figure(7, 4)
+    axes = figure.subplots()
+    for number, arm in enumerate(arms):
+        points = [(100 * target, row[3]) for target in targets for row in rows
+                  if row[0] == arm.label and row[2] == target and row[3] != ""]  # fmt: skip
+        axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o", color=f"C{number}", alpha=0.6,
+                  label=plots.literal(arm.label))  # fmt: skip
+    axes.set(xlabel="test accuracy to reach, %", ylabel="rounds")
+    plots.style(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main(config: ConvergenceConfig) -> int:
+    """Analyse and write; returns the exit code."""
+    output.write(config.output, analyse(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(PROG, main, cli.parse(ConvergenceConfig, PROG)))

@@ -1,0 +1,124 @@
+"""Does everybody gain? ``python -m experiments.analyses.fairness RUN...``.
+
+How the last global model does at each client, on test examples like the client's own: mean, standard deviation and the
+worst tenth of the clients. Runs need ``--per-client-every``; those that differ in their seed only form an arm.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+
+from experiments.analyses import output
+from experiments.report.arms import Arm, group
+from experiments.report.runs import Run, read_run
+from experiments.report.statistics import paired_difference
+from fps_pretrain.common import cli, plots
+from fps_pretrain.common.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROG = "experiments.analyses.fairness"
+
+
+@dataclass(frozen=True)
+class FairnessConfig:
+    """Accuracy of the last global model at each client."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders; the first one's arm is the baseline."""
+    output: Path = output.FOLDER
+    """Folder for fairness.csv, .txt and .png."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a run.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.runs:
+            raise UserError("name at least one run folder")
+
+
+def accuracies(run: Run) -> np.ndarray:
+    """The accuracy in [0, 1] at each client after the last round that measured it ``(clients,)``; NaN: no answer.
+
+    Raises:
+        UserError: no round did.
+    """
+    for row in reversed(run.history):
+        if found := row.get("client_accuracies"):
+            return np.array([np.nan if value is None else value for value in found], dtype=float)
+    raise UserError(f"{run.folder} was not evaluated at its clients: run it with --per-client-every")
+
+
+def worst_tenth(values: np.ndarray) -> float:
+    """The mean of the tenth of the clients, at least one, with the lowest accuracy; NaN are left out."""
+    known = np.sort(values[np.isfinite(values)])
+    return float(known[: max(1, round(0.1 * len(known)))].mean())
+
+
+def analyse(config: FairnessConfig) -> output.Result:
+    """Mean, spread and worst tenth of every arm, and every client's accuracy.
+
+    Raises:
+        UserError: a folder is no run, or its run was not evaluated at the clients.
+    """
+    arms = group([read_run(folder) for folder in config.runs])
+    of = {arm.label: [accuracies(run) for run in arm.runs] for arm in arms}
+    rows = [
+        (arm.label, run.config.seed, client, float(value) if np.isfinite(value) else "")
+        for arm in arms
+        for run, values in zip(arm.runs, of[arm.label], strict=True)
+        for client, value in enumerate(values.tolist())
+    ]
+    sentences = [_sentence(arm, arms[0], of) for arm in arms]
+    return output.Result("fairness", sentences, ("arm", "seed", "client", "accuracy"), rows, _draw(arms, of))
+
+
+def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
+    mine = of[arm.label]
+    mean, spread = (100 * float(np.mean([measure(values) for values in mine])) for measure in (np.nanmean, np.nanstd))
+    worst = {seed: worst_tenth(values) for seed, values in zip(arm.seeds, mine, strict=True)}
+    text = (
+        f"{arm.label}: {mean:.1f}% on average over the clients, standard deviation {spread:.1f} points, worst tenth "
+        f"{100 * float(np.mean(list(worst.values()))):.1f}%"
+    )
+    theirs = {seed: worst_tenth(values) for seed, values in zip(baseline.seeds, of[baseline.label], strict=True)}
+    shared = [seed for seed in worst if seed in theirs]
+    if arm is not baseline and len(shared) > 1:
+        found = paired_difference(np.array([worst[s] for s in shared]), np.array([theirs[s] for s in shared]))
+        text += (
+            f", {100 * found.mean:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] to {baseline.label}"
+        )
+    return f"{text} ({len(mine)} seeds)."
+
+
+def _draw(arms: Sequence[Arm], of: dict[str, list[np.ndarray]]) -> Figure:
+    """The share of clients, of all seeds, whose accuracy is no higher than a value."""
+    figure = plots.new_figure(7, 4)
+    axes = figure.subplots()
+    for number, arm in enumerate(arms):
+        joined = np.concatenate(of[arm.label])
+        axes.ecdf(100 * joined[np.isfinite(joined)], color=f"C{number}", label=plots.literal(arm.label))
+    axes.set(xlabel="accuracy at a client, %", ylabel="share of the clients at or below")
+    plots.style(axes)
+    axes.legend(frameon=False)
+    return figure
+
+
+def main(config: FairnessConfig) -> int:
+    """Analyse and write; returns the exit code."""
+    output.write(config.output, analyse(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(PROG, main, cli.parse(FairnessConfig, PROG)))

@@ -1,0 +1,159 @@
+"""What does federation cost, and how much of that does a start save? ``python -m experiments.analyses.gap RUN...``.
+
+Federated against centralised training that starts alike and sees as many examples (``experiments.compare
+--centralised``). The gap is the centralised run's final test accuracy minus the federated one's, paired by seed; the
+gaps of two starts are compared, too.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+import tyro
+
+from experiments.analyses import output
+from experiments.report.arms import is_centralised
+from experiments.report.comparable import check
+from experiments.report.headline import count
+from experiments.report.runs import Run, read_run
+from experiments.report.statistics import Interval, paired_difference
+from federated.config.run import init_name
+from fps_pretrain.common import cli, plots
+from fps_pretrain.common.errors import UserError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PROG = "experiments.analyses.gap"
+
+
+@dataclass(frozen=True)
+class GapConfig:
+    """Federated against centralised training of the same budget."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders, federated and centralised (one client that holds all data); the first one's start is the baseline.
+    """
+    output: Path = output.FOLDER
+    """Folder for gap.csv, .txt and .png."""
+
+    def __post_init__(self) -> None:
+        """Check that there are runs.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.runs:
+            raise UserError("name at least one run folder")
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Final test accuracies in [0, 1] of one start, for the seeds that have both runs ``(seeds,)``."""
+
+    init: str
+    seeds: list[int]
+    federated: np.ndarray
+    centralised: np.ndarray
+
+    @property
+    def values(self) -> dict[int, float]:
+        """The gap of each seed."""
+        return dict(zip(self.seeds, (self.centralised - self.federated).tolist(), strict=True))
+
+
+def gaps(runs: Sequence[Run]) -> list[Gap]:
+    """The gap of each start that has federated and centralised runs.
+
+    Raises:
+        UserError: none has, two runs of a start and seed are of one kind, or budgets or data differ.
+    """
+    check(runs)
+    finals: dict[str, dict[bool, dict[int, float]]] = {}
+    for run in runs:
+        of_kind = finals.setdefault(run.config.init, {}).setdefault(is_centralised(run.config), {})
+        if run.config.seed in of_kind:
+            raise UserError(f"{run.folder}: another run of this start, seed and kind is named, too")
+        of_kind[run.config.seed] = float(run.values("test_accuracy")[-1])
+    found = []
+    for init, kinds in finals.items():
+        ours, theirs = kinds.get(False, {}), kinds.get(True, {})
+        if seeds := sorted(ours.keys() & theirs.keys()):
+            columns = (np.array([kind[seed] for seed in seeds]) for kind in (ours, theirs))
+            found.append(Gap(init, seeds, *columns))
+    if not found:
+        raise UserError("no start has a federated and a centralised run of one seed: compare with --centralised")
+    return found
+
+
+def analyse(config: GapConfig) -> output.Result:
+    """The gaps, and how they differ.
+
+    Raises:
+        UserError: as ``gaps`` says, or a folder is no run.
+    """
+    found = gaps([read_run(folder) for folder in config.runs])
+    rows = [
+        (gap.init, seed, *values)
+        for gap in found
+        for seed, *values in zip(gap.seeds, gap.federated.tolist(), gap.centralised.tolist(), strict=True)
+    ]
+    sentences = [_sentence(gap) for gap in found]
+    sentences += [_compared(gap, found[0]) for gap in found[1:] if gap.values.keys() & found[0].values.keys()]
+    header = ("init", "seed", "federated_accuracy", "centralised_accuracy")
+    return output.Result("gap", sentences, header, rows, _draw(found))
+
+
+def _points(interval: Interval) -> str:
+    ends = f" [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]" if interval.pairs > 1 else ""
+    return f"{100 * interval.mean:+.1f} points{ends}"
+
+
+def _sentence(gap: Gap) -> str:
+    difference = paired_difference(gap.centralised, gap.federated)
+    return (
+        f"{init_name(gap.init)}: centralised {100 * gap.centralised.mean():.1f}%, federated "
+        f"{100 * gap.federated.mean():.1f}%, a gap of {_points(difference)}, {count(len(gap.seeds))}."
+    )
+
+
+def _compared(gap: Gap, baseline: Gap) -> str:
+    seeds = sorted(gap.values.keys() & baseline.values.keys())
+    closed = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (baseline, gap)))
+    share = 1 - np.mean([gap.values[s] for s in seeds]) / np.mean([baseline.values[s] for s in seeds])
+    return (
+        f"{init_name(gap.init)} closes {_points(closed)} of {init_name(baseline.init)}'s gap ({share:.0%} of it), "
+        f"{count(len(seeds))}."
+    )
+
+
+def _draw(found: Sequence[Gap]) -> Figure:
+    """Federated and centralised accuracy of each start, a line a seed."""
+    figure = plots.new_figure(2 + 2 * len(found), 4)
+    axes = figure.subplots()
+    for number, gap in enumerate(found):
+        for federated, centralised in zip(gap.federated, gap.centralised, strict=True):
+            axes.plot([3 * number, 3 * number + 1], [100 * federated, 100 * centralised], "o-", color=f"C{number}")
+    axes.set_xticks(
+        [3 * number + side for number in range(len(found)) for side in (0, 1)],
+        labels=[plots.literal(f"{init_name(gap.init)}\n{kind}") for gap in found for kind in ("federated", "central")],
+        fontsize="small",
+    )
+    axes.set_ylabel("final test accuracy, %")
+    plots.style(axes)
+    return figure
+
+
+def main(config: GapConfig) -> int:
+    """Analyse and write; returns the exit code."""
+    output.write(config.output, analyse(config))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(PROG, main, cli.parse(GapConfig, PROG)))

@@ -1,0 +1,129 @@
+"""Loss and accuracy of any weights on a run's data: what the analyses of models have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from federated.client.batch_norm import estimate_statistics, has_statistics, with_norm
+from federated.client.evaluation import evaluate
+from federated.config.run import RunConfig, from_yaml
+from federated.data import sets as data
+from federated.server import client_models
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.checkpoint import read_file
+from fps_pretrain.models.encoders import build_classifier, build_encoder
+
+Weights = Mapping[str, Tensor]
+
+SPLITS = ("test", "train")
+
+
+def read_config(run: Path) -> RunConfig:
+    """The configuration of a run folder.
+
+    Raises:
+        UserError: it is none.
+    """
+    try:
+        return from_yaml((run / "config.yaml").read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{run} is not a run folder: it has no config.yaml") from error
+
+
+def final_weights(run: Path) -> dict[str, Tensor]:
+    """The state dict of a finished run's model.
+
+    Raises:
+        UserError: the run is not finished.
+    """
+    if not (run / "model.pt").is_file():
+        raise UserError(f"{run} has no model.pt: finish the run first")
+    weights: dict[str, Tensor] = read_file(run / "model.pt")["state_dict"]
+    return weights
+
+
+def kept_rounds(run: Path) -> list[int]:
+    """The rounds of which a run keeps its clients' models.
+
+    Raises:
+        UserError: there are none.
+    """
+    if found := client_models.rounds(run):
+        return found
+    raise UserError(f"{run} has no {client_models.FOLDER}/: run it with --keep-clients-every")
+
+
+def combine(models: Sequence[Weights], coefficients: Sequence[float]) -> dict[str, Tensor]:
+    """The weighted sum of state dicts; of integer counters the maximum.
+
+    Args:
+        models: state dicts with the same tensors ``(K,)``.
+        coefficients: a number for each; those of a convex combination add up to 1.
+    """
+    combined = {}
+    for name, first in models[0].items():
+        tensors = [model[name] for model in models]
+        if first.is_floating_point():
+            total = torch.zeros_like(first, dtype=torch.float64)
+            for tensor, coefficient in zip(tensors, coefficients, strict=True):
+                total += coefficient * tensor.double()
+            combined[name] = total.to(first.dtype)
+        else:
+            combined[name] = torch.stack(tensors).amax(0)
+    return combined
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Evaluates weights on a run's training and test examples.
+
+    Attributes:
+        model: lends its structure.
+        splits: uint8 images ``(N, S, S, 3)`` and labels ``(N,)`` of ``test`` and ``train``.
+        batch_size: examples that are evaluated at a time.
+    """
+
+    model: nn.Module
+    splits: dict[str, tuple[Tensor, Tensor]]
+    batch_size: int
+
+    @classmethod
+    def of(cls, config: RunConfig, limit: int | None = None) -> Judge:
+        """The data and the model of a run.
+
+        Args:
+            config: the run's.
+            limit: use only the first so many examples of each split; None for all.
+
+        Raises:
+            UserError: the data are not there.
+        """
+        dataset = data.load(config)
+        encoder: Any = build_encoder(config.arch, config.width, seed=0)
+        model = with_norm(build_classifier(encoder, len(dataset.classes), seed=0), config.norm)
+        parts = {"test": dataset.test, "train": dataset.train}
+        splits = {
+            name: (torch.from_numpy(part.images[:limit]), torch.from_numpy(part.labels[:limit]))
+            for name, part in parts.items()
+        }
+        return cls(model, splits, config.eval_batch_size)
+
+    def evaluate(self, weights: Weights, split: str = "test") -> tuple[float, float]:
+        """Mean cross-entropy and accuracy in [0, 1] on ``test`` or ``train``."""
+        return evaluate(self.model, weights, *self.splits[split], self.batch_size)
+
+    def with_statistics(self, weights: Weights) -> dict[str, Tensor]:
+        """``weights`` with BatchNorm's statistics taken from the training images.
+
+        The statistics of two models say nothing about those of a model between them (Izmailov et al. 2018, "Averaging
+        Weights Leads to Wider Optima and Better Generalization", section 3.2).
+        """
+        if not has_statistics(self.model):
+            return dict(weights)
+        return {**weights, **estimate_statistics(self.model, dict(weights), self.splits["train"][0], self.batch_size)}

@@ -1,0 +1,53 @@
+"""What an analysis leaves: NAME.csv with every number, NAME.txt with the answer in words, NAME.png with a picture."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.report.tables import csv_text
+from fps_pretrain.common import plots
+from fps_pretrain.common.files import write_text_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+FOLDER = Path("runs/analyses")
+"""Where the programs write without ``--output``."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """An analysis' answer.
+
+    Attributes:
+        name: of its files.
+        sentences: the answer in words.
+        header: columns of the table.
+        rows: what was measured, one row a line.
+        figure: the picture.
+    """
+
+    name: str
+    sentences: Sequence[str]
+    header: Sequence[str]
+    rows: Sequence[Sequence[object]]
+    figure: Figure | None = None
+
+
+def write(folder: Path, result: Result) -> None:
+    """Write an analysis' files into ``folder``, made if need be, and say the answer on stdout."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows: Iterable[Iterable[object]] = (
+        [f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in result.rows
+    )
+    write_text_atomically(folder / f"{result.name}.csv", csv_text(result.header, rows))
+    if result.figure is not None:
+        plots.save(result.figure, folder / f"{result.name}.png")
+    text = " ".join(result.sentences)
+    write_text_atomically(folder / f"{result.name}.txt", text + "\n")
+    print("\n".join(result.sentences))
+    print(f"wrote {folder / result.name}.csv, .txt and .png", file=sys.stderr)

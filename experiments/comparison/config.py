@@ -1,0 +1,96 @@
+"""What a comparison is: initialisations and seeds, and the runs that follow from them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.report.comparable import Difference
+from experiments.report.summary import check_targets
+from federated.config.run import RunConfig, init_name
+from fps_pretrain.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class CompareConfig:
+    """Compare initialisations over seeds; the first is the baseline. Every option of run_fl.py applies to all runs."""
+
+    inits: tuple[str, ...] = ("random", "checkpoints/fps_r20.pt")
+    """Initialisations, each as run_fl.py's --init takes it; the first is the baseline."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Seeds; each gives one run of every initialisation, with the same partition, head and batches."""
+    lrs: tuple[float, ...] = ()
+    """Learning rates to choose from, for each initialisation by itself: that with the best validation accuracy after
+    the last round of the first seed's run, the test set unseen; none for --lr."""
+    targets: tuple[float, ...] = ()
+    """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
+    allow_different: tuple[Difference, ...] = ()
+    """Go on with runs that another revision of the code made."""
+    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    """Options of run_fl.py."""
+    config: Path | None = None
+    """YAML file of options, such as a run folder's config.yaml, whose init and seed give way to --inits and --seeds;
+    flags override it."""
+
+    def __post_init__(self) -> None:
+        """Check what the runs' own configurations do not.
+
+        Raises:
+            UserError: no initialisation or seed, one named twice, --init or --seed instead of --inits or --seeds,
+                learning rates to choose from and nothing to choose by, or a run's folder as the comparison's.
+        """
+        if self.run.init != RunConfig.init or self.run.seed != RunConfig.seed:
+            raise UserError("a comparison takes --inits and --seeds, not --init and --seed")
+        for flag, values in (("--inits", self.inits), ("--seeds", self.seeds)):
+            if not values or len(set(values)) < len(values):
+                raise UserError(f"{flag} must name one or more different values")
+        if len(set(self.lrs)) < len(self.lrs):
+            raise UserError("--lrs must name different values")
+        if self.lrs and not self.run.validation:
+            raise UserError("--lrs needs --validation above 0: the split that the choice is made on")
+        check_targets(self.targets)
+        if (self.folder / "config.yaml").exists():
+            raise UserError(f"{self.folder} is the folder of a run: choose another --output")
+        list(self.runs({})), list(self.candidates())
+
+    @property
+    def folder(self) -> Path:
+        """The comparison's folder: --output, or a name under runs/ made of data set and partition."""
+        if self.run.output is not None:
+            return self.run.output
+        default = self.run.folder
+        return default.with_name(f"compare-{default.name.removesuffix('-random-s0')}")
+
+    @property
+    def title(self) -> str:
+        """Data set, clients and partition, for page and picture."""
+        return f"{self.run.dataset}, {self.run.clients} clients, {self.run.partition_title}"
+
+    def _run(self, init: str, seed: int, lr: float | None) -> RunConfig:
+        name = init_name(init)
+        if sum(init_name(other) == name for other in self.inits) > 1:
+            name = f"{self.inits.index(init)}-{name}"
+        if lr is not None:
+            name += f"-lr{lr:g}"
+        output = self.folder / "runs" / f"{name}-s{seed}"
+        return replace(self.run, init=init, seed=seed, output=output, lr=self.run.lr if lr is None else lr)
+
+    def candidates(self) -> Iterator[RunConfig]:
+        """The first seed's runs with each of ``lrs``, one of which each initialisation goes on with."""
+        for init in self.inits:
+            for lr in self.lrs:
+                yield self._run(init, self.seeds[0], lr)
+
+    def runs(self, lrs: Mapping[str, float]) -> Iterator[RunConfig]:
+        """The runs' configurations: all initialisations of a seed before the next seed.
+
+        Args:
+            lrs: the learning rate chosen for an initialisation; --lr where there is none.
+        """
+        for seed in self.seeds:
+            for init in self.inits:
+                yield self._run(init, seed, lrs.get(init))

@@ -1,0 +1,41 @@
+"""The choice of a learning rate for each initialisation, on the validation split."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from experiments.report.runs import Run
+from experiments.report.tables import csv_text
+from federated.config.run import init_name
+from fps_pretrain.common.files import write_text_atomically
+
+TUNING = "tuning.csv"
+"""What each learning rate came to on the validation split."""
+
+
+def choose(candidates: Sequence[Run]) -> dict[str, float]:
+    """For each initialisation the learning rate of the run with the best last validation accuracy.
+
+    Of two that tie the lower one is taken.
+    """
+    best: dict[str, Run] = {}
+    for run in sorted(candidates, key=lambda run: run.config.lr):
+        other = best.get(run.config.init)
+        if other is None or run.history[-1]["val_accuracy"] > other.history[-1]["val_accuracy"]:
+            best[run.config.init] = run
+    return {init: run.config.lr for init, run in best.items()}
+
+
+def record(folder: Path, candidates: Sequence[Run], chosen: dict[str, float]) -> None:
+    """Write what was tried into the comparison's ``folder``, and say what was chosen on stderr."""
+    rows = []
+    for run in candidates:
+        mark = "yes" if chosen[run.config.init] == run.config.lr else "no"
+        accuracy = run.history[-1]["val_accuracy"]
+        rows.append((init_name(run.config.init), f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
+        if mark == "yes":
+            print(f"{run.config.init}: lr {run.config.lr:g}, validation accuracy {accuracy:.1%}", file=sys.stderr)
+    header = ("init", "lr", "seed", "val_accuracy", "chosen")
+    write_text_atomically(folder / TUNING, csv_text(header, rows))

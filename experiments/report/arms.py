@@ -1,0 +1,132 @@
+"""Arms: runs that differ in their seed only. One of them may be centralised, to see what federation costs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from experiments.report.runs import Run
+from federated.config.run import FREE_ON_RESUME, RunConfig, init_name, unused_beside
+from fps_pretrain.common.errors import UserError
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in their seed only, in the order of their seeds.
+
+    Raises:
+        UserError: the runs were not evaluated after the same rounds.
+    """
+
+    label: str
+    runs: list[Run]
+
+    def __post_init__(self) -> None:
+        """Check that all runs were evaluated after the same rounds."""
+        if len({(*run.rounds, None, *run.client_rounds) for run in self.runs}) > 1:
+            raise UserError(f"the runs of '{self.label}' have different rounds: finish them first")
+
+    @property
+    def seeds(self) -> list[int]:
+        """The runs' seeds."""
+        return [run.config.seed for run in self.runs]
+
+    @property
+    def rounds(self) -> list[int]:
+        """Rounds after which the runs were evaluated."""
+        return self.runs[0].rounds
+
+    @property
+    def client_rounds(self) -> list[int]:
+        """Rounds after which they were evaluated at each client."""
+        return self.runs[0].client_rounds
+
+    def values(self, key: str) -> np.ndarray:
+        """A quantity of all runs: ``(seeds, rounds)``, or ``(seeds, client_rounds)`` for ``CLIENT_KEYS``."""
+        return np.stack([run.values(key) for run in self.runs])
+
+
+def passes(config: RunConfig) -> float:
+    """A run's budget: how often it passes over the training examples, all rounds and clients together."""
+    return config.rounds * config.local_epochs * config.participants / config.clients
+
+
+def is_centralised(config: RunConfig) -> bool:
+    """Whether one client holds all data, so that nothing is federated."""
+    return config.clients == 1
+
+
+def centralise(config: RunConfig) -> RunConfig:
+    """The centralised run of the same budget: one client holds all data and sees as many examples.
+
+    Rounds of a whole number of epochs are the smallest that are not more than the federation's. With partial
+    participation they are fewer: 100 rounds of 5 epochs with a tenth of the clients are 50 rounds of one epoch. What
+    belongs to the strategy or to the partition alone is left out.
+
+    Raises:
+        UserError: the run has no data of its own to put together, is private, or is centralised already.
+    """
+    if is_centralised(config) or config.partition == "nodes" or config.dp != "none":
+        raise UserError("--centralised goes with --clients above 1, and with neither --partition nodes nor --dp")
+    total = max(1, round(passes(config)))
+    epochs = math.ceil(total / config.rounds)
+    left_out: dict[str, Any] = dict.fromkeys(unused_beside(asdict(config), ("strategy", "partition")))
+    return replace(
+        config,
+        **left_out,
+        strategy="fedavg",
+        partition="iid",
+        clients=1,
+        participation=1.0,
+        min_clients=1,
+        local_epochs=epochs,
+        rounds=max(1, round(total / epochs)),
+    )
+
+
+def group(runs: Sequence[Run]) -> list[Arm]:
+    """Group runs into arms, in the order in which each arm's first run came.
+
+    An arm's label names the fields in which the arms differ; what a centralised one differs in is that word alone.
+
+    Raises:
+        UserError: the runs of an arm were evaluated after different rounds.
+    """
+    ignored = {"seed", *FREE_ON_RESUME}
+    arms: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
+    for run in runs:
+        key = tuple((name, value) for name, value in asdict(run.config).items() if name not in ignored)
+        arms.setdefault(key, []).append(run)
+    split = len({is_centralised(run.config) for run in runs}) > 1
+    differing = _differing([key for key, members in arms.items() if not split or not is_centralised(members[0].config)])
+    if split:
+        alone = _differing([key for key, members in arms.items() if is_centralised(members[0].config)])
+        chosen = _differing([tuple((n, v) for n, v in key if n in ("init", "lr")) for key in arms])
+        differing = list(dict.fromkeys([*differing, *alone, *chosen]))
+    return [
+        Arm(_label(members[0].config, differing, split), sorted(members, key=lambda run: run.config.seed))
+        for members in arms.values()
+    ]
+
+
+def _differing(keys: Sequence[tuple[tuple[str, Any], ...]]) -> list[str]:
+    """The names of the fields in which keys differ."""
+    return [column[0][0] for column in zip(*keys, strict=True) if len({value for _, value in column}) > 1]
+
+
+_FEDERATED_ONLY = ("clients", "partition", "participation", "strategy", "local_epochs", "rounds", "min_clients")
+
+
+def _label(config: RunConfig, differing: Sequence[str], split: bool) -> str:
+    """The fields in which arms differ, with an arm's values; its initialisation where no field differs."""
+    values = asdict(config)
+    if split and is_centralised(config):
+        left_out = {*_FEDERATED_ONLY, *(name for name in differing if values[name] is None)}
+        differing = [name for name in differing if name not in left_out]
+    shown = [init_name(config.init)] if "init" in differing or not differing else []
+    shown += [f"{name.replace('_', '-')} {values[name]}" for name in differing if name != "init"]
+    return ", ".join([*shown, *(["centralised"] if split and is_centralised(config) else [])])

@@ -1,0 +1,83 @@
+"""Which runs may stand side by side: those of the same data, the same budget and the same revision of the code."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Literal
+
+from experiments.report.arms import passes
+from experiments.report.runs import Run
+from fps_pretrain.common import environment
+from fps_pretrain.common.errors import UserError
+
+Difference = Literal["data", "budget", "revision"]
+
+BUDGET_TOLERANCE = 1.1
+"""Budgets whose ratio is no larger count as the same: a centralised run makes whole passes."""
+
+DATA_FIELDS = ("dataset", "limit_train", "limit_test", "image_size", "validation")
+
+
+def _data(run: Run) -> str:
+    values = ((name.replace("_", "-"), getattr(run.config, name)) for name in DATA_FIELDS)
+    return ", ".join(f"{name} {value}" for name, value in values if value is not None)
+
+
+def _budget(run: Run) -> str:
+    return f"{passes(run.config):g} passes over the training examples"
+
+
+def _revision(run: Run) -> str:
+    return run.environment.get("revision", "")
+
+
+_DIFFERENCES: dict[Difference, Callable[[Run], str]] = {"data": _data, "budget": _budget, "revision": _revision}
+
+
+def check(runs: Sequence[Run], allowed: Collection[Difference] = ()) -> None:
+    """Refuse to compare runs that differ in more than what is compared.
+
+    Runs that do not say by which revision they were made count as of any.
+
+    Args:
+        runs: what is to stand side by side.
+        allowed: the differences that the user has asked for.
+
+    Raises:
+        UserError: runs differ in data, budget or revision, which is not among ``allowed``.
+    """
+    budgets = [passes(run.config) for run in runs]
+    if max(budgets) <= BUDGET_TOLERANCE * min(budgets):
+        allowed = (*allowed, "budget")
+    for name, of in _DIFFERENCES.items():
+        found: dict[str, Run] = {}
+        for run in runs:
+            found.setdefault(of(run), run)
+        found.pop("", None)
+        if len(found) > 1 and name not in allowed:
+            (one, first), (other, second) = list(found.items())[:2]
+            raise UserError(
+                f"runs of different {name} are not compared: {first.folder} has {one}, and {second.folder} {other}; "
+                f"--allow-different {name} compares them all the same"
+            )
+
+
+def check_revisions(folders: Iterable[Path], allowed: Collection[Difference] = ()) -> None:
+    """Refuse, before hours are spent, what ``check`` would refuse after them.
+
+    Args:
+        folders: the folders of the runs to come; some may exist.
+        allowed: the differences that the user has asked for.
+
+    Raises:
+        UserError: a run in one of the folders was made by another revision than the one that runs now.
+    """
+    now = environment.revision()
+    for folder in folders:
+        before = environment.read(folder).get("revision", now)
+        if before != now and "revision" not in allowed:
+            raise UserError(
+                f"{folder} was made by revision {before}, and this is {now}: choose another --output, or "
+                "--allow-different revision"
+            )

@@ -1,0 +1,54 @@
+"""The data behind the page's curves, as ``templates/curves.js`` draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.report.arms import Arm
+from experiments.report.headline import count
+from experiments.report.runs import CLIENT_KEYS
+
+QUANTITIES = {
+    "test_accuracy": "test accuracy",
+    "test_loss": "test loss",
+    "val_accuracy": "validation accuracy",
+    "client_accuracy_mean": "mean of the clients",
+    "client_accuracy_worst_tenth": "worst tenth of the clients",
+}
+"""What can be shown, by its name in metrics.jsonl."""
+
+
+def curves(arms: Sequence[Arm]) -> dict[str, Any]:
+    """Arms, and for each quantity that was measured a series an arm: mean, lowest and highest seed of each round.
+
+    Returns:
+        ``{"arms": [{label, seeds}], "quantities": [{title, percent, top, series: [{arm, rounds, mean, low, high}]}]}``,
+        which JSON can express: a missing value is None. ``top`` bounds the axis of a loss that explodes.
+    """
+    quantities = [_quantity(arms, key) for key in QUANTITIES]
+    return {
+        "arms": [{"label": arm.label, "seeds": count(len(arm.runs))} for arm in arms],
+        "quantities": [quantity for quantity in quantities if quantity["series"]],
+    }
+
+
+def _quantity(arms: Sequence[Arm], key: str) -> dict[str, Any]:
+    percent = "accuracy" in key
+    series, finite = [], []
+    for number, arm in enumerate(arms):
+        rounds = arm.client_rounds if key in CLIENT_KEYS else arm.rounds
+        values = arm.values(key) if rounds else np.empty((0, 0))
+        known = values[np.isfinite(values)]
+        if len(known):
+            ends = {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}
+            series.append({"arm": number, "rounds": rounds, **{name: _json(v) for name, v in ends.items()}})
+            finite.append(known)
+    top = 1.15 * float(np.quantile(np.concatenate(finite), 0.95)) if finite and not percent else None
+    return {"title": QUANTITIES[key], "percent": percent, "top": top, "series": series}
+
+
+def _json(values: np.ndarray) -> list[float | None]:
+    return [round(float(value), 5) if np.isfinite(value) else None for value in values]

@@ -1,0 +1,58 @@
+"""What came out, in a sentence for each arm, and how far it is to be trusted."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval
+from experiments.report.summary import Summary
+
+
+def sentences(summaries: Sequence[Summary]) -> list[str]:
+    """One sentence for each arm beside the baseline, which is the first; for a baseline alone, where it ends."""
+    baseline = summaries[0]
+    found = [_sentence(summary, baseline.arm) for summary in summaries[1:]]
+    return found or [f"{baseline.arm} ends at {100 * baseline.final:.1f}% test accuracy, {count(baseline.seeds)}."]
+
+
+def _sentence(summary: Summary, baseline: str) -> str:
+    difference = summary.difference
+    if difference is None:
+        return f"{summary.arm} shares no seed with {baseline}, so they are not compared."
+    points = 100 * difference.mean
+    where = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} {baseline}"
+    if difference.pairs < 2:
+        return f"{summary.arm} ends {where}, {count(difference.pairs)}."
+    about = f"{where} {bracket(difference)}, {count(difference.pairs)}"
+    if difference.says_nothing:
+        return f"{summary.arm} cannot be told apart from {baseline}: it ends {about}."
+    return f"{summary.arm} ends {about}."
+
+
+def bracket(interval: Interval) -> str:
+    """An interval's ends in percentage points; with signs unless both are positive."""
+    signs = "+" if interval.low <= 0 else ""
+    low, high = 100 * interval.low, 100 * interval.high
+    return f"[{low:{signs}.1f}, {high:{signs}.1f}]"
+
+
+def count(seeds: int) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{seeds} seed" + ("" if seeds == 1 else "s")
+
+
+def cautions(summaries: Sequence[Summary]) -> list[str]:
+    """What a reader should know before believing the intervals: few seeds, and many intervals."""
+    found = []
+    pairs = [summary.difference.pairs for summary in summaries if summary.difference]
+    if pairs and min(pairs) == 1:
+        found.append("From one seed there is no interval: another seed may turn the result round.")
+    elif pairs and min(pairs) < FEW_SEEDS:
+        found.append(f"An interval from {min(pairs)} seeds means little: run at least {FEW_SEEDS}.")
+    if number := sum(len(summary.intervals) for summary in summaries):
+        chance = min(1.0, number * (1 - CONFIDENCE))
+        found.append(
+            f"This page holds {number} interval{'s' if number > 1 else ''} of {CONFIDENCE:.0%} each, not corrected for "
+            f"their number: were all arms alike, the chance that at least one excludes 0 would be up to {chance:.0%}."
+        )
+    return found

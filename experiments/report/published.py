@@ -1,0 +1,203 @@
+"""Committed CSV files as tables for people: Markdown for a document, LaTeX (booktabs) for a paper."""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from experiments.learning_curve.values import RANDOM, Value, at_best_rates, read_table
+from fps_pretrain.common.errors import UserError
+
+Row = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text: a header, and rows of as many cells."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def read(paths: Sequence[Path], pairs: Sequence[int] = (), against: str = "") -> list[Table]:
+    """The tables that CSV files give; the curves (curve.csv) of several files are one table.
+
+    Args:
+        paths: files that ``experiments.compare`` or ``experiments.curve`` wrote, or folders with such files.
+        pairs: of curves, only the encoders that have seen so many pairs (and random weights); all if empty.
+        against: of curves, the label that the others' linear accuracies are compared with; nobody if empty.
+
+    Raises:
+        UserError: a file cannot be read, or is none of those.
+    """
+    files = [file for path in paths for file in _files(path)]
+    curves = [file for file in files if file.name == "curve.csv"]
+    tables = [_KINDS[file.name](_read(file), file) for file in files if file not in curves]
+    if curves:
+        tables.append(_curve([value for file in curves for value in read_table(file)], pairs, against))
+    return tables
+
+
+def _files(path: Path) -> list[Path]:
+    known = [*_KINDS, "curve.csv"]
+    if path.is_dir():
+        found = [path / name for name in known if (path / name).is_file()]
+        if not found:
+            raise UserError(f"{path} holds none of {', '.join(known)}")
+        return found
+    if path.name not in known or not path.is_file():
+        raise UserError(f"{path} is not one of the files {', '.join(known)}")
+    return [path]
+
+
+def _read(path: Path) -> list[Row]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"{path} cannot be read as CSV") from error
+
+
+def _share(text: str) -> str:
+    value = float(text)
+    return "" if math.isnan(value) else f"{100 * value:.1f}%"
+
+
+def _points(difference: float) -> str:
+    """Percentage points with a sign; a difference that rounds to nothing is 0.0."""
+    rounded = round(100 * difference, 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"
+
+
+def _with_spread(mean: str, spread: str) -> str:
+    return _share(mean) + (f" ± {100 * float(spread):.1f}" if not math.isnan(float(spread)) else "")
+
+
+def _interval(row: Row, name: str) -> str:
+    if not row[name]:
+        return ""
+    mean, low, high = (100 * float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+
+
+def _parsed(make: Callable[[list[Row]], Table]) -> Callable[[list[Row], Path], Table]:
+    """Turn what goes wrong with a file's cells into one line."""
+
+    def checked(rows: list[Row], path: Path) -> Table:
+        try:
+            return make(rows)
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise UserError(f"{path} is not a table that experiments.compare writes") from error
+
+    return checked
+
+
+@_parsed
+def _summary(rows: list[Row]) -> Table:
+    baseline = rows[0]["arm"]
+    header = ["arm", "seeds", "final", "best", "mean over rounds", f"final − {baseline}", f"mean − {baseline}"]
+    return Table(
+        tuple(header),
+        tuple(
+            (
+                row["arm"],
+                row["seeds"],
+                _with_spread(row["final_accuracy"], row["final_std"]),
+                _share(row["best_accuracy"]),
+                _share(row["mean_over_rounds"]),
+                _interval(row, "difference"),
+                _interval(row, "mean_difference"),
+            )
+            for row in rows
+        ),
+    )
+
+
+@_parsed
+def _tuning(rows: list[Row]) -> Table:
+    rates = sorted({row["lr"] for row in rows}, key=float)
+    cells = {(row["init"], row["lr"]): _share(row["val_accuracy"]) + " ✓" * (row["chosen"] == "yes") for row in rows}
+    inits = dict.fromkeys(row["init"] for row in rows)
+    return Table(("lr", *rates), tuple((init, *(cells.get((init, lr), "") for lr in rates)) for init in inits))
+
+
+_KINDS: dict[str, Callable[[list[Row], Path], Table]] = {"summary.csv": _summary, "tuning.csv": _tuning}
+
+
+def _curve(values: Sequence[Value], pairs: Sequence[int], against: str) -> Table:
+    """Encoders by label and pairs; a cell holds the value of each checkpoint or seed, or their mean and range."""
+    rates: dict[str, set[float]] = {}
+    for value in values:
+        if value.lr:
+            rates.setdefault(value.sha256, set()).add(value.lr)
+    cells: dict[tuple[str, int], dict[str, list[Value]]] = {}
+    for value in at_best_rates(values):
+        if not pairs or value.pairs in pairs or value.label == RANDOM:
+            cells.setdefault((value.label, value.pairs), {}).setdefault(value.measure, []).append(value)
+    labels = list(dict.fromkeys(label for label, _ in cells))
+    order = sorted(cells, key=lambda key: (labels.index(key[0]), key[1]))
+    base = [value.accuracy for key in order if key[0] == against for value in cells[key].get("linear", [])]
+    if against and not base:
+        raise UserError(f"no linear accuracy of '{against}', which the others are to be compared with")
+    rows = []
+    for key in order:
+        mine = cells[key]
+        row = [key[0], f"{key[1]:,}", *(_cell(mine.get(measure, []), rates) for measure in ("knn", "linear"))]
+        if against:
+            linear = [value.accuracy for value in mine.get("linear", [])]
+            other = linear and key[0] != against
+            row.append(_points(float(np.mean(linear)) - float(np.mean(base))) if other else "")
+        row.append(_cell(mine.get("federation", []), rates))
+        rows.append(tuple(row))
+    compared = (f"linear − {against}",) if against else ()
+    header = ("encoder", "pairs", "kNN", "linear", *compared, "federation")
+    if not any(row[-1] for row in rows):
+        return Table(header[:-1], tuple(row[:-1] for row in rows))
+    return Table(header, tuple(rows))
+
+
+def _cell(values: Sequence[Value], rates: dict[str, set[float]]) -> str:
+    """Up to two values as they are; of more their mean and range. A star: only one learning rate was tried."""
+    accuracies = [100 * value.accuracy for value in values]
+    if len(values) > 2:
+        return f"{np.mean(accuracies):.1f}% ({min(accuracies):.1f} to {max(accuracies):.1f})"
+    return ", ".join(
+        f"{100 * value.accuracy:.1f}%" + "*" * (value.lr > 0 and len(rates[value.sha256]) == 1) for value in values
+    )
+
+
+def markdown(table: Table) -> str:
+    """The table in Markdown, one line a row."""
+
+    def line(cells: Iterable[str]) -> str:
+        escaped = (cell.replace("|", "\\|").replace("*", "\\*") for cell in cells)
+        return "|" + "|".join(f" {cell} " if cell else " " for cell in escaped) + "|"
+
+    return "\n".join([line(table.header), "|" + "---|" * len(table.header), *map(line, table.rows)]) + "\n"
+
+
+_LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "±": r"$\pm$",
+    "−": "$-$",
+    "✓": r"$\checkmark$",
+}
+
+
+def latex(table: Table) -> str:
+    """The table as a LaTeX tabular with booktabs' rules."""
+
+    def line(cells: Iterable[str]) -> str:
+        return " & ".join("".join(_LATEX.get(character, character) for character in cell) for cell in cells) + r" \\"
+
+    columns = "l" + "r" * (len(table.header) - 1)
+    body = [line(table.header), r"\midrule", *map(line, table.rows)]
+    return "\n".join([rf"\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"]) + "\n"
