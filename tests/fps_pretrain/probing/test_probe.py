@@ -165,8 +165,18 @@ def test_the_log_of_a_resumed_run_is_one(tmp_path):
         folder = tmp_path / "csv" / f"version_{version}"
         folder.mkdir(parents=True)
         (folder / "metrics.csv").write_text(text)
-    rows = training_page.read_log(tmp_path, "csv")
+    rows, unreadable = training_page.read_log(tmp_path, "csv")
     assert [(row["step"], row["loss"]) for row in rows] == [(0, 5), (1, 4), (2, 2.5), (3, 2)]
+    assert not unreadable
+
+
+def test_one_cell_that_is_no_number_costs_that_cell_only(tmp_path):
+    folder = tmp_path / "csv" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_bytes(b"step,loss,lr\n0,5,0.1\n1,4.\xff\x00,0.2\n2,3,0.3\nx,2,0.4\n")
+    rows, unreadable = training_page.read_log(tmp_path, "csv")
+    assert rows == [{"step": 0, "loss": 5, "lr": 0.1}, {"step": 1, "lr": 0.2}, {"step": 2, "loss": 3, "lr": 0.3}]
+    assert unreadable == 2
 
 
 def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
@@ -182,7 +192,7 @@ def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
     assert frame[72:].any()
 
     for name, text in {
-        "csv": "step,pairs_seen,loss,data_wait\n0,8,5,0.25\n1,16,4,0.5\n",
+        "csv": "step,pairs_seen,loss,data_wait,lr\n0,8,5,0.25,\n1,16,4,0.5,0.!\n",
         "probes": "step,pairs_seen,knn_accuracy,pair_retrieval\n1,16,0.625,0.5\n",
     }.items():
         (tmp_path / name / "version_0").mkdir(parents=True)
@@ -192,7 +202,7 @@ def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
         tmp_path, config, neighbours, "digits", {"knn_accuracy": 0.375, "pair_retrieval": 0}
     )
     text = page.read_text()
-    for words in ("62.5%", "37.5%", "4.000", "50%", "16 of 16 pairs", "96.7%"):
+    for words in ("62.5%", "37.5%", "4.000", "50%", "16 of 16 pairs", "96.7%", "1 values of the log are no"):
         assert words in text
     assert len(re.findall("data:image/png;base64,", text)) == 2
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
