@@ -14,7 +14,7 @@ from experiments.report.curves import curves
 from experiments.report.headline import cautions, sentences
 from experiments.report.picture import draw
 from experiments.report.runs import Run
-from experiments.report.statistics import Interval
+from experiments.report.statistics import percent, points
 from experiments.report.summary import Summary, default_targets, summarise
 from experiments.report.tables import rounds_csv, summary_csv
 from federated.config.run import FREE_ON_RESUME
@@ -133,16 +133,3 @@ def _machines(runs: Sequence[Run]) -> list[dict[str, Any]]:
         which = "All runs" if len(of) == 1 else ", ".join(names)
         found.append({"runs": f"{which}:" if key else f"{which}: not recorded.", "environment": dict(key)})
     return [*found, {"runs": "This page:", "environment": environment.describe()}]
-
-
-def percent(value: float) -> str:
-    """A share in [0, 1] as a percentage with one decimal; a dash for NaN."""
-    return "–" if value != value else f"{100 * value:.1f}%"
-
-
-def points(interval: Interval | None) -> str:
-    """A difference in percentage points, with its interval where there is one."""
-    if interval is None:
-        return "–"
-    mean, low, high = (f"{100 * value:+.1f}" for value in interval[:3])
-    return f"{mean} [{low}, {high}]" if interval.pairs > 1 else mean
