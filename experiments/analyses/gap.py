@@ -119,9 +119,9 @@ def _sentence(gap: Gap) -> str:
 
 def _compared(gap: Gap, baseline: Gap) -> str:
     seeds = sorted(gap.values.keys() & baseline.values.keys())
-    closed = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (baseline, gap)))
+    difference = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (gap, baseline)))
     return (
-        f"{init_name(gap.init)}'s gap is smaller than {init_name(baseline.init)}'s by {points(closed, ' points')}, "
+        f"The gap of {init_name(gap.init)} less that of {init_name(baseline.init)}: {points(difference, ' points')}, "
         f"{count(len(seeds))}."
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -25,6 +26,9 @@ PAGE, CURVES, TABLE, ROUNDS = "index.html", "curves.png", "summary.csv", "rounds
 
 ANALYSES = "analyses"
 """Folder beside the page in which ``experiments.analyses`` leave NAME.txt and NAME.png to be shown on it."""
+
+_INTERVAL = re.compile(r"\[[+-][\d.]+, [+-][\d.]+\]")
+"""How ``statistics.points`` writes an interval."""
 
 MOST_PARTITIONS = 4
 """Pictures of different partitions that the page shows at most."""
@@ -49,16 +53,17 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     arms = group(runs)
     summaries = summarise(arms, targets or default_targets(arms[0]))
     picture = draw(arms, title)
+    analyses = _analyses(output / ANALYSES)
     page = _render(
         title=title,
         headline=sentences(summaries),
-        cautions=cautions(summaries),
+        cautions=cautions(summaries, sum(len(_INTERVAL.findall(analysis["text"])) for analysis in analyses)),
         curves=curves(arms),
         picture=base64.b64encode(picture).decode(),
         summaries=summaries,
         targets=list(summaries[0].rounds_to),
         partitions=_partitions(arms),
-        analyses=_analyses(output / ANALYSES),
+        analyses=analyses,
         command=command,
         again=[f"python run_fl.py --config {shlex.quote(str(arm.runs[0].folder / 'config.yaml'))}" for arm in arms],
         shared=_shared_options(runs),

@@ -179,7 +179,7 @@ def test_the_gap_to_centralised_training(tmp_path):
                 made.append(write_run(tmp_path / f"{len(made)}", kind, [0.1, end]))
     result = gap.analyse(gap.GapConfig(tuple(run.folder for run in made)))
     assert result.sentences[0].startswith("random: centralised 60.0%, federated 35.0%, a gap of +25.0 points [")
-    assert result.sentences[2].startswith("fps_r20's gap is smaller than random's by +12.5 points [")
+    assert result.sentences[2].startswith("The gap of fps_r20 less that of random: -12.5 points [")
     with pytest.raises(UserError, match="--centralised"):
         gap.gaps(made[::2])
 
@@ -209,7 +209,7 @@ def _refuse():
     raise UserError("none")
 
 
-@pytest.mark.parametrize("name", ["landscape", "stability", "drift", "convergence", "fairness", "gap", "every"])
+@pytest.mark.parametrize("name", ["landscape", "stability", "gap"])
 def test_bad_input_is_one_line(run_script, tmp_path, name):
     folders = [tmp_path / "nothing"] * 2
     assert_refused(run_script(f"experiments.analyses.{name}", *folders, cwd=tmp_path), "nothing")
