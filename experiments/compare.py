@@ -96,7 +96,7 @@ def _report(config: CompareConfig, done: Sequence[Run]) -> None:
 
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; exits with one line and code 2 if they are wrong."""
-    lists = ("inits", "seeds", "lrs", "targets", "allow_different", "centralised", "analyses", "jobs")
+    lists = ("inits", "seeds", "lrs", "targets", "allow_different", "centralised", "analyses", "jobs", "tuning_rounds")
     return config_file.parse(CompareConfig, PROG, arguments, lists=lists, left_out=("init", "seed"))
 
 

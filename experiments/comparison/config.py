@@ -27,6 +27,8 @@ class CompareConfig:
     lrs: tuple[float, ...] = ()
     """Learning rates to choose from, for each initialisation by itself: that with the best validation accuracy after
     the last round of the first seed's run, the test set unseen; none for --lr."""
+    tuning_rounds: int | None = None
+    """Rounds of the runs that --lrs are tried with; none for --rounds, so that the best one counts as a run, too."""
     targets: tuple[float, ...] = ()
     """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
     centralised: bool = False
@@ -63,6 +65,8 @@ class CompareConfig:
         check_targets(self.targets)
         if (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} is the folder of a run: choose another --output")
+        if self.tuning_rounds is not None and not 1 <= self.tuning_rounds <= self.run.rounds:
+            raise UserError(f"--tuning-rounds must lie between 1 and --rounds, got {self.tuning_rounds}")
         if self.jobs < 1:
             raise UserError(f"--jobs must be at least 1, got {self.jobs}")
         list(self.runs({})), list(self.candidates())
@@ -80,7 +84,9 @@ class CompareConfig:
         """Data set, clients and partition, for page and picture."""
         return f"{self.run.dataset}, {self.run.clients} clients, {self.run.partition_title}"
 
-    def _run(self, init: str, seed: int, lr: float | None, *, centralised: bool) -> RunConfig:
+    def _run(
+        self, init: str, seed: int, lr: float | None, *, centralised: bool, rounds: int | None = None
+    ) -> RunConfig:
         name = init_name(init)
         if sum(init_name(other) == name for other in self.inits) > 1:
             name = f"{self.inits.index(init)}-{name}"
@@ -88,8 +94,11 @@ class CompareConfig:
             name += "-centralised"
         if lr is not None:
             name += f"-lr{lr:g}"
+        if rounds is not None:
+            name += f"-r{rounds}"
         output = self.folder / "runs" / f"{name}-s{seed}"
-        run = replace(self.run, init=init, seed=seed, output=output, lr=self.run.lr if lr is None else lr)
+        lr = self.run.lr if lr is None else lr
+        run = replace(self.run, init=init, seed=seed, output=output, lr=lr, rounds=rounds or self.run.rounds)
         return centralise(run) if centralised else run
 
     def _arms(self) -> Iterator[tuple[str, bool]]:
@@ -102,7 +111,7 @@ class CompareConfig:
         """The first seed's runs with each of ``lrs``, one of which each arm goes on with."""
         for init, centralised in self._arms():
             for lr in self.lrs:
-                yield self._run(init, self.seeds[0], lr, centralised=centralised)
+                yield self._run(init, self.seeds[0], lr, centralised=centralised, rounds=self.tuning_rounds)
 
     def runs(self, lrs: Mapping[str, float]) -> Iterator[RunConfig]:
         """The runs' configurations: all arms of a seed before the next seed.

@@ -12,6 +12,7 @@ import yaml
 from federated.config.run import RunConfig, unused_beside
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.suggest import suggest
 
 ConfigT = TypeVar("ConfigT")
 
@@ -88,7 +89,7 @@ def read_file(path: Path, lists: Collection[str] = ()) -> dict[str, Any]:
     values = {str(name).replace("-", "_"): value for name, value in values.items()}
     known = {field.name for field in dataclasses.fields(RunConfig)} | set(lists)
     if unknown := sorted(set(values) - known):
-        raise UserError(f"{FLAG} {path} has options that there are not: {', '.join(unknown)}")
+        raise UserError(f"{FLAG} {path} has options that there are not: {suggest(unknown, known)}")
     for name, value in values.items():
         if isinstance(value, dict) or (isinstance(value, list) and name not in lists):
             raise UserError(f"{FLAG} {path}: {name} must be a single value")
