@@ -15,6 +15,7 @@ from experiments.comparison.plan import plan
 from experiments.comparison.running import side_by_side
 from federated.client.failures import injected
 from federated.config.run import RunConfig
+from federated.server import rounds
 from fps_pretrain.common.errors import UserError
 
 TINY = RunConfig(
@@ -34,34 +35,27 @@ def without_times(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def test_side_by_side_gives_the_runs_that_one_by_one_gives(tmp_path, capsys):
-    common = ["--inits", "random", "--seeds", "0", "1", "--centralised", *FLAGS]
-    assert compare.main(compare.parse([*common, "--output", str(tmp_path / "one")])) == 0
-    assert compare.main(compare.parse([*common, "--output", str(tmp_path / "two"), "--jobs", "2"])) == 0
-    names = {path.name for path in (tmp_path / "one" / "runs").iterdir()}
-    assert names == {"random-s0", "random-s1", "random-centralised-s0", "random-centralised-s1"}
-    for name in names:
-        assert without_times(tmp_path / "one" / "runs" / name) == without_times(tmp_path / "two" / "runs" / name)
-    assert [row["arm"] for row in table(tmp_path / "two" / "summary.csv")] == ["random", "random, centralised"]
-    said = capsys.readouterr().err
-    assert "plan     4 runs, 2 at a time: about" in said
-    assert said.index("plan  ") < said.index("began  ")
-    environment = json.loads((tmp_path / "two" / "runs" / "random-s0" / "environment.json").read_text())
-    assert {"revision", "torch", "processor"} <= environment.keys()
-
-
-def test_a_run_that_fails_stops_no_other(tmp_path, capsys):
+def test_side_by_side(tmp_path, capsys):
+    """A run that fails stops no other, and the others are what they are one by one."""
     run = replace(TINY, inject_failures=0.4, min_clients=2)
     fails = {seed: any(injected(replace(run, seed=seed), 1, client) for client in (0, 1)) for seed in range(30)}
     bad = next(seed for seed, failed in fails.items() if failed)
     good = [seed for seed, failed in fails.items() if not failed][:2]
-    flags = [*FLAGS, "--inject-failures", "0.4", "--min-clients", "2", "--inits", "random", "--jobs", "2"]
-    flags += ["--seeds", str(bad), *map(str, good), "--output", str(tmp_path / "c")]
-    assert compare.main(compare.parse(flags)) == 3
-    last = capsys.readouterr().err.splitlines()[-1]
+    flags = [*FLAGS, "--inject-failures", "0.4", "--min-clients", "2", "--inits", "random"]
+    flags += ["--seeds", str(bad), *map(str, good), "--jobs", "2"]
+    assert compare.main(compare.parse([*flags, "--output", str(tmp_path / "c")])) == 3
+    said = capsys.readouterr().err
+    assert "plan     3 runs, 2 at a time: about" in said
+    assert said.index("plan  ") < said.index("began  ")
+    last = said.splitlines()[-1]
     assert last.startswith(f"experiments.compare: failed in {tmp_path}/c/runs/random-s{bad}: ")
     assert "of 2 clients failed in round 1" in last
     assert table(tmp_path / "c" / "summary.csv")[0]["seeds"] == "2"
+
+    together, alone = tmp_path / "c" / "runs" / f"random-s{good[0]}", tmp_path / "alone"
+    rounds.run(replace(run, seed=good[0], output=alone), quiet=True)
+    assert without_times(together) == without_times(alone)
+    assert {"revision", "torch", "processor"} <= json.loads((together / "environment.json").read_text()).keys()
 
 
 def test_a_process_that_is_killed_is_reported(tmp_path, monkeypatch):
