@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 
 from fps_pretrain.common import cli
-from fps_pretrain.config.pretrain import PretrainConfig, PreviewConfig
+from fps_pretrain.config.pairs import PreviewConfig
+from fps_pretrain.config.pretrain import PretrainConfig
 
 
 def _train(config: PretrainConfig) -> int:

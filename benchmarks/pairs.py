@@ -44,14 +44,16 @@ from PIL import Image
 from torchvision import transforms
 
 from fps_pretrain.fractals.batch import fractal_batch
-from fps_pretrain.fractals.codes import fill_code_table
+from fps_pretrain.fractals.codes import SEEDED_CODES, fill_code_table
 from fps_pretrain.fractals.compiled import compiled
-from fps_pretrain.fractals.compose import SEEDED_CODES, compose_pairs, empty_scratch, epoch_order
+from fps_pretrain.fractals.compose.choose import epoch_order
+from fps_pretrain.fractals.compose.pairs import compose_pairs
+from fps_pretrain.fractals.compose.scratch import empty_scratch
 from fps_pretrain.fractals.recipe import Recipe, make_recipe
 from fps_pretrain.fractals.render import empty_images, render
 from fps_pretrain.fractals.rng import IMAGE_STREAM, make_key
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
-from fps_pretrain.pairs.sources import DeviceFractalSource
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.pairs.device import DeviceFractalSource
 
 TURNS = 7
 SECONDS = 0.5

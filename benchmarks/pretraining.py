@@ -46,7 +46,7 @@ class AugmentedImages(Dataset[tuple[Tensor, Tensor]]):
     def __init__(self, images: np.ndarray) -> None:
         from torchvision.transforms import v2
 
-        from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+        from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
         self.images = images
         self.transform = v2.Compose(
@@ -136,10 +136,11 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
     import pytorch_lightning as L
     from pytorch_lightning.callbacks import Callback
 
-    from fps_pretrain.pairs.sources import PairData, make_source
+    from fps_pretrain.pairs.data_module import PairData, make_source
     from fps_pretrain.probing.quality import PairRate
-    from fps_pretrain.training import run as train
+    from fps_pretrain.training.devices import native_precision, with_precision
     from fps_pretrain.training.resume import KeepState
+    from fps_pretrain.training.trainer import build_method, make_trainer
 
     class Clock(Callback):
         """Notes the moments at which counting begins and ends."""
@@ -153,6 +154,7 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
                 self.began = time.perf_counter()
             self.ended = time.perf_counter()
 
+    gpu = device.type == "cuda"
     with tempfile.TemporaryDirectory() as folder:
         config = PretrainConfig(
             method=method,
@@ -160,15 +162,14 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
             pairs_per_epoch=(steps + WARM_UP) * BATCH,
             batch_size=BATCH,
             workers=workers,
-            device="cuda" if device.type == "cuda" else "cpu",
+            device="cuda" if gpu else "cpu",
             run_dir=Path(folder),
-        ).resolve(has_gpu=device.type == "cuda")
-        gpu = device.type == "cuda"
-        _, module = train._build(config)
-        module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        ).resolve(has_gpu=gpu)
+        config = with_precision(config, native_precision(gpu))
+        module = build_method(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         clock = Clock()
         callbacks = [clock, PairRate(BATCH, config.log_every), KeepState(Path(folder), 120.0, config.log_every)]
-        trainer = train._make_trainer(config, module, gpu, train._precision(config, gpu), callbacks)
+        trainer = make_trainer(config, module, gpu, callbacks)
         trainer.fit(module, datamodule=PairData(config, make_source(config, device), workers))
         return steps * BATCH / (clock.ended - clock.began)
 

@@ -53,8 +53,8 @@ def main(config: ProbeConfig) -> int:
     import torch
 
     from federated.data import sets as data
-    from federated.server.initialise import initial_encoder
-    from fps_pretrain.models.encoders import normalise
+    from federated.server.start.initialise import initial_encoder
+    from fps_pretrain.images.pixels import normalise
     from fps_pretrain.probing.probe import extract_features, knn_accuracy
 
     if config.run.threads:

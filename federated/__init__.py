@@ -2,6 +2,9 @@
 
 import os
 
+# PyTorch's threads spin while they wait for each other, which is slow where another program runs beside them. libgomp
+# reads this when it is loaded, so it must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 # Flower reads these when it is imported: a run sends nothing anywhere and asks for no newer version.
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")

@@ -15,16 +15,16 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricR
 from flwr.clientapp import ClientApp
 
 from federated import algorithms
-from federated.client import training as local
+from federated.client import statistics as sums_of
 from federated.client import workspace
-from federated.client.batch_norm import batch_norm_sums, buffers_of, with_own_statistics
+from federated.client.batch_norm import buffers_of, with_own_statistics
+from federated.client.evaluation import evaluate as evaluate_weights
 from federated.client.failures import CLIENT_FAILED, Deadline, InjectedFailure, injected
 from federated.client.state import ClientStates
-from federated.client.training import Client, ClientUpdate, Hyper
+from federated.client.training import Client, ClientHyperparameters, ClientUpdate
 from federated.client.workspace import Workspace
 from federated.config.run import identity
 from federated.messages import from_record
-from federated.server import initialise
 from fps_pretrain.common.errors import UserError
 
 client_app = ClientApp()
@@ -47,11 +47,11 @@ def count_labels(message: Message, context: Context) -> Message:
 
 @client_app.query("class_sums")
 def class_sums(message: Message, context: Context) -> Message:
-    """Sum the features of this node's training examples by class; see ``initialise.centroid_head``."""
+    """Sum the features of this node's training examples by class; see ``server.initialise.centroid_head``."""
     space = workspace.find(message.content.config_records["config"], context.node_config)
     weights = from_record(message.content.array_records["arrays"])
     images, labels = space.examples_of(_partition_id(context))
-    sums, counts = initialise.class_sums(
+    sums, counts = sums_of.class_sums(
         space.model, weights, images, labels, len(space.dataset.classes), space.config.eval_batch_size
     )
     return Message(RecordDict({"arrays": ArrayRecord({"sums": sums, "counts": counts})}), reply_to=message)
@@ -59,12 +59,14 @@ def class_sums(message: Message, context: Context) -> Message:
 
 @client_app.query("batch_norm_sums")
 def sum_up_for_batch_norm(message: Message, context: Context) -> Message:
-    """Add up what goes into each BatchNorm over this node's training images; see ``batch_norm.pooled_statistics``."""
+    """Add up what goes into each BatchNorm over this node's images; see ``initialise.pooled_statistics``."""
     space = workspace.find(message.content.config_records["config"], context.node_config)
     weights = from_record(message.content.array_records["arrays"])
     number = _partition_id(context)
     images, _ = space.examples_of(number)
-    sums = batch_norm_sums(space.model, weights, images, space.config.eval_batch_size, (space.config.seed, number))
+    sums = sums_of.batch_norm_sums(
+        space.model, weights, images, space.config.eval_batch_size, (space.config.seed, number)
+    )
     return Message(RecordDict({"arrays": ArrayRecord(sums)}), reply_to=message)
 
 
@@ -90,6 +92,7 @@ def _train(message: Message, context: Context) -> ClientUpdate:
     message_config = message.content.config_records["config"]
     space = workspace.find(message_config, context.node_config)
     config, number = space.config, _partition_id(context)
+    algorithm = algorithms.load(config)
     server_round = int(str(message_config["server-round"]))
     deadline = Deadline(config.client_timeout)
     failure = injected(config, server_round, number)
@@ -106,16 +109,16 @@ def _train(message: Message, context: Context) -> ClientUpdate:
         model=space.model,
         examples=examples,
         targets=targets,
-        hyper=Hyper.of(config, server_round),
+        hyper=ClientHyperparameters.of(config, server_round),
         key=(config.seed, server_round, number),
-        options={name: getattr(config, name) for name in algorithms.options(config.strategy)},
+        options=algorithm.options,
         received={name: weights for name, weights in received.items() if name != "arrays"},
         state=state,
         check=deadline.check,
         problem=space.problem,
     )
     weights = with_own_statistics(received["arrays"], state)
-    update = algorithms.load(config.strategy).train_client(client, weights)
+    update = algorithm.train_client(client, weights)
     deadline.check()
     if failure == "nan":
         spoilt = {n: t * float("nan") if t.is_floating_point() else t for n, t in update.weights.items()}
@@ -139,7 +142,7 @@ def evaluate(message: Message, context: Context) -> Message:
     if space.config.bn_stats == "local" and (states := _states(message_config, context, space)):
         weights = with_own_statistics(weights, states.load(number, int(str(message_config["state-round"]))))
     images, labels = space.held_out_of(number)
-    loss, accuracy = local.evaluate(space.model, weights, images, labels, space.config.eval_batch_size)
+    loss, accuracy = evaluate_weights(space.model, weights, images, labels, space.config.eval_batch_size)
     metrics = MetricRecord({"num-examples": len(labels), "loss": loss, "accuracy": accuracy})
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
@@ -153,7 +156,7 @@ def _states(message_config: ConfigRecord, context: Context, space: Workspace) ->
     Raises:
         UserError: there is neither.
     """
-    if not (space.config.bn_stats == "local" or algorithms.keeps_state(space.config.strategy)):
+    if not (space.config.bn_stats == "local" or algorithms.load(space.config).options.keeps_state):
         return None
     if "state-dir" in context.node_config:
         run = hashlib.sha256(identity(space.config).encode()).hexdigest()[:16]

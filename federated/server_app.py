@@ -1,21 +1,21 @@
-"""Flower's ServerApp: the round loop on the grid that Flower lends (``flwr run .``)."""
+"""Flower's ServerApp: the round loop on Flower's own grid (``flwr run .``)."""
 
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import yaml
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from federated.config.file import read_file
-from federated.config.run import RunConfig, from_yaml, unused_beside
-from federated.server import rounds
-from federated.server.progress import console, log
+from federated.config import file as config_file
+from federated.config.run import RunConfig
+from federated.server import run as rounds
+from federated.server.output.progress import console, log
+from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 
 REMINDER = 60.0
@@ -26,18 +26,18 @@ server_app = ServerApp()
 
 @server_app.main()
 def main(grid: Grid, context: Context) -> None:
-    """The run that ``context.run_config`` describes, on Flower's own grid, once there is a node for each client."""
+    """Carry out the run that ``context.run_config`` describes, once Flower's grid has a node for each client."""
     logging.getLogger("flwr").addFilter(without_traceback)
     config = config_of(context.run_config)
     with console(quiet=False):
-        wait_for_nodes(grid, config.clients)
+        wait_for_nodes(grid, config.clients, config.node_timeout)
     rounds.run(config, grid=grid)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:
-    """Have Flower say in one line what is for the user to mend; whatever else ends a ServerApp keeps its traceback.
+    """Shorten Flower's message about an error that the user can mend to one line; other errors keep their traceback.
 
-    The exception must reach Flower all the same: only so does the run count as failed, with the reason.
+    The exception itself must reach Flower: it marks the run as failed and keeps the reason.
     """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, (UserError, rounds.RunFailed, OSError)):
@@ -48,25 +48,46 @@ def without_traceback(record: logging.LogRecord) -> bool:
 
 
 def config_of(run_config: Mapping[str, Any]) -> RunConfig:
-    """The configuration that Flower's options describe: flags without their dashes in front.
+    """The configuration that Flower's two options describe.
 
-    One that is empty is not given. The others override the YAML file that ``config`` names on the server.
+    Args:
+        run_config: ``flags``, a line of run_fl.py's flags, and ``config``, a YAML file of options on the server, which
+            the flags override; either may be empty.
 
     Raises:
-        UserError: the file cannot be read, or a value is out of range.
+        UserError: the file cannot be read, or a flag or value is wrong.
     """
-    given = {name.replace("-", "_"): value for name, value in run_config.items() if value != ""}
-    path = given.pop("config", None)
-    values = read_file(Path(str(path))) if path else {}
-    kept = {name: value for name, value in values.items() if name not in unused_beside(values, set(given))}
-    return from_yaml(yaml.safe_dump({**kept, **given}))
+    for name in set(run_config) - {"config", "flags"}:
+        raise UserError(f'{name} is no option of the app: flags="--{name} VALUE" takes those of run_fl.py')
+    path, line = (str(run_config.get(name, "")) for name in ("config", "flags"))
+    try:
+        flags = shlex.split(line)
+    except ValueError as error:
+        raise UserError(f"flags cannot be split into words: {error}") from error
+    if {"-h", "--help"} & set(flags):
+        raise UserError("run_fl.py --help shows the flags")
+    return cli.read(RunConfig, "flags", config_file.expand([*([f"--config={path}"] if path else []), *flags]))
 
 
-def wait_for_nodes(grid: Grid, clients: int) -> None:
-    """Return once there are as many nodes as clients; machines need not be started in any order."""
-    reminded = -REMINDER
+def wait_for_nodes(grid: Grid, clients: int, timeout: float) -> None:
+    """Return once there are as many nodes as clients; machines need not be started in any order.
+
+    Args:
+        grid: lists the nodes that are connected.
+        clients: how many are needed.
+        timeout: seconds to wait.
+
+    Raises:
+        UserError: there are too few after that time.
+    """
+    end, reminded = time.monotonic() + timeout, -REMINDER
     while (found := len(list(grid.get_node_ids()))) < clients:
-        if time.monotonic() - reminded > REMINDER:
-            log.info(f"waiting for nodes: {found} of {clients} are here")
-            reminded = time.monotonic()
-        time.sleep(1)
+        now = time.monotonic()
+        if now >= end:
+            raise UserError(
+                f"{found} of {clients} nodes are connected after {timeout:g} s (--node-timeout): start the others"
+            )
+        if now - reminded > REMINDER:
+            log.info(f"waiting for nodes: {found} of {clients} are connected")
+            reminded = now
+        time.sleep(min(1.0, end - now))

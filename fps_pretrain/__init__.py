@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
+
+# PyTorch's threads spin while they wait for each other, which is slow where another program runs beside them. libgomp
+# reads this when it is loaded, so it must be set before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 if TYPE_CHECKING:
     from fps_pretrain.models.checkpoint import load_encoder

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from federated.client.batch_norm import estimate_statistics, has_statistics, with_norm
-from federated.client.training import evaluate
+from federated.client.evaluation import evaluate
 from federated.config.run import RunConfig, from_yaml
 from federated.data import sets as data
-from federated.server import client_models
+from federated.server.output import client_models
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import read_file
 from fps_pretrain.models.encoders import build_classifier, build_encoder

@@ -19,7 +19,7 @@ EXIT_FAILED = 3
 
 def main(path: str) -> int:
     """Carry out or resume the run that a YAML file describes; returns the exit code."""
-    from federated.server import rounds
+    from federated.server import run as rounds
 
     try:
         environment.record(rounds.run(from_yaml(Path(path).read_text()), quiet=True).folder)

@@ -18,7 +18,7 @@ def plan(runs: Sequence[RunConfig], jobs: int) -> Iterator[str]:
         runs: the runs; of those that are begun only the rest counts.
         jobs: how many run at a time.
     """
-    from federated.server.progress import duration
+    from federated.server.output.progress import duration
 
     left = {run.folder: 1 - done_rounds(run) / run.rounds for run in runs}
     seconds = _seconds(runs)
@@ -43,15 +43,15 @@ def _seconds(runs: Sequence[RunConfig]) -> dict[object, float]:
     from federated.client.workspace import Workspace
     from federated.data import sets as data
     from federated.data.partition import make_partition
-    from federated.server.estimate import seconds_of, work_of
-    from federated.server.initialise import initial_classifier, initial_encoder
+    from federated.server.start.estimate import seconds_of, work_of
+    from federated.server.start.initialise import initial_classifier, initial_encoder
 
     first = runs[0]
     dataset = data.load(first)
     threads = torch.get_num_threads()
     torch.set_num_threads(first.threads or 1)
     try:
-        partition = make_partition(first, dataset.train.labels, dataset.train.owners)
+        partition = make_partition(first, dataset.train.labels, dataset.train.user_ids)
         classifier = initial_classifier(first, initial_encoder(first)[0], len(dataset.classes))
         space = Workspace.build(first, dataset, partition)
         step, example = seconds_of(space, weights_of(with_norm(classifier, first.norm)))

@@ -42,7 +42,7 @@ def one_by_one(runs: Sequence[RunConfig]) -> None:
     Raises:
         ComparisonFailed: a run could not go on; those after it were not begun.
     """
-    from federated.server import rounds
+    from federated.server import run as rounds
 
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)

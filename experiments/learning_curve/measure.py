@@ -49,7 +49,7 @@ def candidates(encoders: Sequence[str]) -> list[Candidate]:
 
 def classify_frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict[str, float]:
     """Accuracies of classifiers on the frozen features of the encoder that ``run`` starts from, by measure."""
-    from federated.server.initialise import initial_encoder
+    from federated.server.start.initialise import initial_encoder
     from fps_pretrain.probing.probe import extract_features, knn_accuracy, linear_accuracy
 
     encoder = initial_encoder(run)[0]
@@ -60,9 +60,9 @@ def classify_frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict
 
 def federate(run: RunConfig) -> dict[str, float]:
     """Validation accuracy at the end of a federation and on average over its rounds, by measure."""
-    from federated.server import rounds
+    from federated.server.run import run as carry_out
 
-    history = rounds.run(run, quiet=True).history
+    history = carry_out(run, quiet=True).history
     accuracies = [row["val_accuracy"] for row in history if row["round"] and row.get("val_accuracy") is not None]
     return {"federation": accuracies[-1], "federation_mean": float(np.mean(accuracies))}
 

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge
-from flwr.serverapp.strategy import Bulyan as FlowerBulyan
+from flwr.serverapp.strategy import Bulyan
 
-from federated.algorithms.fedavg import FedAvg
+from federated.algorithms import flower
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-
-OPTIONS = {"malicious": 1}
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,4 @@ class Options(AlgorithmOptions):
         return 4 * self.malicious + 3
 
 
-def build_strategy(config: RunConfig) -> Bulyan:
-    """Flower's Bulyan."""
-    return Bulyan(num_malicious_nodes=config.option("malicious"))
-
-
-class Bulyan(FlowerBulyan, FedAvg):
-    """Flower's Bulyan."""
+init, combine = flower.server_step(Bulyan, lambda setting: {"num_malicious_nodes": setting.options.malicious})

@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Gt
-from flwr.serverapp.strategy import FedAdagrad as FlowerFedAdagrad
+from flwr.serverapp.strategy import FedAdagrad
 
-from federated.algorithms.fedadam import ServerOptimizer
+from federated.algorithms import flower
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-
-OPTIONS = {"server_lr": 0.01, "tau": 0.001}
 
 
 @dataclass(frozen=True)
@@ -32,10 +29,8 @@ class Options(AlgorithmOptions):
     """Added to the root of the second moment."""
 
 
-def build_strategy(config: RunConfig) -> FedAdagrad:
-    """Flower's FedAdagrad."""
-    return FedAdagrad.of(config)
-
-
-class FedAdagrad(FlowerFedAdagrad, ServerOptimizer):
-    """Flower's FedAdagrad over the mean of ``fedavg``, with a state that can be saved."""
+init, combine = flower.server_step(
+    FedAdagrad,
+    lambda setting: {"eta": setting.options.server_lr, "tau": setting.options.tau},
+    carried=("m_t", "v_t"),
+)

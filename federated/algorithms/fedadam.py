@@ -8,19 +8,14 @@ correction ``c = sqrt(1 - b2^(t + 1)) / (1 - b1^(t + 1))``; the paper has none.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Lt
-from flwr.serverapp.strategy import FedAdam as FlowerFedAdam
+from flwr.serverapp.strategy import FedAdam
 
-from federated import algorithms
-from federated.algorithms.fedavg import FedAvg, as_numpy
+from federated.algorithms import flower
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-from federated.server.cohort import ServerState
-
-OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
 
 
 @dataclass(frozen=True)
@@ -39,28 +34,13 @@ class Options(AlgorithmOptions):
     """Added to the root of the second moment."""
 
 
-def build_strategy(config: RunConfig) -> FedAdam:
-    """Flower's FedAdam."""
-    return FedAdam.of(config)
-
-
-class ServerOptimizer(FedAvg):
-    """Flower's adaptive server optimisers; they hand their first and second moments from round to round."""
-
-    carried = ("m_t", "v_t")
-
-    @classmethod
-    def of(cls, config: RunConfig) -> Self:
-        """The optimiser with those of the options that it takes."""
-        names = {"server_lr": "eta", "beta1": "beta_1", "beta2": "beta_2", "tau": "tau"}
-        return cls(**{names[option]: config.option(option) for option in algorithms.options(config.strategy)})
-
-    def load_state_dict(self, state: ServerState) -> None:
-        """Go on from what ``state_dict`` returned."""
-        for name in self.carried:
-            if name in state:
-                setattr(self, name, as_numpy(state[name]))
-
-
-class FedAdam(FlowerFedAdam, ServerOptimizer):
-    """Flower's FedAdam over the mean of ``fedavg``, with a state that can be saved."""
+init, combine = flower.server_step(
+    FedAdam,
+    lambda setting: {
+        "eta": setting.options.server_lr,
+        "beta_1": setting.options.beta1,
+        "beta_2": setting.options.beta2,
+        "tau": setting.options.tau,
+    },
+    carried=("m_t", "v_t"),
+)

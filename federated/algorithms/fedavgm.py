@@ -6,22 +6,15 @@ is Flower's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Lt
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import FedAvgM as FlowerFedAvgM
+from flwr.serverapp.strategy import FedAvgM
 
-from federated.algorithms.fedavg import FedAvg, as_numpy
+from federated.algorithms import flower
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-from federated.server.cohort import ServerState
-
-OPTIONS = {"server_lr": 1.0, "server_momentum": 0.9}
 
 
 @dataclass(frozen=True)
@@ -36,25 +29,11 @@ class Options(AlgorithmOptions):
     """Momentum of the server."""
 
 
-def build_strategy(config: RunConfig) -> FedAvgM:
-    """Flower's FedAvgM."""
-    return FedAvgM(server_learning_rate=config.option("server_lr"), server_momentum=config.option("server_momentum"))
-
-
-class FedAvgM(FlowerFedAvgM, FedAvg):
-    """Flower's FedAvgM, starting each round from the model it is given."""
-
-    carried = ("momentum_vector",)
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """Messages as in FedAvg."""
-        # Flower's would stay with the first model it ever saw and its own results from there.
-        self.current_arrays = arrays.copy()
-        return super().configure_train(server_round, arrays, config, grid)
-
-    def load_state_dict(self, state: ServerState) -> None:
-        """Go on from what ``state_dict`` returned; Flower keeps this momentum as a list."""
-        if "momentum_vector" in state:
-            self.momentum_vector = list(as_numpy(state["momentum_vector"]).values())
+init, combine = flower.server_step(
+    FedAvgM,
+    lambda setting: {
+        "server_learning_rate": setting.options.server_lr,
+        "server_momentum": setting.options.server_momentum,
+    },
+    carried=("momentum_vector",),
+)

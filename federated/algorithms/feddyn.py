@@ -7,24 +7,18 @@ global one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
-from flwr.app import Message
 from torch import Tensor
 
 from federated.algorithms.averaging import weighted_sum
-from federated.algorithms.fedavg import ChangesFromStart, arrays_of
-from federated.client.training import Client, ClientUpdate, Weights, local_sgd
+from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights
+from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-
-OPTIONS = {"feddyn_alpha": 0.01}
-KEEPS_STATE = True
 
 
 @dataclass(frozen=True)
@@ -39,7 +33,7 @@ class Options(AlgorithmOptions):
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
     """Local SGD on that objective, then ``g_i <- g_i - alpha (w_i - w_t)``, its gradient at the optimum."""
-    alpha = client.options["feddyn_alpha"]
+    alpha = client.options.feddyn_alpha
     parameters = client.parameters_of(weights)
     own = client.state.get("gradient") or {name: torch.zeros_like(tensor) for name, tensor in parameters.items()}
     terms = [
@@ -60,33 +54,18 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
     return update._replace(state={"gradient": new})
 
 
-def build_strategy(config: RunConfig) -> FedDyn:
-    """The server's part of algorithm 1."""
-    return FedDyn(config.option("feddyn_alpha"), config.clients)
+def init(params: Weights, setting: Setting) -> ServerState:
+    """The server's h begins at zero."""
+    return {"h": {name: torch.zeros_like(tensor) for name, tensor in params.items()}}
 
 
-class FedDyn(ChangesFromStart):
-    """``h <- h - (alpha / m) sum_i (w_i - w_t)`` and ``w_{t+1} = mean(w_i) - h / alpha``.
+def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
+    """``h <- h - (alpha / m) sum_i (w_i - w_t)`` over all m clients, and ``w_{t+1} = mean(w_i) - h / alpha``.
 
     The mean is a plain one, as in the paper: every client counts the same, however many examples it has.
-
-    Args:
-        alpha: weight of the regularisation.
-        num_clients: m, all clients there are.
     """
-
-    carried = ("h",)
-
-    def __init__(self, alpha: float, num_clients: int) -> None:
-        super().__init__()
-        self.alpha = alpha
-        self.num_clients = num_clients
-        self.h: Weights | None = None
-
-    def combine(self, replies: list[Message]) -> Weights:
-        """The next h and the next model."""
-        count = len(replies)
-        h = self.h or {name: torch.zeros_like(tensor) for name, tensor in self.origin.items()}
-        step = self.alpha / self.num_clients
-        self.h = weighted_sum(chain([h, self.origin], arrays_of(replies)), [1.0, step * count, *[-step] * count])
-        return weighted_sum(chain(arrays_of(replies), [self.h]), [*[1 / count] * count, -1 / self.alpha])
+    alpha, count = setting.options.feddyn_alpha, len(updates)
+    sent = [update.weights for update in updates]
+    step = alpha / setting.num_clients
+    h = weighted_sum([state["h"], params, *sent], [1.0, step * count, *[-step] * count])
+    return Combined(weighted_sum([*sent, h], [*[1 / count] * count, -1 / alpha]), {"h": h})

@@ -7,18 +7,17 @@ as many such steps as they took on average (section 5): ``x <- x - tau_eff sum_i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
-from flwr.app import Message
 from torch import Tensor
 
-from federated.algorithms.averaging import weighted_sum
-from federated.algorithms.fedavg import ChangesFromStart, arrays_of, examples_of
-from federated.client.training import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.algorithms.averaging import shares_of, weighted_sum
+from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights, no_state
+from federated.client.training import Client, ClientUpdate, effective_steps, local_sgd
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
+
+METRICS = ("effective_steps",)
 
 
 @dataclass(frozen=True)
@@ -27,25 +26,20 @@ class Options(AlgorithmOptions):
 
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
-    """Plain local SGD; tells, too, how many plain steps its steps are worth (``||a_i||_1``)."""
+    """Plain local SGD; reports, too, how many plain steps its steps are worth (``||a_i||_1``)."""
     update = local_sgd(client, weights)
     steps = effective_steps(update.steps, client.hyper.momentum)
     return update._replace(metrics={**update.metrics, "effective_steps": steps})
 
 
-def build_strategy(config: RunConfig) -> FedNova:
-    """The normalised mean."""
-    return FedNova()
+init = no_state
 
 
-class FedNova(ChangesFromStart):
-    """Averages changes per effective step, weighted by examples."""
-
-    def combine(self, replies: list[Message]) -> Weights:
-        """The model after the mean number of steps, of the mean of the clients' changes per step."""
-        counts = examples_of(replies)
-        shares = [count / sum(counts) for count in counts]
-        steps = [float(str(reply.content.metric_records["metrics"]["effective_steps"])) for reply in replies]
-        mean_steps = sum(share * taken for share, taken in zip(shares, steps, strict=True))
-        factors = [share * (mean_steps / taken) for share, taken in zip(shares, steps, strict=True)]
-        return weighted_sum(chain([self.origin], arrays_of(replies)), [1 - sum(factors), *factors])
+def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
+    """The model after the mean number of steps, of the mean of the clients' changes per step."""
+    shares = shares_of([update.num_examples for update in updates])
+    steps = [update.metrics["effective_steps"] for update in updates]
+    mean_steps = sum(share * taken for share, taken in zip(shares, steps, strict=True))
+    factors = [share * (mean_steps / taken) for share, taken in zip(shares, steps, strict=True)]
+    combined = weighted_sum([params, *(update.weights for update in updates)], [1 - sum(factors), *factors])
+    return Combined(combined, {})

@@ -1,7 +1,7 @@
 """FedProx (Li et al. 2020, "Federated Optimization in Heterogeneous Networks", algorithm 2).
 
-A client minimises ``F_k(w) + mu / 2 ||w - w_t||^2``, which keeps it near the model it was sent. The strategy is
-Flower's; the term is the clients' part.
+A client minimises ``F_k(w) + mu / 2 ||w - w_t||^2``, which keeps it near the model it was sent. The server averages as
+in FedAvg.
 """
 
 from __future__ import annotations
@@ -12,15 +12,12 @@ from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Ge
-from flwr.serverapp.strategy import FedProx as FlowerFedProx
 from torch import Tensor
 
-from federated.algorithms.fedavg import FedAvg
+from federated.algorithms.fedavg import combine as combine  # the server does as in FedAvg
+from federated.algorithms.fedavg import init as init
 from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-
-OPTIONS = {"prox_mu": 0.01}
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Options(AlgorithmOptions):
 
 def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
     """Local SGD whose gradients have ``mu (w - w_t)`` added."""
-    mu = client.options["prox_mu"]
+    mu = client.options.prox_mu
     start = client.beside_parameters(weights)
 
     @torch.no_grad()
@@ -45,12 +42,3 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
                 parameter.grad.add_(parameter - origin, alpha=mu)
 
     return local_sgd(client, weights, adjust=adjust)
-
-
-def build_strategy(config: RunConfig) -> FedProx:
-    """Flower's FedProx."""
-    return FedProx(proximal_mu=config.option("prox_mu"))
-
-
-class FedProx(FlowerFedProx, FedAvg):
-    """Flower's FedProx over the mean of ``fedavg``."""

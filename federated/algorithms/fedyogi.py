@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Ge, Gt, Lt
-from flwr.serverapp.strategy import FedYogi as FlowerFedYogi
+from flwr.serverapp.strategy import FedYogi
 
-from federated.algorithms.fedadam import ServerOptimizer
+from federated.algorithms import flower
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-
-OPTIONS = {"server_lr": 0.01, "beta1": 0.9, "beta2": 0.99, "tau": 0.001}
 
 
 @dataclass(frozen=True)
@@ -36,10 +33,13 @@ class Options(AlgorithmOptions):
     """Added to the root of the second moment."""
 
 
-def build_strategy(config: RunConfig) -> FedYogi:
-    """Flower's FedYogi."""
-    return FedYogi.of(config)
-
-
-class FedYogi(FlowerFedYogi, ServerOptimizer):
-    """Flower's FedYogi over the mean of ``fedavg``, with a state that can be saved."""
+init, combine = flower.server_step(
+    FedYogi,
+    lambda setting: {
+        "eta": setting.options.server_lr,
+        "beta_1": setting.options.beta1,
+        "beta_2": setting.options.beta2,
+        "tau": setting.options.tau,
+    },
+    carried=("m_t", "v_t"),
+)

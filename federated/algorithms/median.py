@@ -8,12 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from flwr.serverapp.strategy import FedMedian as FlowerFedMedian
+from flwr.serverapp.strategy import FedMedian
 
-from federated.algorithms.fedavg import FedAvg
+from federated.algorithms import flower
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
 
 
 @dataclass(frozen=True)
@@ -23,10 +22,4 @@ class Options(AlgorithmOptions):
     robust: ClassVar[bool] = True
 
 
-def build_strategy(config: RunConfig) -> FedMedian:
-    """Flower's FedMedian."""
-    return FedMedian()
-
-
-class FedMedian(FlowerFedMedian, FedAvg):
-    """Flower's FedMedian."""
+init, combine = flower.server_step(FedMedian, lambda setting: {})

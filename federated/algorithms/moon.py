@@ -17,12 +17,10 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 from torch.nn import functional as F
 
-from federated.algorithms.fedavg import build_strategy as build_strategy  # the server does as in FedAvg
+from federated.algorithms.fedavg import combine as combine  # the server does as in FedAvg
+from federated.algorithms.fedavg import init as init
 from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
-
-OPTIONS = {"moon_mu": 1.0, "moon_temperature": 0.5}
-KEEPS_STATE = True
 
 
 @dataclass(frozen=True)
@@ -48,7 +46,7 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
     if previous is None:
         update = local_sgd(client, weights)
     else:
-        mu, temperature = client.options["moon_mu"], client.options["moon_temperature"]
+        mu, temperature = client.options.moon_mu, client.options.moon_temperature
         encoder, head = client.model.get_submodule("encoder"), client.model.get_submodule("head")
         towards, away = _frozen_encoder(client, weights), _frozen_encoder(client, previous)
 

@@ -6,17 +6,15 @@ The mean, weighted by examples, of the clients with the best Krum scores (see ``
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from annotated_types import Ge
-from flwr.serverapp.strategy import MultiKrum as FlowerMultiKrum
+from flwr.serverapp.strategy import MultiKrum
 
-from federated.algorithms.fedavg import FedAvg
+from federated.algorithms import flower
+from federated.algorithms.base import Setting
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-
-OPTIONS = {"malicious": 1, "selected": None}
 
 
 @dataclass(frozen=True)
@@ -36,11 +34,10 @@ class Options(AlgorithmOptions):
         return 2 * self.malicious + 3
 
 
-def build_strategy(config: RunConfig) -> MultiKrum:
-    """Flower's MultiKrum; by default all participants but the malicious are selected."""
-    selected = config.selected or config.participants - config.option("malicious")
-    return MultiKrum(num_malicious_nodes=config.option("malicious"), num_nodes_to_select=selected)
+def _arguments(setting: Setting) -> dict[str, Any]:
+    malicious = setting.options.malicious
+    selected = setting.options.selected or setting.participants - malicious
+    return {"num_malicious_nodes": malicious, "num_nodes_to_select": selected}
 
 
-class MultiKrum(FlowerMultiKrum, FedAvg):
-    """Flower's MultiKrum; by default all participants but the malicious are selected."""
+init, combine = flower.server_step(MultiKrum, _arguments)

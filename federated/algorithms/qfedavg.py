@@ -8,19 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Ge, Gt
-from flwr.serverapp.strategy import QFedAvg as FlowerQFedAvg
+from flwr.serverapp.strategy import QFedAvg
 from torch import Tensor
 
-from federated.algorithms.fedavg import FedAvg
+from federated.algorithms import flower
+from federated.algorithms.base import Setting
 from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
 
-OPTIONS = {"q": 0.1, "q_lr": None}
+METRICS = ("initial_loss",)
 
 
 @dataclass(frozen=True)
@@ -54,11 +54,10 @@ def _loss(client: Client, weights: Mapping[str, Tensor]) -> float:
     return total / len(client.targets)
 
 
-def build_strategy(config: RunConfig) -> QFedAvg:
-    """Flower's QFedAvg; L is estimated by the inverse of a learning rate, as in the paper, by default the clients'."""
-    rate = config.q_lr if config.q_lr is not None else config.lr
-    return QFedAvg(client_learning_rate=rate, q=config.option("q"), train_loss_key="initial_loss")
+def _arguments(setting: Setting) -> dict[str, Any]:
+    """L is estimated by the inverse of a learning rate, as in the paper, by default the clients'."""
+    rate = setting.options.q_lr if setting.options.q_lr is not None else setting.client_lr
+    return {"client_learning_rate": rate, "q": setting.options.q, "train_loss_key": "initial_loss"}
 
 
-class QFedAvg(FlowerQFedAvg, FedAvg):
-    """Flower's QFedAvg."""
+init, combine = flower.server_step(QFedAvg, _arguments)

@@ -6,25 +6,20 @@ go along ``g_i(y) - c_i + c``, so that clients with different data do not drift 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Annotated, ClassVar
 
 import torch
 from annotated_types import Gt
-from flwr.app import ArrayRecord, ConfigRecord, Message
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated.algorithms.averaging import weighted_sum
-from federated.algorithms.fedavg import ChangesFromStart, arrays_of
-from federated.client.training import Client, ClientUpdate, Weights, effective_steps, local_sgd
+from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights
+from federated.client.training import Client, ClientUpdate, effective_steps, local_sgd
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
 
-OPTIONS = {"server_lr": 1.0}
-KEEPS_STATE = True
+SENT = RECEIVED = ("control",)
 
 
 @dataclass(frozen=True)
@@ -59,44 +54,19 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
     return update._replace(extra={"control": change}, state={"control": new})
 
 
-def build_strategy(config: RunConfig) -> Scaffold:
-    """The server's part of algorithm 1."""
-    return Scaffold(config.option("server_lr"), config.clients)
+def init(params: Weights, setting: Setting) -> ServerState:
+    """The server's control variate begins at zero."""
+    return {"control": {name: torch.zeros_like(tensor) for name, tensor in params.items()}}
 
 
-class Scaffold(ChangesFromStart):
-    """Moves the model by the mean of the clients' changes, and its control variate by the mean of theirs.
+def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
+    """``x + eta_g mean(y_i - x)`` and ``c + (|S| / N) mean(change of c_i)``.
 
     Both means are plain ones, as in the paper: every client counts the same, however many examples it has.
-
-    Args:
-        server_lr: eta_g, the step along the mean change.
-        num_clients: N, all clients there are.
     """
-
-    carried = ("control",)
-    one_record = False
-
-    def __init__(self, server_lr: float, num_clients: int) -> None:
-        super().__init__()
-        self.server_lr = server_lr
-        self.num_clients = num_clients
-        self.control: Weights = {}
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """FedAvg's messages with the server's control variate, which is zero at first."""
-        messages = list(super().configure_train(server_round, arrays, config, grid))
-        self.control = self.control or {name: torch.zeros_like(tensor) for name, tensor in self.origin.items()}
-        control = ArrayRecord(self.control)
-        for message in messages:
-            message.content["control"] = control.copy()
-        return messages
-
-    def combine(self, replies: list[Message]) -> Weights:
-        """``x + eta_g mean(y_i - x)`` and ``c + (|S| / N) mean(change of c_i)``."""
-        changes = chain([self.control], arrays_of(replies, "control"))
-        self.control = weighted_sum(changes, [1.0, *[1 / self.num_clients] * len(replies)])
-        share = self.server_lr / len(replies)
-        return weighted_sum(chain([self.origin], arrays_of(replies)), [1 - self.server_lr, *[share] * len(replies)])
+    changes = [state["control"], *(update.extra["control"] for update in updates)]
+    control = weighted_sum(changes, [1.0, *[1 / setting.num_clients] * len(updates)])
+    step = setting.options.server_lr
+    share = step / len(updates)
+    moved = weighted_sum([params, *(update.weights for update in updates)], [1 - step, *[share] * len(updates)])
+    return Combined(moved, {"control": control})

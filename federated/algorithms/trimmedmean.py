@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 from annotated_types import Gt, Lt
-from flwr.serverapp.strategy import FedTrimmedAvg as FlowerFedTrimmedAvg
+from flwr.serverapp.strategy import FedTrimmedAvg
 
-from federated.algorithms.fedavg import FedAvg
+from federated.algorithms import flower
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
-from federated.config.run import RunConfig
-
-OPTIONS = {"trim": 0.2}
 
 
 @dataclass(frozen=True)
@@ -35,10 +32,4 @@ class Options(AlgorithmOptions):
         return -int(-1 // self.trim)
 
 
-def build_strategy(config: RunConfig) -> FedTrimmedAvg:
-    """Flower's FedTrimmedAvg."""
-    return FedTrimmedAvg(beta=config.option("trim"))
-
-
-class FedTrimmedAvg(FlowerFedTrimmedAvg, FedAvg):
-    """Flower's FedTrimmedAvg."""
+init, combine = flower.server_step(FedTrimmedAvg, lambda setting: {"beta": setting.options.trim})

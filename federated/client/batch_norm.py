@@ -19,16 +19,14 @@ those of the clients' images; see ``pooled_statistics``.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from federated.client.training import Weights
-from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.keys import seed_of
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 
 CHANNELS_PER_GROUP = 8
 """Two groups in ResNet-20's narrowest stage. Wu & He (2018, "Group Normalization", table 3) find 8 to 64 channels to a
@@ -109,95 +107,13 @@ def estimate_statistics(
 
 def has_statistics(model: nn.Module) -> bool:
     """Whether a model has BatchNorm layers with running statistics."""
-    return bool(_tracking(model))
+    return bool(tracking_layers(model))
 
 
-def _tracking(model: nn.Module) -> dict[str, _BatchNorm]:
+def tracking_layers(model: nn.Module) -> dict[str, _BatchNorm]:
     """The BatchNorm layers that have running statistics, by name."""
     return {
         name: module
         for name, module in model.named_modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     }
-
-
-@torch.no_grad()
-def batch_norm_sums(
-    model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, batch_size: int, key: tuple[int, int]
-) -> dict[str, Tensor]:
-    """A client's part of ``pooled_statistics``: what goes into each BatchNorm, added up over its images.
-
-    No labels and no gradients. BatchNorm is in training mode, all else in evaluation mode, where nothing is random.
-
-    Args:
-        model: lends its structure, ``encoder`` and ``head``; on the device of ``images``.
-        weights: the classifier's.
-        images: uint8 ``(N, S, S, 3)``.
-        batch_size: the most images in a batch; batches differ by one image at most, so that none is left with one.
-        key: ``(seed, client)``, which fixes the batches.
-
-    Returns:
-        ``LAYER.sum`` and ``LAYER.squares`` ``(C,)``, over images and places, and ``LAYER.count`` of these ``()``, all
-        float64 on the CPU, and ``batches`` ``()``, int64. From a single image, which is no batch, all are zero.
-    """
-    model.load_state_dict(weights)
-    model.eval()
-    layers = _tracking(model)
-    zeros = {name: torch.zeros(layer.num_features, dtype=torch.float64) for name, layer in layers.items()}
-    sums = {f"{name}.{what}": zeros[name].clone() for name in layers for what in ("sum", "squares")}
-    sums |= {f"{name}.count": torch.zeros((), dtype=torch.float64) for name in layers}
-
-    def add_up(name: str) -> Callable[[nn.Module, tuple[Tensor]], None]:
-        def hook(_: nn.Module, inputs: tuple[Tensor]) -> None:
-            values = inputs[0].double().transpose(0, 1).flatten(1)  # (C, images and places)
-            sums[f"{name}.sum"] += values.sum(1).cpu()
-            sums[f"{name}.squares"] += values.square().sum(1).cpu()
-            sums[f"{name}.count"] += values.shape[1]
-
-        return hook
-
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_of(key[0], "statistics", key[1])))
-    batches = order.tensor_split(-(-len(images) // batch_size)) if len(images) > 1 else ()
-    handles = [layer.train().register_forward_pre_hook(add_up(name)) for name, layer in layers.items()]
-    try:
-        for batch in batches:
-            model.get_submodule("encoder")(normalise(images[batch.to(images.device)]))
-    finally:
-        for handle in handles:
-            handle.remove()
-    return {**sums, "batches": torch.tensor(len(batches))}
-
-
-def pooled_statistics(weights: Mapping[str, Tensor], clients: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """A model whose BatchNorm statistics are those of all clients' images (``--init-statistics clients``).
-
-    A layer's mean is the mean over all clients' examples, its variance ``E[x^2] - E[x]^2`` over them: the mean of the
-    clients' variances and the variance of their means, by the law of total variance. Like AdaBN (Li et al. 2017,
-    "Revisiting Batch Normalization For Practical Domain Adaptation", section 3), without bringing the images together.
-
-    For the first BatchNorm of an encoder, whose inputs depend on images alone, they are exactly those of the pooled
-    images. Each deeper one sees what the layers below make of a client's batches, normalised by these batches' own
-    statistics as in training: the more clients differ, the more this differs from what pooled batches would give.
-
-    Args:
-        weights: the classifier's; parameters are kept.
-        clients: ``batch_norm_sums`` of each client, in client order, which fixes the rounding.
-
-    Returns:
-        The classifier's weights with the new statistics, in the type of the old.
-
-    Raises:
-        UserError: no client has two images.
-    """
-    total = {name: torch.stack([client[name] for client in clients]).sum(0) for name in clients[0]}
-    pooled = dict(weights)
-    for name in (name.removesuffix(".count") for name in total if name.endswith(".count")):
-        count = total[f"{name}.count"]
-        if not count:
-            raise UserError("--init-statistics clients: no client has two images")
-        mean = total[f"{name}.sum"] / count
-        variance = (total[f"{name}.squares"] / count - mean.square()).clamp(min=0) * count / (count - 1)
-        for what, value in (("mean", mean), ("var", variance), ("batches", total["batches"])):
-            buffer = f"{name}.num_batches_tracked" if what == "batches" else f"{name}.running_{what}"
-            pooled[buffer] = value.to(weights[buffer].dtype)
-    return pooled

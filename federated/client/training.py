@@ -17,9 +17,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from federated.client.augmentation import augment
 from federated.config.run import RunConfig
 from fps_pretrain.common.keys import seed_of
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 
 Weights = dict[str, Tensor]
 """A model's state dict on the CPU, or a part of one."""
@@ -53,7 +54,7 @@ class ClientUpdate(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Hyper:
+class ClientHyperparameters:
     """The hyper-parameters of local SGD in one round; ``augmentation`` is none, crop or standard."""
 
     lr: float
@@ -64,7 +65,7 @@ class Hyper:
     augmentation: str
 
     @classmethod
-    def of(cls, config: RunConfig, server_round: int) -> Hyper:
+    def of(cls, config: RunConfig, server_round: int) -> ClientHyperparameters:
         """Those of ``server_round``, counted from 1."""
         return cls(
             lr=learning_rate(config, server_round),
@@ -100,13 +101,13 @@ class Problem:
         loss: ``(outputs, targets)`` to the mean loss over the batch.
     """
 
-    inputs: Callable[[Tensor, Tensor, Hyper, torch.Generator], Tensor]
+    inputs: Callable[[Tensor, Tensor, ClientHyperparameters, torch.Generator], Tensor]
     loss: Callable[[Tensor, Tensor], Tensor]
 
 
-def image_inputs(images: Tensor, batch: Tensor, hyper: Hyper, generator: torch.Generator) -> Tensor:
+def image_inputs(images: Tensor, batch: Tensor, hyper: ClientHyperparameters, generator: torch.Generator) -> Tensor:
     """The images at ``batch``, augmented and normalised: uint8 ``(N, S, S, 3)`` to float ``(B, 3, S, S)``."""
-    return normalise(_augment(images, batch, hyper.augmentation, generator))
+    return normalise(augment(images, batch, hyper.augmentation, generator))
 
 
 CLASSIFICATION = Problem(image_inputs, F.cross_entropy)
@@ -123,7 +124,7 @@ class Client:
         targets: ``(N,)``; labels are int64.
         hyper: the hyper-parameters of the round.
         key: ``(seed, round, client)``, which fixes batches and augmentation.
-        options: the algorithm's options by name.
+        options: the algorithm's ``Options``.
         received: further state dicts from the server, by name.
         state: what the client remembers from its last round, nothing in its first.
         check: called before every batch; raises when the client's time is over.
@@ -133,9 +134,9 @@ class Client:
     model: nn.Module
     examples: Tensor
     targets: Tensor
-    hyper: Hyper
+    hyper: ClientHyperparameters
     key: tuple[int, int, int]
-    options: Mapping[str, Any] = field(default_factory=dict)
+    options: Any = None
     received: Mapping[str, Weights] = field(default_factory=dict)
     state: ClientState = field(default_factory=dict)
     check: Callable[[], None] = lambda: None
@@ -243,37 +244,3 @@ def _batches(count: int, size: int, generator: torch.Generator) -> Iterator[Tens
         # One example has no batch statistics worth the name: BatchNorm would normalise it by itself.
         if len(batch) > 1 or start == 0 or size == 1:
             yield batch
-
-
-def _augment(images: Tensor, batch: Tensor, augmentation: str, generator: torch.Generator) -> Tensor:
-    """The images at ``batch``, each shifted over a black border and mirrored at random."""
-    if augmentation == "none":
-        return images[batch.to(images.device)]
-    side = images.shape[1]
-    shift = side // 8
-    rows = torch.arange(side) + torch.randint(-shift, shift + 1, (len(batch), 1), generator=generator)
-    columns = torch.arange(side) + torch.randint(-shift, shift + 1, (len(batch), 1), generator=generator)
-    if augmentation == "standard":
-        mirrored = torch.rand(len(batch), 1, generator=generator) < 0.5
-        columns = torch.where(mirrored, columns.flip(1), columns)
-    inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
-    index = (batch[:, None, None], rows.clamp(0, side - 1)[:, :, None], columns.clamp(0, side - 1)[:, None, :])
-    picked = images[tuple(part.to(images.device) for part in index)]
-    return picked * inside[..., None].to(images.device)
-
-
-@torch.inference_mode()
-def evaluate(
-    model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
-) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of ``weights`` on images ``(N, S, S, 3)`` and labels ``(N,)``, N at least 1."""
-    model.load_state_dict(weights)
-    model.eval()
-    total_loss = torch.zeros((), dtype=torch.float64, device=images.device)
-    correct = torch.zeros((), dtype=torch.int64, device=images.device)
-    for start in range(0, len(labels), batch_size):
-        target = labels[start : start + batch_size]
-        logits = model(normalise(images[start : start + batch_size]))
-        total_loss += F.cross_entropy(logits, target, reduction="sum").double()
-        correct += (logits.argmax(1) == target).sum()
-    return float(total_loss) / len(labels), int(correct) / len(labels)

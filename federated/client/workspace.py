@@ -1,8 +1,8 @@
-"""What a process needs to train and evaluate: the data on its device, the partition, and one model to lend.
+"""What a process needs to train and evaluate: the data on its device, the partition, and a model whose weights change.
 
-Each process has one workspace at a time. The process that starts a run opens it; clients in the same process find it
-there; clients in other processes of this machine (workers, Ray's) open their own over the same training examples,
-which lie in a file that all of them map into memory; clients elsewhere load the data themselves.
+Each process has one workspace at a time. The process that starts a run opens it, and clients in the same process find
+it there. Worker processes open their own over the same training examples, files that all of them map into memory. Ray
+actors get theirs from Ray's object store. Clients elsewhere load the data themselves.
 """
 
 from __future__ import annotations
@@ -21,18 +21,29 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from federated.client.batch_norm import estimate_statistics, parameter_names, with_norm
-from federated.client.training import CLASSIFICATION, Problem, Weights, evaluate
+from federated.client.evaluation import correct_mask, evaluate
+from federated.client.training import CLASSIFICATION, Problem, Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
 from federated.data import sets as data
-from federated.data.partition import Partition, load_partition
-from federated.server.evaluation import correct
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 
 @dataclass(frozen=True)
 class Workspace:
-    """Data, partition and model of a run on one device; ``problem`` is what the model learns from the data."""
+    """Data, partition and model of a run on one device.
+
+    Attributes:
+        config: the run.
+        dataset: its data, in main memory.
+        partition: for each client the indices of its training examples; empty with ``--partition nodes``.
+        model: a classifier that whoever trains or evaluates loads weights into.
+        device: where the model and ``train`` are.
+        train: the training images ``(N, S, S, 3)``, uint8, and labels ``(N,)``.
+        problem: what the model learns from the data.
+    """
 
     config: RunConfig
     dataset: data.Dataset
@@ -62,7 +73,7 @@ class Workspace:
 
     def examples_of(self, client: int) -> tuple[Tensor, Tensor]:
         """A client's training images ``(n, S, S, 3)``, uint8, and labels ``(n,)``, on the device."""
-        if self.config.partition == "nodes":  # what is here is this node's
+        if self.config.partition == "nodes":  # this machine has the examples of one node only
             return self.train
         indices = torch.from_numpy(self.partition[client]).to(self.device)
         return self.train[0][indices], self.train[1][indices]
@@ -71,10 +82,10 @@ class Workspace:
         """A node's own test examples, as ``examples_of``; its training examples where it has none."""
         return _on_device(self.dataset.test, self.device) if len(self.dataset.test) else self.examples_of(client)
 
-    def hits(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
-        """Which of the test examples the weights have right."""
+    def correct_mask(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
+        """Which of the ``N`` test examples the weights classify correctly, ``(N,)``."""
         images, labels = _on_device(self.dataset.test, self.device)
-        return correct(self.model, weights, images, labels, self.config.eval_batch_size)
+        return correct_mask(self.model, weights, images, labels, self.config.eval_batch_size)
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -131,12 +142,14 @@ def message_config(
     client_states: Path | None = None,
     classes: Sequence[str] = (),
 ) -> ConfigRecord:
-    """What a message tells a client about the run; paths are absolute, since a worker may run in another folder.
+    """What a message tells a client about the run, without what only the server may know.
+
+    Paths are absolute, since a worker may run in another folder.
 
     Args:
         config: the run.
         partition_file: which client holds which example.
-        training_data: what ``lay_out`` wrote, for clients in other processes of this machine.
+        training_data: what ``export_memmap`` wrote, for clients in other processes of this machine.
         client_states: where clients on this machine keep what they remember.
         classes: the names of the classes, for nodes that have data of their own.
     """
@@ -146,14 +159,14 @@ def message_config(
         dataset=f"{kind}:{Path(where).resolve()}" if kind in ("folder", "parquet") else config.dataset,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
     )
-    message = {"run-config": to_yaml(located), "partition-file": str(partition_file.resolve())}
+    message = {"run-config": to_yaml(located, for_clients=True), "partition-file": str(partition_file.resolve())}
     for name, path in (("training-data", training_data), ("client-states", client_states)):
         if path:
             message[name] = str(path.resolve())
     return ConfigRecord({**message, **({"classes": list(classes)} if classes else {})})
 
 
-def lay_out(dataset: data.Dataset, folder: Path) -> None:
+def export_memmap(dataset: data.Dataset, folder: Path) -> None:
     """Write the training examples as files that processes can map into their memory, one copy for all of them."""
     folder.mkdir()
     np.save(folder / "images.npy", dataset.train.images)
@@ -161,8 +174,9 @@ def lay_out(dataset: data.Dataset, folder: Path) -> None:
     np.save(folder / "classes.npy", np.array(dataset.classes))
 
 
-def _laid_out(folder: Path) -> data.Dataset:
-    # Copy on write, so that PyTorch does not complain of memory it might write to; nobody writes, nothing is copied.
+def import_memmap(folder: Path) -> data.Dataset:
+    """The training examples that ``export_memmap`` wrote, mapped into memory; there are no other splits."""
+    # Copy on write: PyTorch warns of read-only memory. Nobody writes, so nothing is copied.
     images, labels = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "labels"))
     nothing = data.Split(images[:0], labels[:0])
     return data.Dataset(data.Split(images, labels), nothing, nothing, tuple(np.load(folder / "classes.npy").tolist()))
@@ -175,7 +189,7 @@ def share(message: ConfigRecord, workspace: Workspace) -> None:
 
 
 def close() -> None:
-    """Let go of this process's workspace and its memory."""
+    """Forget this process's workspace, so that its memory is freed."""
     _current.clear()
 
 
@@ -187,7 +201,7 @@ def find(message: ConfigRecord, node: Mapping[str, object] = MappingProxyType({}
         node: the configuration of the node; with ``--partition nodes`` it says where its ``data`` are.
 
     Raises:
-        UserError: it does not say, or the data cannot be used.
+        UserError: the node's configuration does not name its data, or the data cannot be used.
     """
     if "classes" in message and "data" not in node:
         raise UserError('--partition nodes: start this node with data="FOLDER" in its --node-config')
@@ -199,8 +213,8 @@ def find(message: ConfigRecord, node: Mapping[str, object] = MappingProxyType({}
         if config.partition == "nodes":
             _current[key] = _of_node(config, cast(list[str], message["classes"]), node)
         else:
-            laid_out = message.get("training-data")
-            dataset = _laid_out(Path(str(laid_out))) if laid_out else data.load(config)
+            exported = message.get("training-data")
+            dataset = import_memmap(Path(str(exported))) if exported else data.load(config)
             _current[key] = Workspace.build(config, dataset, load_partition(Path(key[1])))
     return _current[key]
 

@@ -1,9 +1,12 @@
-"""What is known of a federated algorithm before PyTorch is imported: its options and a few facts about it."""
+"""What is known of the federated algorithms before PyTorch is imported: their names, options and a few facts."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, make_dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from fps_pretrain.common.options import OptionFiles, check, shared
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,11 @@ class AlgorithmOptions:
 
     A field is an option of the command line: its type and range (``Annotated[float, Gt(0)]``), its default, and, in the
     string below it, its description. The class is read without running the rest of its file: it may use only
-    ``dataclass``, ``Annotated``, ``ClassVar``, ``Literal`` and the ranges of ``annotated_types``.
+    ``dataclass``, ``Annotated``, ``ClassVar``, ``Literal``, the ranges of ``annotated_types`` and those of
+    ``fps_pretrain.common.options``.
+
+    Raises:
+        UserError: a value is out of range.
     """
 
     keeps_state: ClassVar[bool] = False
@@ -24,7 +31,32 @@ class AlgorithmOptions:
     robust: ClassVar[bool] = False
     """The server withstands malicious clients; BatchNorm's buffers are then combined by the same rule."""
 
+    def __post_init__(self) -> None:
+        check(self)
+
     @property
     def least_replies(self) -> int:
         """Replies without which the algorithm is not what its name promises."""
         return 1
+
+
+_FILES = OptionFiles(Path(__file__).parents[1] / "algorithms", AlgorithmOptions)
+
+
+def names() -> tuple[str, ...]:
+    """The algorithms there are, in alphabetical order: the files of ``federated/algorithms/`` that have ``Options``."""
+    return tuple(_FILES.all)
+
+
+def options_class(name: str) -> type[AlgorithmOptions]:
+    """The options of an algorithm."""
+    return _FILES.all[name]
+
+
+AlgorithmFields: Any = make_dataclass(
+    "AlgorithmFields",
+    shared(_FILES.all, "strategy"),
+    frozen=True,
+    namespace={"__module__": __name__, "__doc__": "Options of the algorithms"},
+)
+"""The options of all algorithms as fields that are None unless an algorithm is chosen that has them."""

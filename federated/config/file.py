@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from federated.config.run import RunConfig, unused_beside
-from fps_pretrain.common import cli
+from federated.config.run import FIELDS, unused_beside
+from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.options import check_value, from_plain
 from fps_pretrain.common.suggest import suggest
 
 ConfigT = TypeVar("ConfigT")
@@ -48,7 +46,7 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
         left_out: options that the file may have and the program has no use for.
 
     Raises:
-        UserError: the file is missing, no YAML mapping, or has keys that are no options.
+        UserError: the file is missing, no YAML mapping, has keys that are no options, or values that an option refuses.
     """
     rest = list(arguments)
     files = []
@@ -78,22 +76,34 @@ def read_file(path: Path, lists: Collection[str] = ()) -> dict[str, Any]:
     Raises:
         UserError: as ``expand`` says.
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{FLAG} {path} cannot be read") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{FLAG} {path} is not YAML") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{FLAG} {path} must map options to values, such as 'rounds: 30'")
-    values = {str(name).replace("-", "_"): value for name, value in values.items()}
-    known = {field.name for field in dataclasses.fields(RunConfig)} | set(lists)
+    source = f"{FLAG} {path}"
+    values: dict[str, Any] = {}
+    for key, value in yaml_file.read(path, source).items():
+        name = key.replace("-", "_")
+        if name in values:
+            raise UserError(f"{source}: {name} is there twice")
+        values[name] = value
+    known = {*FIELDS, *lists}
     if unknown := sorted(set(values) - known):
-        raise UserError(f"{FLAG} {path} has options that there are not: {suggest(unknown, known)}")
+        raise UserError(f"{source} has options that there are not: {suggest(unknown, known)}")
     for name, value in values.items():
-        if isinstance(value, dict) or (isinstance(value, list) and name not in lists):
-            raise UserError(f"{FLAG} {path}: {name} must be a single value")
+        if name in lists:
+            if any(isinstance(item, (dict, list)) for item in (value if isinstance(value, list) else [value])):
+                raise UserError(f"{source}: {name} must be a value or a list of values")
+        elif isinstance(value, (dict, list)):
+            raise UserError(f"{source}: {name} must be a single value")
+        elif value is not None:
+            values[name] = _checked(name, value, source)
     return values
+
+
+def _checked(name: str, value: Any, source: str) -> Any:
+    try:
+        value = from_plain(FIELDS[name], value)
+        check_value(FIELDS[name], value)
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from error
+    return value
 
 
 def _as_flag(name: str, value: Any) -> list[str]:
@@ -102,4 +112,6 @@ def _as_flag(name: str, value: Any) -> list[str]:
         return []
     if isinstance(value, bool):
         return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}", *map(str, value if isinstance(value, list) else [value])]
+    if isinstance(value, list):
+        return [f"--{flag}", *map(str, value)]
+    return [f"--{flag}={value}"]

@@ -1,4 +1,4 @@
-"""What comes from elsewhere: where it is kept, and how its failures are told."""
+"""What is downloaded: where it is kept, and one line for each failure."""
 
 from __future__ import annotations
 
@@ -7,23 +7,27 @@ import io
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.images.known import cifar_type, has_cifar
 
 CACHE = Path.home() / ".cache" / "fps-federated"
 """Where data sets and weights go when their library has no cache of its own."""
 
+_CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
+
 
 @contextlib.contextmanager
 def one_line(message: str) -> Iterator[None]:
-    """Whatever a download raises (each library has its own errors) becomes one line, and what it says is dropped.
+    """Turn whatever a download raises (each library has its own errors) into one line, and drop what it prints.
 
     Raises:
         UserError: ``message`` and, in brackets, the first line of the reason.
     """
     silenced = logging.root.manager.disable
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        logging.disable(logging.CRITICAL)  # what libraries say of each of their attempts
+        logging.disable(logging.CRITICAL)  # libraries log each of their attempts
         try:
             yield
         except Exception as error:
@@ -31,3 +35,41 @@ def one_line(message: str) -> Iterator[None]:
             raise UserError(f"{message} ({reason[0] if reason else type(error).__name__})") from error
         finally:
             logging.disable(silenced)
+
+
+def find_cifar(name: str, data_dir: Path | None) -> Path:
+    """The folder that holds ``cifar10`` or ``cifar100`` as torchvision unpacks it; downloaded if none is named.
+
+    Raises:
+        UserError: ``data_dir`` does not hold it, or it cannot be downloaded.
+    """
+    source, root = cifar_type(name), data_dir or CACHE
+    where = f"put train.parquet and test.parquet, or {source.base_folder}/ from {_CIFAR_PAGE}, into"
+    if has_cifar(name, root):
+        return root
+    if data_dir is None:
+        try:
+            with one_line(f"cannot download {name}; {where} a folder and name it with --data-dir"):
+                source(str(root), train=True, download=True)
+        finally:
+            with contextlib.suppress(OSError):
+                root.rmdir()  # removes it only when the download left it empty
+    if data_dir is not None or not has_cifar(name, root):
+        raise UserError(f"{root} does not hold {name}: {where} it, or leave out --data-dir to download")
+    return root
+
+
+def load_hub(name: str, cache: Path | None) -> tuple[Any, tuple[Path, ...]]:
+    """A data set of the Hugging Face hub by split, and the folders that its images may lie in as files.
+
+    Raises:
+        UserError: it is not there or cannot be downloaded.
+    """
+    with one_line(f"cannot load {name} from the Hugging Face hub; with its Parquet files use --dataset parquet:PATH"):
+        import datasets
+        from huggingface_hub import constants
+
+        datasets.disable_progress_bars()
+        splits = datasets.load_dataset(name, cache_dir=str(cache) if cache else None)
+    folders = [datasets.config.HF_DATASETS_CACHE, datasets.config.DOWNLOADED_DATASETS_PATH, constants.HF_HUB_CACHE]
+    return splits, tuple(Path(folder) for folder in ([cache] if cache else []) + folders)

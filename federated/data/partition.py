@@ -1,21 +1,18 @@
-"""Which client holds which training example, as lists of indices, and a picture of it."""
+"""Which client holds which training example, as lists of indices: the kinds of partition.
+
+A kind is a function of the configuration, the labels and a generator. To add one, write it and name it in
+``_PARTITIONERS``.
+"""
 
 from __future__ import annotations
 
 import warnings
-import zipfile
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 from federated.config.run import RunConfig
-from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
 
@@ -24,14 +21,8 @@ Indices = NDArray[np.int64]
 Partition = list[Indices]
 """For each client the sorted indices of its training examples; disjoint, and together all of them."""
 
-MAX_BARS = 60
-"""Clients that are drawn as bars of their own; more are drawn as a map."""
 
-MAX_COLUMNS = 1000
-"""Columns of that map."""
-
-
-def make_partition(config: RunConfig, labels: Indices, owners: NDArray[np.str_] | None = None) -> Partition:
+def make_partition(config: RunConfig, labels: Indices, user_ids: NDArray[np.str_] | None = None) -> Partition:
     """Spread all examples over the clients, as a function of ``config.seed``.
 
     ``iid``: shuffled examples in equal parts.
@@ -45,12 +36,12 @@ def make_partition(config: RunConfig, labels: Indices, owners: NDArray[np.str_] 
     ``pathological``: a number of classes a client; a class is shared equally by the clients that have it. Unlike
     flwr-datasets' partitioner of that name, every class has a client.
     ``size``: shuffled examples in parts that grow with the client's number k like k, its square or its exponential.
-    ``natural``: by ``owners``, all examples of one with one client.
+    ``natural``: by ``user_ids``, all examples of one with one client.
 
     Args:
         config: the partition and its details.
         labels: int64 ``(N,)``.
-        owners: who made each example ``(N,)``, for the natural partition.
+        user_ids: who made each example ``(N,)``, for the natural partition.
 
     Raises:
         UserError: there are more clients than examples, or no such partition leaves every client enough examples.
@@ -61,8 +52,8 @@ def make_partition(config: RunConfig, labels: Indices, owners: NDArray[np.str_] 
         raise UserError(f"--clients {config.clients} is more than the {len(labels)} training examples there are")
     rng = np.random.default_rng(seed_of(config.seed, "partition") % 2**32)
     if config.partition == "natural":
-        assert owners is not None
-        parts = _natural(config, owners, rng)
+        assert user_ids is not None
+        parts = _natural(config, user_ids, rng)
     else:
         parts = _PARTITIONERS[config.partition](config, labels, rng)
     partition = [np.sort(part).astype(np.int64) for part in parts]
@@ -88,7 +79,7 @@ def _dirichlet(config: RunConfig, labels: Indices, rng: np.random.Generator) -> 
             "label",
             config.alpha,
             min_partition_size=config.min_partition_size,
-            seed=seed_of(config.seed, "partition") % 2**32,
+            seed=seed_of(config.seed, "partition-dirichlet") % 2**32,
         )
         order = rng.permutation(len(labels))
         partitioner.dataset = Dataset.from_dict({"index": order, "label": labels[order]})
@@ -163,21 +154,21 @@ def _size(config: RunConfig, labels: Indices, rng: np.random.Generator) -> Parti
     spare = len(labels) - config.clients * config.min_partition_size
     if spare < 0:
         raise UserError(f"{_impossible(config)}: {_advice(config)}")
-    # Everybody gets the fewest examples allowed, and what is left grows.
+    # Each client gets the fewest examples allowed; the rest is shared out in proportion to the weights.
     ends = np.round(spare * np.cumsum(weights) / weights.sum()).astype(np.int64)
     ends += config.min_partition_size * np.arange(1, config.clients + 1)
     return np.split(rng.permutation(len(labels)), ends[:-1])
 
 
-def _natural(config: RunConfig, owners: NDArray[np.str_], rng: np.random.Generator) -> Partition:
-    names, owner = np.unique(owners, return_inverse=True)
+def _natural(config: RunConfig, user_ids: NDArray[np.str_], rng: np.random.Generator) -> Partition:
+    names, user = np.unique(user_ids, return_inverse=True)
     if config.clients > len(names):
         raise UserError(f"--clients {config.clients} is more than the {len(names)} who made the training examples")
     client_of = np.empty(len(names), np.int64)
     for client, hand in enumerate(np.array_split(rng.permutation(len(names)), config.clients)):
         client_of[hand] = client
-    order = np.argsort(client_of[owner], kind="stable")
-    return np.split(order, np.cumsum(np.bincount(client_of[owner], minlength=config.clients))[:-1])
+    order = np.argsort(client_of[user], kind="stable")
+    return np.split(order, np.cumsum(np.bincount(client_of[user], minlength=config.clients))[:-1])
 
 
 _PARTITIONERS: dict[str, Callable[[RunConfig, Indices, np.random.Generator], Partition]] = {
@@ -205,24 +196,6 @@ def _advice(config: RunConfig) -> str:
     return f"{specific.get(config.partition, '')}lower --clients or --min-partition-size"
 
 
-def save_partition(path: Path, partition: Partition) -> None:
-    """Write a partition as two plain arrays: all indices one client after the other, and where each client ends."""
-    np.savez(path, indices=np.concatenate(partition), ends=np.cumsum([len(part) for part in partition]))
-
-
-def load_partition(path: Path) -> Partition:
-    """Read what ``save_partition`` wrote.
-
-    Raises:
-        UserError: the file is missing or is not such a partition.
-    """
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return [part.astype(np.int64) for part in np.split(file["indices"], file["ends"][:-1])]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is missing or damaged: remove the run folder and start the run again") from error
-
-
 def count_labels(partition: Partition, labels: NDArray[np.int64], num_classes: int) -> NDArray[np.int64]:
     """Examples of each class at each client, ``(clients, classes)``."""
     return np.stack([np.bincount(labels[part], minlength=num_classes) for part in partition])
@@ -240,64 +213,3 @@ def describe_counts(counts: Indices) -> str:
         f"{len(counts)} clients with {sizes.min()} to {sizes.max()} examples (median {np.median(sizes):g}) "
         f"of {present.min()} to {present.max()} classes"
     )
-
-
-def plot_partition(path: Path, partition: Partition, labels: Indices, classes: Sequence[str]) -> None:
-    """Draw how many examples of which class each client has into a PNG file."""
-    plot_counts(path, count_labels(partition, labels, len(classes)), classes)
-
-
-def plot_counts(path: Path, counts: Indices, classes: Sequence[str]) -> None:
-    """Draw numbers of examples ``(clients, classes)`` into a PNG file.
-
-    Up to ``MAX_BARS`` clients are stacked bars. More are a map, a column a client and a row a class, under a curve of
-    their sizes, with the clients in the order of their most frequent class.
-    """
-    few = len(counts) <= MAX_BARS
-    width = float(np.clip(2.5 + 0.35 * len(counts), 6, 14)) if few else 11.0
-    figure = plots.new_figure(width, 4 if few else 6)
-    (_draw_bars if few else _draw_map)(figure, counts, classes)
-    plots.save(figure, path)
-
-
-def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
-    from matplotlib import colormaps
-
-    clients = np.arange(len(counts))
-    axes = figure.add_subplot()
-    colours = colormaps["tab10" if len(classes) <= 10 else "turbo"]
-    bottom = np.zeros(len(clients))
-    for label, name in enumerate(classes):
-        colour = colours(label if len(classes) <= 10 else label / (len(classes) - 1))
-        axes.bar(clients, counts[:, label], bottom=bottom, width=0.9, color=colour, label=plots.literal(name))
-        bottom += counts[:, label]
-    axes.set(xlabel="client", ylabel="training examples", title=f"Examples by class at {len(clients)} clients")
-    axes.set_xlim(-0.6, len(clients) - 0.4)
-    if len(clients) <= 30:
-        axes.set_xticks(clients)
-    if len(classes) <= 20:
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", fontsize="small", frameon=False)
-    plots.style(axes, grid=False)
-
-
-def _draw_map(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
-    sizes = counts.sum(axis=1)
-    shares = counts / np.maximum(sizes, 1)[:, None]
-    # By most frequent class and, among equals, by its share: whoever has one class only stands beside the like.
-    order = np.lexsort((-shares.max(axis=1), shares.argmax(axis=1)))
-    top, below = figure.subplots(2, 1, height_ratios=[1, 2])
-    top.plot(np.sort(sizes)[::-1], drawstyle="steps-mid")
-    top.set(xlabel="clients, largest first", ylabel="training examples", title=f"Examples at {len(counts)} clients")
-    top.set_xlim(-0.5, len(counts) - 0.5)
-    top.set_ylim(0)
-    plots.style(top)
-    # Neighbours are averaged where there are more than a picture has columns.
-    columns = [shares[group].mean(axis=0) for group in np.array_split(order, min(len(order), MAX_COLUMNS))]
-    extent = (-0.5, len(counts) - 0.5, len(classes) - 0.5, -0.5)
-    image = below.imshow(
-        np.array(columns).T, aspect="auto", interpolation="nearest", cmap="magma_r", vmin=0, extent=extent
-    )
-    below.set(xlabel="clients, by their most frequent class", ylabel="class")
-    if len(classes) <= 20:
-        below.set_yticks(range(len(classes)), labels=[plots.literal(name) for name in classes], fontsize="small")
-    figure.colorbar(image, ax=below, label="share of the client's examples")

@@ -1,24 +1,36 @@
-"""Flower's simulation on Ray: clients in parallel, one worker a CPU core."""
+"""Workers that are Ray actors, on this machine or on all machines of a Ray cluster.
+
+With the environment variable RAY_ADDRESS the run joins that cluster. Otherwise it starts Ray on this machine, and ends
+it. No file system is shared. Training examples and partition are in Ray's object store, once a node, and so are the
+global weights, once a round. What clients remember stays in the server's run folder: a client's state travels with its
+message and comes back with the reply.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
 import importlib.util
 import logging
 import os
+import signal
 import threading
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from queue import Queue
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
-from flwr.app import ConfigRecordValues, Context
-from flwr.serverapp import Grid, ServerApp
+import torch
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
-from federated.client_app import client_app
+from federated.client.state import ClientStates
+from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
+from federated.engines.pool import PoolGrid, Worker, WorkerDied
+from federated.engines.ray_actor import ClientActor
 from fps_pretrain.common.errors import UserError
 
-BackendConfig = dict[str, dict[str, ConfigRecordValues]]
+log = logging.getLogger(__name__)
 
 
 def check_installed() -> None:
@@ -31,74 +43,197 @@ def check_installed() -> None:
         raise UserError("--engine ray needs Ray: pip install 'fps-federated[ray]'")
 
 
-@contextmanager
-def ray_grid(config: RunConfig, use_gpu: bool) -> Iterator[tuple[Grid, Callable[[], None]]]:
-    """Start the simulation, lend its grid, and end it.
+@contextlib.contextmanager
+def ray_grid(config: RunConfig, space: Workspace, message_config: ConfigRecord) -> Iterator[RayGrid]:
+    """Join a cluster or start Ray here, lend a grid of actors, and leave or end Ray.
 
-    Flower calls a ServerApp in a thread of its own while the main thread waits for Ray. Here the simulation has the
-    thread, and its ServerApp does nothing but lend its grid: the round loop stays in the caller's thread, where Ctrl-C
-    arrives, for every engine alike.
+    Args:
+        config: the run.
+        space: this process's workspace, whose data the actors get.
+        message_config: what messages tell of the run.
 
-    Yields:
-        The grid, and a function that raises RuntimeError once the simulation has died.
+    Raises:
+        UserError: there is no such cluster, or it has too few CPUs or GPUs.
     """
-    from flwr.simulation import run_simulation
+    with _connected(config), RayGrid(config, space, message_config) as grid:
+        yield grid
 
-    lent: Queue[Grid | None] = Queue()
-    finished = threading.Event()
-    failures: list[BaseException] = []
-    server_app = ServerApp()
 
-    @server_app.main()
-    def lend(grid: Grid, context: Context) -> None:
-        lent.put(grid)
-        finished.wait()
+@contextlib.contextmanager
+def _connected(config: RunConfig) -> Iterator[None]:
+    import ray
 
-    def simulate() -> None:
-        try:
-            run_simulation(server_app, client_app, config.clients, backend_config=_backend_config(config, use_gpu))
-        except BaseException as error:  # Flower also leaves by SystemExit; the caller's thread decides what to do
-            failures.append(error)
-        finally:
-            lent.put(None)
-
-    def check() -> None:
-        if not thread.is_alive():
-            raise RuntimeError(f"Flower's simulation ended: {failures[0] if failures else 'no reason given'}")
-
-    thread = threading.Thread(target=simulate, name="flower-simulation")
-    thread.start()
+    if ray.is_initialized():  # by whoever uses this as a library
+        yield
+        return
+    # As Flower, Ray sends nothing anywhere.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    address = os.environ.get("RAY_ADDRESS")
+    threads = _threads(config)
+    here = min(config.workers or (os.cpu_count() or 1) // threads, config.clients) * threads
+    options: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": here}
+    on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
-        grid = lent.get()
-        if grid is None:
-            thread.join()
-            check()
-        assert grid is not None
-        while len(list(grid.get_node_ids())) < config.clients:  # nodes are registered in a thread of Flower's
-            check()
-            time.sleep(0.05)
-        yield grid, check
+        ray.init(**options, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        where = f"the cluster RAY_ADDRESS={address}" if address else "Ray on this machine"
+        raise UserError(f"--engine ray: {where} cannot be used: {error}") from error
     finally:
-        finished.set()
-        thread.join()
-
-
-def actors(config: RunConfig) -> int:
-    """How many clients train side by side: ``--workers``, or as many as have ``--threads`` cores each."""
-    return min(config.workers or _cores() // _threads(config), config.clients)
-
-
-def _cores() -> int:
-    return os.cpu_count() or 1
+        # Ray ends the process on SIGTERM; our programs stop as on Ctrl-C.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, on_sigterm)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _threads(config: RunConfig) -> int:
-    return min(config.threads or 1, _cores())
+    return min(config.threads or 1, os.cpu_count() or 1)
 
 
-def _backend_config(config: RunConfig, use_gpu: bool) -> BackendConfig:
-    threads, workers = _threads(config), actors(config)
-    return {
-        "client_resources": {"num_cpus": threads, "num_gpus": 1 / workers if use_gpu else 0},
-        "init_args": {"num_cpus": workers * threads, "logging_level": logging.ERROR, "log_to_driver": False},
-    }
+class ActorWorker(Worker):
+    """An actor and the result it owes.
+
+    Args:
+        actor: its handle.
+        send: starts the actor's work on a message; returns the reference of the result.
+        save_state: keeps a client's state that came with the reply to a message.
+    """
+
+    def __init__(
+        self, actor: Any, send: Callable[[Any, Message], Any], save_state: Callable[[Message, bytes], None]
+    ) -> None:
+        super().__init__()
+        self.actor = actor
+        self.result = actor.ready.remote()
+        self._send = send
+        self._save_state = save_state
+
+    def send(self, message: Message) -> None:
+        """Hand it a message."""
+        self.result = self._send(self.actor, message)
+
+    def receive(self) -> Message | None:
+        """What it has sent."""
+        import ray
+
+        try:
+            result = ray.get(self.result)
+        except ray.exceptions.RayError as error:
+            log.debug(str(error))
+            raise WorkerDied(_in_a_line(error)) from error
+        if result is None:
+            return None
+        reply, state = result
+        if state is not None and self.message is not None:
+            self._save_state(self.message, state)
+        return reply
+
+    def end(self) -> None:
+        """Kill the actor."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(self.actor)
+
+
+def _in_a_line(error: Exception) -> str:
+    """Why an actor is gone; Ray's own text fills a page."""
+    if "node" in str(error) and "died" in str(error):
+        return "its machine left the cluster"
+    cause = getattr(error, "cause", None)
+    last = " ".join(str(cause or error).strip().splitlines()[-1:])
+    return f"its actor ended ({type(error).__name__}{': ' + last if cause else ''})"
+
+
+class RayGrid(PoolGrid):
+    """A pool of Ray actors.
+
+    Args:
+        config: the run.
+        space: this process's workspace, whose data the actors get.
+        message_config: what messages tell of the run.
+
+    Raises:
+        UserError: the cluster has too few CPUs or GPUs.
+    """
+
+    def __init__(self, config: RunConfig, space: Workspace, message_config: ConfigRecord) -> None:
+        import ray
+
+        threads, device = _threads(config), space.device.type
+        resources = ray.cluster_resources()
+        available = int(resources.get("CPU", 0)) // threads
+        workers = min(config.workers or available, config.clients)
+        if workers > available or not workers:
+            raise UserError(
+                f"--workers {config.workers or 1} with {threads} CPUs each are more than the "
+                f"{resources.get('CPU', 0):g} CPUs of the Ray cluster: take fewer"
+            )
+        self._options: dict[str, Any] = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
+        if device == "cuda":
+            self._options["num_gpus"] = _gpu_share(config, resources.get("GPU", 0), workers)
+        empty = space.dataset.train.take(torch.empty(0, dtype=torch.int64).numpy())
+        training = dataclasses.replace(space.dataset, validation=empty, test=empty)
+        data, partition = ray.put(training), ray.put(space.partition)
+        self._arguments = (config.clients, message_config, data, partition, device)
+        self._shared: dict[str, tuple[list[Array], Any]] = {}
+        super().__init__(config.clients, workers, config.client_timeout)
+
+    def _new_worker(self) -> ActorWorker:
+        import ray
+
+        actor = ray.remote(ClientActor).options(**self._options).remote(*self._arguments)
+        return ActorWorker(actor, self._send, self._save_state)
+
+    def _wait(self, workers: Sequence[Worker], seconds: float) -> list[Worker]:
+        import ray
+
+        actors = [worker for worker in workers if isinstance(worker, ActorWorker)]
+        results = [worker.result for worker in actors]
+        ray.wait(results, num_returns=1, timeout=seconds)
+        arrived, _ = ray.wait(results, num_returns=len(results), timeout=0)
+        return [worker for worker in actors if worker.result in arrived]
+
+    def _send(self, actor: Any, message: Message) -> Any:
+        """Have an actor work on a message; returns the reference of its result."""
+        told, client = message.content.config_records["config"], self._client_of(message)
+        states, state_round = ClientStates(Path(str(told["client-states"]))), int(str(told["state-round"]))
+        states.keep(client, state_round)
+        records = message.content.array_records
+        without_arrays = copy.copy(message)
+        without_arrays.content = RecordDict({n: r for n, r in message.content.items() if n not in records})
+        references = [self._put(name, record) for name, record in records.items()]
+        return actor.handle.remote(without_arrays, client, states.pack(client, state_round), list(records), *references)
+
+    def _put(self, name: str, record: ArrayRecord) -> Any:
+        """A reference to a record; one that holds the same arrays as the last of that name is stored once."""
+        import ray
+
+        arrays = list(record.values())
+        last, reference = self._shared.get(name, ([], None))
+        if len(last) != len(arrays) or any(one is not other for one, other in zip(last, arrays, strict=True)):
+            reference = ray.put(record)
+            self._shared[name] = (arrays, reference)
+        return reference
+
+    def _save_state(self, message: Message, state: bytes) -> None:
+        told = message.content.config_records["config"]
+        states = ClientStates(Path(str(told["client-states"])))
+        states.unpack(self._client_of(message), int(str(told["server-round"])), state)
+
+    def _client_of(self, message: Message) -> int:
+        return int(self._contexts[message.metadata.dst_node_id].node_config["partition-id"])
+
+
+def _gpu_share(config: RunConfig, gpus: float, workers: int) -> float:
+    """How much of a GPU an actor reserves: ``gpus_per_client``, or an equal share of all there are, one at most."""
+    share = getattr(config, "gpus_per_client", None)
+    if share is None:
+        share = min(1.0, gpus / workers)
+    if not gpus or share * workers > gpus + 1e-6:
+        raise UserError(
+            f"--workers {workers} with {share:g} GPUs each are more than the {gpus:g} of the Ray cluster: take fewer"
+        )
+    return share

@@ -6,32 +6,17 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
 
 from federated.data.partition import Partition, count_labels
 from federated.data.sets import Split
-from fps_pretrain.models.encoders import normalise
 
 WORST = 0.1
 """The share of clients that counts as the worst."""
 
 
-@torch.inference_mode()
-def correct(
-    model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
-) -> NDArray[np.bool_]:
-    """Which images ``(N, S, S, 3)`` the weights give the right one of the labels ``(N,)``; ``(N,)``."""
-    model.load_state_dict(weights)
-    model.eval()
-    batches = [slice(start, start + batch_size) for start in range(0, len(labels), batch_size)]
-    hits = [model(normalise(images[batch])).argmax(1) == labels[batch] for batch in batches]
-    return torch.cat(hits).cpu().numpy()
-
-
 def client_accuracies(
-    hits: NDArray[np.bool_], test: Split, train: Split, partition: Partition, num_classes: int
+    correct_mask: NDArray[np.bool_], test: Split, train: Split, partition: Partition, num_classes: int
 ) -> NDArray[np.float64]:
     """The accuracy that each client can expect of a model on examples like its own, ``(clients,)``.
 
@@ -40,21 +25,21 @@ def client_accuracies(
     is weighted by its share of the client's training examples. A class that the test set lacks is left out.
 
     Args:
-        hits: which test examples the model has right ``(N,)``.
+        correct_mask: which test examples the model has right ``(N,)``.
         test: the test examples.
         train: the training examples that ``partition`` is of.
         partition: which client has which.
         num_classes: C.
     """
     seen = np.bincount(test.labels, minlength=num_classes)
-    per_class = np.bincount(test.labels, weights=hits, minlength=num_classes) / np.maximum(seen, 1)
+    per_class = np.bincount(test.labels, weights=correct_mask, minlength=num_classes) / np.maximum(seen, 1)
     counts = count_labels(partition, train.labels, num_classes) * (seen > 0)
     accuracies = counts @ per_class / np.maximum(counts.sum(axis=1), 1)
-    if train.owners is not None and test.owners is not None:
+    if train.user_ids is not None and test.user_ids is not None:
         for client, part in enumerate(partition):
-            own = np.isin(test.owners, np.unique(train.owners[part]))
+            own = np.isin(test.user_ids, np.unique(train.user_ids[part]))
             if own.any():
-                accuracies[client] = hits[own].mean()
+                accuracies[client] = correct_mask[own].mean()
     return accuracies
 
 

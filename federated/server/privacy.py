@@ -13,17 +13,17 @@ away from the quantile; and with their accountant they refuse every strategy but
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import NamedTuple
 
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
-from flwr.serverapp import Grid
-from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
+from federated.algorithms.base import ServerState, Update
+from federated.client.training import Weights
 from federated.config.run import RunConfig
-from federated.messages import from_record
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
 
@@ -91,100 +91,100 @@ def update_noise(noise: float, participants: int) -> float:
     return (noise**-2 - (2 * count_noise(noise, participants)) ** -2) ** -0.5
 
 
-class CentralPrivacy(Strategy):
-    """Clips and noises the replies before a strategy combines them: what it makes of them costs no further privacy.
+class Released(NamedTuple):
+    """What may be published of a round's replies.
 
-    The strategy must depend on the replies through their mean alone. They all count the same, whatever their numbers
-    of examples, and the noise of their sum is put into the first. It is a function of (seed, round): a resumed run has
-    the same, and so has everybody who knows the seed.
-
-    Args:
-        strategy: combines parameters, by their mean.
-        config: the run.
+    Attributes:
+        updates: clipped, with the noise of their sum in the first; all count the same.
+        state: the clipping norm of the next round and how many rounds were published.
+        metrics: ``dp_epsilon``, spent so far, and ``dp_clip``, this round's clipping norm.
     """
 
-    def __init__(self, strategy: Strategy, config: RunConfig) -> None:
+    updates: list[Update]
+    state: ServerState
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class CentralPrivacy:
+    """Clips and noises the replies before an algorithm combines them: what it makes of them costs no further privacy.
+
+    The algorithm must depend on the replies through their mean alone. They all count the same, whatever their numbers
+    of examples. The noise is a function of (secret, round), so that a resumed run draws the same; the secret stays with
+    the server, since whoever knows the noise can subtract it.
+
+    Args:
+        noise: the noise multiplier, relative to the clipping norm.
+        clip: the clipping norm of the first round.
+        quantile: the share of updates that the clipping norm should leave unclipped; None for a fixed norm.
+        delta: the probability with which the reported epsilon may fail.
+        participants: clients that are asked in a round.
+        clients: clients that there are.
+        secret: fixes the noise.
+    """
+
+    noise: float
+    clip: float
+    quantile: float | None
+    delta: float
+    participants: int
+    clients: int
+    secret: int
+
+    @classmethod
+    def of(cls, config: RunConfig, secret: int) -> CentralPrivacy:
+        """The privacy that a configuration asks for."""
         assert config.dp_noise is not None
         assert config.dp_clip is not None
         assert config.dp_delta is not None
-        self.strategy = strategy
-        self.seed = config.seed
-        self.quantile = config.dp_quantile
-        self.noise, self.delta = config.dp_noise, config.dp_delta
-        self.participants, self.clients = config.participants, config.clients
-        self.clip = config.dp_clip
-        self.releases = 0
-        self._start: dict[str, Tensor] = {}
-
-    def summary(self) -> None:
-        """Log the strategy's settings."""
-        self.strategy.summary()
-
-    def configure_train(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """As the strategy does."""
-        self._start = from_record(arrays)
-        return self.strategy.configure_train(server_round, arrays, config, grid)
-
-    def aggregate_train(
-        self, server_round: int, replies: Iterable[Message]
-    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
-        """What the strategy makes of clipped and noised replies; metrics get ``dp_epsilon`` and ``dp_clip``."""
-        replies = list(replies)
-        clip, below = self.clip, 0
-        for number, reply in enumerate(replies):
-            update = from_record(reply.content.array_records["arrays"])
-            for name, start in self._start.items():
-                update[name] = update[name].double() - start.double()
-            below += clip_(update, clip) <= clip
-            if number == 0:
-                self._add_noise(update, server_round)
-            weights = {name: (start.double() + update[name]).to(start.dtype) for name, start in self._start.items()}
-            reply.content["arrays"] = ArrayRecord(weights)
-            reply.content.metric_records["metrics"]["num-examples"] = 1
-        arrays, metrics = self.strategy.aggregate_train(server_round, replies)
-        if not arrays:
-            return arrays, metrics
-        self.releases += 1
-        if self.quantile is not None:
-            self._follow_quantile(below, len(replies), server_round)
-        spent = epsilon(self.releases, self.noise, self.participants, self.clients, self.delta)
-        return arrays, MetricRecord({**(metrics or {}), "dp_epsilon": spent, "dp_clip": clip})
-
-    def _add_noise(self, update: dict[str, Tensor], server_round: int) -> None:
-        multiplier = self.noise if self.quantile is None else update_noise(self.noise, self.participants)
-        rng = numpy_rng(self.seed, "privacy", server_round)
-        for tensor in update.values():
-            tensor += torch.from_numpy(rng.normal(0.0, multiplier * self.clip, tuple(tensor.shape)))
-
-    def _follow_quantile(self, below: int, count: int, server_round: int) -> None:
-        assert self.quantile is not None
-        noise = numpy_rng(self.seed, "privacy-count", server_round).normal(
-            0, count_noise(self.noise, self.participants)
+        return cls(
+            noise=config.dp_noise,
+            clip=config.dp_clip,
+            quantile=config.dp_quantile,
+            delta=config.dp_delta,
+            participants=config.participants,
+            clients=config.clients,
+            secret=secret,
         )
-        self.clip *= math.exp(-CLIP_RATE * ((below + float(noise)) / count - self.quantile))
 
-    def configure_evaluate(
-        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
-    ) -> Iterable[Message]:
-        """As the strategy does."""
-        return self.strategy.configure_evaluate(server_round, arrays, config, grid)
+    def init(self) -> ServerState:
+        """The state before the first round."""
+        return self._state(self.clip, 0)
 
-    def aggregate_evaluate(self, server_round: int, replies: Iterable[Message]) -> MetricRecord | None:
-        """As the strategy does."""
-        return self.strategy.aggregate_evaluate(server_round, replies)
+    def release(
+        self, state: Mapping[str, Weights], params: Weights, updates: Sequence[Update], server_round: int
+    ) -> Released:
+        """What may be published of ``updates`` of ``params``."""
+        clip, releases = float(state["privacy"]["clip"]), int(state["privacy"]["releases"]) + 1
+        below, released = 0, []
+        for number, update in enumerate(updates):
+            change = {name: tensor.double() - params[name].double() for name, tensor in update.weights.items()}
+            below += clip_(change, clip) <= clip
+            if number == 0:
+                self._add_noise(change, clip, server_round)
+            weights = {name: (params[name].double() + change[name]).to(t.dtype) for name, t in params.items()}
+            released.append(update._replace(weights=weights, num_examples=1))
+        spent = epsilon(releases, self.noise, self.participants, self.clients, self.delta)
+        following = self._next_clip(clip, below, len(updates), server_round)
+        return Released(released, self._state(following, releases), {"dp_epsilon": spent, "dp_clip": clip})
 
-    def state_dict(self) -> dict[str, dict[str, Tensor]]:
-        """The clipping norm and how many rounds were published."""
-        clip = torch.tensor(self.clip, dtype=torch.float64)
-        return {"privacy": {"clip": clip, "releases": torch.tensor(self.releases)}}
+    def _add_noise(self, change: Weights, clip: float, server_round: int) -> None:
+        multiplier = self.noise if self.quantile is None else update_noise(self.noise, self.participants)
+        rng = numpy_rng(self.secret, "privacy", server_round)
+        for tensor in change.values():
+            tensor += torch.from_numpy(rng.normal(0.0, multiplier * clip, tuple(tensor.shape)))
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Go on from what ``state_dict`` returned; at the beginning of a run there is nothing."""
-        if "privacy" in state:
-            self.clip = float(state["privacy"]["clip"])
-            self.releases = int(state["privacy"]["releases"])
+    def _next_clip(self, clip: float, below: int, count: int, server_round: int) -> float:
+        """The clipping norm moved towards the quantile, by a noisy count of the updates below it (Andrew et al.)."""
+        if self.quantile is None:
+            return clip
+        rng = numpy_rng(self.secret, "privacy-count", server_round)
+        noise = float(rng.normal(0, count_noise(self.noise, self.participants)))
+        return clip * math.exp(-CLIP_RATE * ((below + noise) / count - self.quantile))
+
+    @staticmethod
+    def _state(clip: float, releases: int) -> ServerState:
+        return {"privacy": {"clip": torch.tensor(clip, dtype=torch.float64), "releases": torch.tensor(releases)}}
 
 
 def clip_(update: Mapping[str, Tensor], norm: float) -> float:

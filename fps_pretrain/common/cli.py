@@ -1,22 +1,26 @@
 """Command lines from dataclasses: one parser, one way to report a mistake.
 
-A program's configuration is a frozen dataclass whose ``__post_init__`` checks ranges. tyro turns it into flags and
-help; what tyro prints as a box is folded here into the one line that the programs promise.
+A program's configuration is a frozen dataclass whose ``__post_init__`` checks it. tyro turns it into flags and help;
+what tyro prints as a box becomes the one line that the programs promise.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn, TypeVar
+from functools import partial
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.options import OptionField, OptionSet, fields_of
+from fps_pretrain.common.options.text import facts, help_of
 
 EXIT_USAGE = 2
 """Exit code of every refusal: a wrong flag, a file that is not what it should be, an output in the way."""
@@ -51,32 +55,110 @@ def _first_section(box: str) -> str:
 
 
 def parse(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = None, description: str = "") -> ConfigT:
-    """Parse ``argv`` (default: the process's arguments) into ``config_type``; exit with code 2 and a line if wrong."""
-    captured = io.StringIO()
+    """``read`` for a program: exit with code 2 and a line if the command line is wrong."""
     try:
-        with contextlib.redirect_stderr(captured):
-            return tyro.cli(
-                config_type,
-                prog=prog,
-                description=description or None,
-                args=argv,
-            )
-    except SystemExit as exit_:
-        if exit_.code in (0, None):
-            raise
-        refuse(prog, f"{_first_section(captured.getvalue())} (see {prog} --help)")
-    except UserError as error:  # from a nested configuration, which tyro lets through
+        return read(config_type, prog, argv, description)
+    except UserError as error:
         refuse(prog, f"{error} (see {prog} --help)")
 
 
+def read(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = None, description: str = "") -> ConfigT:
+    """Parse ``argv`` (default: the process's arguments) into ``config_type``.
+
+    Raises:
+        UserError: a flag that there is not, a value that is none, or what the configuration refuses.
+        SystemExit: with code 0, after ``--help``.
+    """
+    captured = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(captured):
+            return tyro.cli(config_type, prog=prog, description=description or None, args=argv, registry=_REGISTRY)
+    except SystemExit as exit_:
+        if exit_.code in (0, None):
+            raise
+        raise UserError(_first_section(captured.getvalue())) from None
+
+
+_REGISTRY = tyro.constructors.ConstructorRegistry()
+
+
+@_REGISTRY.struct_rule
+def _flags_of(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
+    """The flags of a configuration, with help made of what its fields say; tyro's own rule does all other classes."""
+    if not (isinstance(info.type, type) and issubclass(info.type, OptionSet)):
+        return None
+    instance = info.default if isinstance(info.default, OptionSet) else None
+    flags = []
+    for one in fields_of(info.type):
+        # What follows from other options in the default instance is no default: they may be given anew.
+        default = one.default if instance is None else instance.given(one.name)
+        hint = partial(_hint, one, default)
+        kind: Any = Annotated[one.type, tyro.conf.arg(help_behavior_hint=hint)]
+        help_text = partial(_help, info.type, one.name)
+        flags.append(tyro.constructors.StructFieldSpec(one.name, kind, default, help_text))
+    return tyro.constructors.StructConstructorSpec(info.type, tuple(flags))
+
+
+# Help is made where it is asked for.
+
+
+def _hint(one: OptionField, default: Any, label: str) -> str:
+    return facts(one, default)
+
+
+def _help(options: type, name: str) -> str:
+    return help_of(options).get(name, "")
+
+
+_MENDABLE = frozenset(
+    getattr(errno, name)
+    for name in (
+        # the disk: full, over quota, read-only, broken, a file too large, a network file system that has gone away
+        *("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG", "ESTALE", "ENOLCK", "ENODEV", "ENXIO"),
+        # permissions and names
+        *("EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "ELOOP", "EXDEV"),
+        # limits of the machine or the account, and a port that is taken
+        *("ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EADDRINUSE"),
+    )
+)
+"""OSErrors that a user can mend. Any other, such as a missing file of our own, is a bug and keeps its traceback."""
+
+
+def _mendable(error: OSError) -> str | None:
+    """The line for the user, with the file's name where the error knows it; None for a bug of ours."""
+    if error.errno not in _MENDABLE:
+        return None
+    names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return ": ".join([error.strerror or str(error), *names])
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether NumPy, PyTorch on a CPU, or PyTorch on a GPU asked for more memory than there is."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and bool(
+        re.search(r"can't allocate memory|not enough memory|CUDA out of memory|CUDA error: out of memory", str(error))
+    )
+
+
 def run(prog: str, main: Callable[[Any], int | None], config: Any) -> int:
-    """Call ``main(config)`` and return the process's exit code; ``UserError`` and Ctrl-C never show a traceback."""
+    """Call ``main(config)`` and return the process's exit code.
+
+    What the user can mend is one line on stderr: ``UserError``, Ctrl-C, lack of memory, and those OSErrors that come
+    from the machine (a full disk, a missing permission). Anything else is a bug and keeps its traceback.
+    """
     # A batch system asks with SIGTERM what a person asks with Ctrl-C: both leave a state to resume from.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         return main(config) or 0
-    except (UserError, OSError) as error:  # a full disk or a folder without permission is for the user to mend, too
+    except UserError as error:
         refuse(prog, error)
     except KeyboardInterrupt:
         print(f"{prog}: interrupted; the same command goes on from the saved state", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        if _is_out_of_memory(error):
+            refuse(prog, f"out of memory: lower the batch size, the image size or the width ({error})"[:500])
+        if isinstance(error, OSError) and (line := _mendable(error)):
+            refuse(prog, line)
+        raise

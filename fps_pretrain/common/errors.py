@@ -1,8 +1,11 @@
 """What the programs turn into a single line for the user."""
 
 
-class UserError(ValueError):
-    """What the user asked for cannot be done; the message says why and what to do, in one line."""
+class UserError(Exception):
+    """What the user asked for cannot be done; the message says why and what to do, in one line.
+
+    It is no ValueError: code that catches the ValueErrors of a library must not catch it by accident.
+    """
 
     exit_code = 2
 

@@ -1,9 +1,27 @@
-"""Files that are written whole or not at all."""
+"""Files and folders that are written whole or not at all, and a lock so that one process at a time writes them.
+
+A file is written beside its place as ``.NAME.PID.partial``, flushed to disk and renamed. A reader sees the old file or
+the new one, also after a power failure. What a killed process left half-written is named after its process id, so
+that the next one can tell it from what is being written now.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
+
+from filelock import FileLock, Timeout
+
+from fps_pretrain.common.errors import UserError
+
+LOCK = ".lock"
+"""The file in a run folder that its owner locks. It stays there; only the lock on it matters."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -15,12 +33,24 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def write_bytes_atomically(path: Path, content: bytes) -> None:
-    """Write a file aside, flush it to disk and rename it: a reader sees the old file or the new one."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+def _partial(path: Path) -> Path:
+    """Where this process writes ``path`` before it is whole."""
+    return path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A binary file to write, which becomes ``path`` when the block ends, and disappears when the block fails.
+
+    Raises:
+        OSError: the file cannot be written. The old one is as it was.
+    """
+    partial = _partial(path)
     try:
-        with partial.open("wb") as file:
-            file.write(content)
+        # A killed process may have had this process's id. "x" never writes through a link of that name.
+        partial.unlink(missing_ok=True)
+        with partial.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -29,6 +59,130 @@ def write_bytes_atomically(path: Path, content: bytes) -> None:
         partial.unlink(missing_ok=True)
 
 
+def write_bytes_atomically(path: Path, content: bytes) -> None:
+    """Replace a file; see ``open_atomically``."""
+    with open_atomically(path) as file:
+        file.write(content)
+
+
 def write_text_atomically(path: Path, text: str) -> None:
-    """Write a text file (UTF-8) as ``write_bytes_atomically`` does."""
+    """Replace a text file (UTF-8); see ``open_atomically``."""
     write_bytes_atomically(path, text.encode("utf-8"))
+
+
+@contextlib.contextmanager
+def create_folder_atomically(path: Path) -> Iterator[Path]:
+    """A new folder to fill, which becomes ``path`` when the block ends, and disappears when the block fails.
+
+    What killed processes left of their attempts to create ``path`` is removed first.
+
+    Raises:
+        OSError: the folder cannot be written, or something is in its place. An empty folder is replaced.
+    """
+    remove_stale_partials(path)
+    partial = _partial(path)
+    try:
+        partial.mkdir(parents=True)
+        yield partial
+        sync_folder(partial)
+        partial.rename(path)
+        sync_folder(path.parent)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_stale_partials(path: Path) -> None:
+    """Remove the half-written versions of ``path`` (``.NAME.PID.partial``) whose process no longer runs.
+
+    One with the id of this process is left from an earlier process: containers start with the same ids every time.
+    Process ids are those of this machine; do not call this on a folder that other machines write at the same time.
+    """
+    pattern = re.compile(re.escape(f".{path.name}.") + r"(\d+)\.partial", re.ASCII)
+    for sibling in path.parent.iterdir() if path.parent.is_dir() else ():
+        match = pattern.fullmatch(sibling.name)
+        if match is None or (int(match[1]) != os.getpid() and _is_running(int(match[1]))):
+            continue
+        if sibling.is_dir() and not sibling.is_symlink():
+            shutil.rmtree(sibling, ignore_errors=True)
+        else:
+            sibling.unlink(missing_ok=True)
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True  # it is another user's
+    except (ProcessLookupError, OverflowError):
+        return False
+    return True
+
+
+def keep_existing(path: Path) -> Path | None:
+    """Rename an existing file or folder to ``name.1.pt`` or ``name.1`` (the first free number).
+
+    Returns:
+        Where it is now, or None if there was nothing.
+
+    Raises:
+        UserError: it is neither a regular file nor a folder, but a device, a FIFO or a socket. It is left alone.
+    """
+    if not path.exists():
+        return None
+    if not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is neither a file nor a folder and is not replaced: name another output")
+    number = 1
+    while os.path.lexists(kept := path.with_name(f"{path.stem}.{number}{path.suffix}")):
+        number += 1
+    path.rename(kept)
+    return kept
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep other processes from working in ``folder`` while the block runs.
+
+    The kernel holds the lock for the open file ``folder/.lock``, so that it ends with its process, however that dies.
+    A link of that name is not followed. The lock moves with the folder when that is renamed.
+
+    Raises:
+        UserError: another process works there, or the folder cannot be written.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder} is being worked on by another process") from None
+    except OSError as error:
+        raise UserError(f"{folder / LOCK} cannot be locked: {error.strerror}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def read_regular_file(path: Path, max_bytes: int) -> bytes:
+    """The content of a regular file, or of what a link to one leads to; a device or FIFO is never read.
+
+    Raises:
+        UserError: it is none, is longer than ``max_bytes``, or cannot be read.
+    """
+    try:
+        # Opening a FIFO without O_NONBLOCK would wait for a writer.
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:  # a NUL in the name
+        raise UserError(f"{str(path)!r} cannot be read: {error}") from error
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise UserError(f"{path} cannot be read: it is not a regular file")
+        if status.st_size > max_bytes:
+            raise UserError(f"{path} cannot be read: its {status.st_size:,} bytes are more than {max_bytes:,}")
+        with open(descriptor, "rb", closefd=False) as file:
+            return file.read(max_bytes)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)

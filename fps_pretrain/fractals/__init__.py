@@ -1,5 +1,9 @@
-"""Fractal pairs: iterated function systems, their images, and pairs of views composed of them.
+"""Fractal pairs: iterated function systems (codes), their images, and pairs of views composed of these.
 
-Everything here is a function of a key. ``(seed, class)`` gives a code, ``(seed, epoch, index)`` gives a pair, on any
-machine and with any number of workers. Nothing here knows about training.
+From codes to batches: ``recipe`` (what pairs look like), ``codes`` and ``jitter``, ``chaos_game`` and ``render`` (grey
+images), ``compose/`` (pairs), ``augment/`` (augmented views), ``batch``. ``batched/`` is the same recipe as torch
+operations, for a GPU.
+
+Everything is a function of a key: ``(seed, class)`` gives a code, ``(seed, epoch, index)`` a pair, on any machine and
+with any number of workers. Nothing here knows about training.
 """

@@ -1,4 +1,4 @@
-"""Batches of augmented pairs by compiled threads: composed, augmented and normalised straight into the batch."""
+"""Batches of augmented pairs, made by compiled code in threads and written into the batch directly."""
 
 from __future__ import annotations
 
@@ -6,44 +6,39 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from fps_pretrain.fractals.code_file import read_codes
+from fps_pretrain.fractals.augment.scratch import ViewScratch, empty_view_scratch
+from fps_pretrain.fractals.augment.view import augment
+from fps_pretrain.fractals.codes import SEEDED_CODES, Codes
 from fps_pretrain.fractals.compiled import kernel
-from fps_pretrain.fractals.compose import (
-    SEEDED_CODES,
-    SLOT_AUGMENT,
-    SLOT_VIEWS,
-    Codes,
-    Scratch,
-    compose_pairs,
-    empty_scratch,
-    epoch_order,
-)
-from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, Recipe, ViewNumbers
+from fps_pretrain.fractals.compose.choose import epoch_order
+from fps_pretrain.fractals.compose.pairs import compose_pairs
+from fps_pretrain.fractals.compose.scratch import Scratch, empty_scratch
+from fps_pretrain.fractals.compose.slots import SLOT_AUGMENT, SLOT_VIEWS
+from fps_pretrain.fractals.recipe import Recipe
+from fps_pretrain.fractals.recipe_numbers import DEFAULT_VIEW_NUMBERS, ViewNumbers
 from fps_pretrain.fractals.rng import subkey
-from fps_pretrain.fractals.views import ViewScratch, augment, empty_view_scratch
 
 
 @kernel(inline="always")
 def augmentation_key(pair_key: np.uint64, view: int) -> np.uint64:
-    """The key by which a view of a pair is augmented."""
+    """The key of the augmentation of view 0 or 1 of a pair."""
     return subkey(subkey(pair_key, SLOT_VIEWS + view), SLOT_AUGMENT)
 
 
 def augment_pair(
     views: np.ndarray, key: np.uint64, size: int | None = None, numbers: ViewNumbers = DEFAULT_VIEW_NUMBERS
 ) -> np.ndarray:
-    """Both views of one pair augmented.
+    """Augment both views of one pair.
 
     Args:
         views: ``(2, H, W)``, uint32, packed colours.
         key: the pair's key.
-        size: side of the results; None for H.
-        numbers: how to augment; the paper's by default.
+        size: side of the augmented views in pixels; None for H.
+        numbers: of the augmentation.
 
     Returns:
         ``(2, 3, size, size)``, float32, normalised.
@@ -56,42 +51,31 @@ def augment_pair(
     return out
 
 
-def load_codes(path: Path | None) -> Codes:
-    """The codes of a file, or those of the seed where there is none.
-
-    Raises:
-        UserError: the file is not one of codes.
-    """
-    return Codes(*read_codes(path)) if path else SEEDED_CODES
-
-
-class _Workplace(NamedTuple):
-    """What a thread works in, kept between batches: memory asked for anew costs more than what is done in it."""
+class _ThreadScratch(NamedTuple):
+    """Scratch memory of one thread, kept between batches: allocating it takes longer than using it."""
 
     scratch: Scratch
     views: ViewScratch
     composed: np.ndarray
 
 
-_kept = threading.local()
+_of_thread = threading.local()
 
 
-def _workplace(recipe: Recipe) -> _Workplace:
-    """This thread's workplace for a recipe."""
-    if getattr(_kept, "recipe", None) != recipe:
+def _thread_scratch(recipe: Recipe) -> _ThreadScratch:
+    """The scratch memory of this thread, made again when the recipe changes."""
+    if getattr(_of_thread, "recipe", None) != recipe:
         scratch = empty_scratch(recipe)
         composed = np.empty((2, scratch.pairs, recipe.size, recipe.size), np.uint32)
-        _kept.recipe, _kept.workplace = (
-            recipe,
-            _Workplace(scratch, empty_view_scratch(recipe.size, recipe.size), composed),
-        )
-    workplace: _Workplace = _kept.workplace
-    return workplace
+        _of_thread.scratch = _ThreadScratch(scratch, empty_view_scratch(recipe.size, recipe.size), composed)
+        _of_thread.recipe = recipe
+    kept: _ThreadScratch = _of_thread.scratch
+    return kept
 
 
 @lru_cache(maxsize=1)
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process; a forked one needs its own."""
+    """The threads of a process; a forked process needs its own, so its number is an argument."""
     return ThreadPoolExecutor(threads, "pairs")
 
 
@@ -109,6 +93,7 @@ def _fill(
     views: ViewScratch,
     composed: np.ndarray,
 ) -> None:
+    """Compose and augment pairs ``first + start`` .. ``first + stop - 1`` into their places in ``out``."""
     order = epoch_order(seed, epoch, recipe.num_classes)
     for at in range(start, stop, scratch.pairs):
         count = min(scratch.pairs, stop - at)
@@ -122,8 +107,8 @@ def _fill(
 def _fill_part(
     recipe: Recipe, codes: Codes, seed: int, epoch: int, first: int, out: np.ndarray, start: int, stop: int
 ) -> None:
-    """Compose and augment pairs ``first + start`` .. ``first + stop - 1`` into their places in ``out``."""
-    _fill(recipe, codes, seed, epoch, first, out, start, stop, *_workplace(recipe))
+    """``_fill`` with the scratch memory of this thread."""
+    _fill(recipe, codes, seed, epoch, first, out, start, stop, *_thread_scratch(recipe))
 
 
 def fractal_batch(
@@ -136,7 +121,7 @@ def fractal_batch(
     codes: Codes = SEEDED_CODES,
     threads: int = 1,
 ) -> None:
-    """Compose and augment consecutive pairs of an epoch, in compiled code that holds no lock of Python's.
+    """Make consecutive augmented pairs of an epoch, in compiled code that releases the GIL.
 
     Args:
         recipe: what pairs look like.
@@ -144,15 +129,16 @@ def fractal_batch(
         epoch: the epoch, from 0.
         first: index of the first pair.
         out: output ``(2, batch, 3, size, size)``, float32, normalised: first views, then second views.
-        codes: codes from a file instead of from the seed.
-        threads: how many threads share the batch; the pairs are the same with any number.
+        codes: codes of a file, or ``SEEDED_CODES``.
+        threads: number of threads that share the work; it does not change the pairs.
     """
     count = out.shape[1]
     if threads == 1:
         _fill_part(recipe, codes, seed, epoch, first, out, 0, count)
         return
-    # Two parts a thread, for pairs of many objects take longer; whole groups of pairs that are rendered together.
-    group = _workplace(recipe).scratch.pairs
+    # Two parts for each thread, since pairs of many objects take longer. A part is a multiple of the pairs that are
+    # rendered together.
+    group = _thread_scratch(recipe).scratch.pairs
     part = group * max(1, -(-count // (2 * threads * group)))
     pool = _pool(threads, os.getpid())
     for done in [

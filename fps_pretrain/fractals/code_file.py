@@ -1,4 +1,4 @@
-"""Files of codes: a NumPy archive with ``maps (N, 4, 2, 3)`` and ``sizes (N,)``, the maps of each code and how many."""
+"""Files of codes: NumPy archives with ``maps (N, 4, 2, 3)`` and ``sizes (N,)``, the number of maps of each code."""
 
 from __future__ import annotations
 
@@ -10,21 +10,30 @@ from pathlib import Path
 import numpy as np
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.fractals.recipe import MAX_MAPS
+from fps_pretrain.fractals.recipe_numbers import MAX_MAPS
 
 _NO_CODES = "is not a file of codes (.npz with maps (N, 4, 2, 3) and sizes (N,), see --codes in the README)"
 
 
 def write_codes(path: Path, maps: np.ndarray, sizes: np.ndarray) -> None:
-    """Write codes: ``maps (N, 4, 2, 3)`` and the number of maps of each, ``sizes (N,)``; unused maps are ignored."""
+    """Write a file of codes.
+
+    Args:
+        path: the file, .npz.
+        maps: ``(N, 4, 2, 3)``; those beyond a code's number of maps are ignored.
+        sizes: ``(N,)``, the number of maps of each code.
+    """
     np.savez_compressed(path, maps=np.asarray(maps, np.float64), sizes=np.asarray(sizes, np.int64))
 
 
 def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """The codes of a file: ``maps (N, 4, 2, 3)``, float64, and ``sizes (N,)``, int64.
+    """Read a file of codes. Nothing is unpickled.
+
+    Returns:
+        ``maps (N, 4, 2, 3)``, float64, and ``sizes (N,)``, int64.
 
     Raises:
-        UserError: there is no such file, or it is not one of codes that the chaos game can play. Nothing is unpickled.
+        UserError: there is no such file, it has another content, or a code is not a contraction.
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -57,7 +66,7 @@ def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 @lru_cache(maxsize=1)
 def count_codes(path: Path) -> int:
-    """How many codes a file holds.
+    """The number of codes in a file.
 
     Raises:
         UserError: as ``read_codes``.
@@ -66,5 +75,5 @@ def count_codes(path: Path) -> int:
 
 
 def codes_digest(maps: np.ndarray, sizes: np.ndarray) -> str:
-    """SHA-256 of codes, for saying which ones a run used."""
+    """SHA-256 of codes, by which a checkpoint records which ones a run used."""
     return hashlib.sha256(maps.tobytes() + sizes.tobytes()).hexdigest()

@@ -1,4 +1,4 @@
-"""How compiled code is compiled: two decorators for all of it, and where its machine code is kept."""
+"""The decorators of all compiled functions, and the folder of the machine code that numba caches."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any
 
 import numba
 
-# Typed less freely than they are: the settings are made at run time, and ``_nrt`` is not in the signature.
+# Any: numba creates its settings at run time, and the option ``_nrt`` is not in the signature of njit.
 _settings: Any = numba.config
 _njit: Any = numba.njit
 
 _PACKAGE = Path(__file__).parent.parent
-_SOURCES = sorted(_PACKAGE.glob("fractals/*.py"))
+# Every source with compiled code in it, and what it takes constants from. ``batched`` is torch code.
+_FRACTALS = Path(__file__).parent
+_SOURCES = sorted(path for path in _FRACTALS.rglob("*.py") if path.parent.name != "batched")
 
 
 def _cache_folder() -> str:
-    """A folder for the machine code of just these sources, or numba's own choice where none can be written.
+    """The folder for the machine code of these sources, or "" for numba's own choice where it is not writable.
 
-    Numba looks at the file of a function to tell whether its machine code is still right, not at the files of the
-    functions it calls: after a change there, or a ``git pull``, old code would go on running.
+    Numba recompiles a function when its own file has changed, but not when the file of a function it calls has. The
+    folder's name is therefore a hash of all sources.
     """
     base = Path(_settings.CACHE_DIR) if _settings.CACHE_DIR else _PACKAGE / "__pycache__"
     if not _settings.CACHE_DIR and not os.access(base if base.exists() else _PACKAGE, os.W_OK):
@@ -46,13 +48,14 @@ def _decorator(inline: str, **options: Any) -> Callable[[Callable[..., Any]], An
 
 
 def compiled(inline: str = "never") -> Callable[[Callable[..., Any]], Any]:
-    """For functions that allocate."""
+    """Compile a function that allocates memory."""
     return _decorator(inline)
 
 
 def kernel(inline: str = "never") -> Callable[[Callable[..., Any]], Any]:
-    """For functions that work in arrays given to them, and may not allocate: numba then counts no references.
+    """Compile a function that allocates no memory: it works in arrays that it is given.
 
-    Counting them, with an atomic operation for every slice in an inner loop, takes a sixth of the time of a pair.
+    Numba then counts no references. Counting takes an atomic operation for every slice in an inner loop, a sixth of the
+    time of a pair.
     """
     return _decorator(inline, _nrt=False)

@@ -1,4 +1,7 @@
-"""Grey images of codes, their colours, and textures."""
+"""Rendering: grey images of codes.
+
+A grey image is a flat array of uint16: 0 where there is nothing, else 1 + grey with grey in 0 .. 255.
+"""
 
 from __future__ import annotations
 
@@ -8,44 +11,45 @@ import numpy as np
 
 from fps_pretrain.fractals.chaos_game import (
     LANES,
-    LONGEST_CHAIN,
+    MAX_SINGLE_WALK,
     Walks,
     count_hits,
-    count_long_hits,
     empty_walks,
     repeat_walk,
     set_walk,
-    take_long_walk,
     take_steps,
 )
-from fps_pretrain.fractals.codes import JITTER_SLOTS, JITTER_TRIES, PROBE_GRID, PROBE_POINTS
+from fps_pretrain.fractals.codes import PROBE_GRID, PROBE_POINTS
 from fps_pretrain.fractals.compiled import compiled, kernel
-from fps_pretrain.fractals.recipe import MAX_MAPS, ImageNumbers, Recipe
-from fps_pretrain.fractals.rng import chance, fill_bits, integer, subkey
+from fps_pretrain.fractals.jitter import JITTER_SLOTS, JITTER_TRIES
+from fps_pretrain.fractals.long_walk import count_long_hits, take_long_walk
+from fps_pretrain.fractals.recipe import Recipe
+from fps_pretrain.fractals.recipe_numbers import MAX_MAPS, ImageNumbers
+from fps_pretrain.fractals.rng import chance, integer, subkey
 
-# Slots of an image's key, after those of the jitter
+# Slots of an image's key; those before belong to the jitter.
 SLOT_WALK = JITTER_TRIES * JITTER_SLOTS
 SLOT_PATCH = SLOT_WALK + 1
 
 
 class Images(NamedTuple):
-    """Images to render together, and what one thread needs for it.
+    """Images to render together, and the scratch memory for it.
 
     Attributes:
         keys: ``(images,)``, uint64.
-        codes: ``(images, 4, 2, 3)``, jittered.
+        codes: ``(images, 4, 2, 3)``, with jitter.
         sizes: ``(images,)``, int64, their numbers of maps.
-        levels: ``(images, side^2)``, uint16, output, as ``stamp`` writes them.
-        walks: points.
-        counts: hits, flat, of 32 images, int32.
-        sums: stamped hits of one image, likewise.
-        peaks: ``(side,)``, int32.
+        grey_images: ``(images, side^2)``, uint16, output.
+        walks: scratch for the chaos game.
+        counts: scratch, flat, int32, the hits of 32 images.
+        sums: scratch, flat, int32, the stamped hits of one image.
+        peaks: scratch, ``(side,)``, int32.
     """
 
     keys: np.ndarray
     codes: np.ndarray
     sizes: np.ndarray
-    levels: np.ndarray
+    grey_images: np.ndarray
     walks: Walks
     counts: np.ndarray
     sums: np.ndarray
@@ -54,9 +58,9 @@ class Images(NamedTuple):
 
 @compiled()
 def empty_images(recipe: Recipe, images: int) -> Images:
-    """Room for so many images of a recipe, and for looking at codes."""
+    """Memory for so many images of a recipe; it also serves ``codes.class_codes``."""
     side, grid = recipe.render_side, (recipe.render_side + 2) ** 2
-    grids = LANES if recipe.points <= LONGEST_CHAIN else 1
+    grids = LANES if recipe.points <= MAX_SINGLE_WALK else 1
     return Images(
         np.empty(images, np.uint64),
         np.empty((images, MAX_MAPS, 2, 3)),
@@ -69,27 +73,20 @@ def empty_images(recipe: Recipe, images: int) -> Images:
     )
 
 
-def _hue_weights() -> np.ndarray:
-    """``(3, 512)``: how much saturation takes from each channel, by hue in OpenCV's 8-bit units of 2 degrees, twice."""
-    sector = (np.arange(512) % 256 % 180) / 30.0
-    distance = np.stack([(sector + offset) % 6.0 for offset in (5.0, 3.0, 1.0)])
-    return np.clip(np.minimum(distance, 4.0 - distance), 0.0, 1.0).astype(np.float32)
-
-
-HUE_WEIGHTS = _hue_weights()
-
-
 @kernel()
-def stamp(counts: np.ndarray, side: int, patch: int, sums: np.ndarray, peaks: np.ndarray, levels: np.ndarray) -> None:
-    """Stamp a 3x3 binary patch on every hit and scale the sums to grey levels.
+def stamp(
+    counts: np.ndarray, side: int, patch: int, sums: np.ndarray, peaks: np.ndarray, grey_image: np.ndarray
+) -> None:
+    """Stamp a 3 x 3 binary patch on every hit and scale the sums to grey.
 
     Args:
-        counts: hits with a border of empty cells, flat, ``(side + 2)^2``, int32.
+        counts: hits, flat, ``(side + 2)^2``, int32, with a border of empty cells.
         side: side of the image.
         patch: the patch's 9 cells as bits 0 to 8, row by row.
         sums: scratch like ``counts``.
         peaks: scratch, ``(side,)``, int32.
-        levels: output, flat, ``side^2``, uint16: 0 where nothing was stamped, else 1 + floor(255 x sum / greatest sum).
+        grey_image: output, flat, ``side^2``, uint16: 0 where nothing was stamped, else 1 + floor(255 x sum / greatest
+            sum).
     """
     stride = side + 2
     first, length = stride + 1, side * stride - 2
@@ -112,15 +109,15 @@ def stamp(counts: np.ndarray, side: int, patch: int, sums: np.ndarray, peaks: np
     peak = np.float32(top)
     for y in range(side):
         row = sums[(y + 1) * stride + 1 : (y + 1) * stride + 1 + side]
-        out = levels[y * side : (y + 1) * side]
+        out = grey_image[y * side : (y + 1) * side]
         for x in range(side):
-            level = np.int32(np.float32(row[x]) * np.float32(255.0) / peak)
-            out[x] = level + np.int32(1) if row[x] > 0 else np.int32(0)
+            grey = np.int32(np.float32(row[x]) * np.float32(255.0) / peak)
+            out[x] = grey + np.int32(1) if row[x] > 0 else np.int32(0)
 
 
 @kernel()
 def draw_patch(numbers: ImageNumbers, key: np.uint64) -> int:
-    """The 3x3 patch of an image, its cells as bits; a patch with all nine off would render nothing: one is on then."""
+    """Draw the 3 x 3 patch of an image, its cells as bits. If all nine are off, one random cell is turned on."""
     patch = 0
     for cell in range(9):
         if chance(key, SLOT_PATCH + cell, numbers.cell_probability):
@@ -130,15 +127,15 @@ def draw_patch(numbers: ImageNumbers, key: np.uint64) -> int:
 
 @kernel()
 def render(recipe: Recipe, count: int, images: Images) -> None:
-    """Render the first ``count`` of ``images``: grey levels by their codes and keys, none of them blank."""
+    """Render the first ``count`` of ``images`` from their codes and keys. No image is blank."""
     points, side = recipe.points, recipe.render_side
     grid = (side + 2) * (side + 2)
-    if points > LONGEST_CHAIN:
+    if points > MAX_SINGLE_WALK:
         for k in range(count):
             take_long_walk(images.codes[k], images.sizes[k], points, subkey(images.keys[k], SLOT_WALK), images.walks)
             count_long_hits(points, side, images.walks, images.counts)
             patch = draw_patch(recipe.image, images.keys[k])
-            stamp(images.counts, side, patch, images.sums, images.peaks, images.levels[k])
+            stamp(images.counts, side, patch, images.sums, images.peaks, images.grey_images[k])
         return
     for start in range(0, count, LANES):
         lanes = min(LANES, count - start)
@@ -151,84 +148,4 @@ def render(recipe: Recipe, count: int, images: Images) -> None:
         for lane in range(lanes):
             k = start + lane
             patch = draw_patch(recipe.image, images.keys[k])
-            stamp(images.counts[lane * grid :], side, patch, images.sums, images.peaks, images.levels[k])
-
-
-@kernel()
-def colour_table(shift: float, saturation: float, value: float, table: np.ndarray) -> None:
-    """Fill ``table (257,)`` with the colour of each grey level as ``stamp`` counts them.
-
-    OpenCV's 8-bit convention: hues in units of 2 degrees that wrap past 180, saturation and value in steps of 1 / 255.
-
-    Args:
-        shift: the hue of grey 0, in [0, 255).
-        saturation: in [0, 1].
-        value: in [0, 1].
-        table: output, uint64: red, green and blue, 0 .. 255, in bits 0, 21 and 42; element 0, for nothing, is black.
-    """
-    s = np.float32(int(saturation * 255.0) / 255.0)
-    v = np.float32(int(value * 255.0))
-    half = np.float32(0.5)
-    start = int(shift)
-    red_weights, green_weights, blue_weights = HUE_WEIGHTS[0, start:], HUE_WEIGHTS[1, start:], HUE_WEIGHTS[2, start:]
-    table[0] = np.uint64(0)
-    colours = table[1:]
-    for level in range(256):
-        red = np.int32(v - v * s * red_weights[level] + half)
-        green = np.int32(v - v * s * green_weights[level] + half)
-        blue = np.int32(v - v * s * blue_weights[level] + half)
-        colours[level] = np.uint64(red) | (np.uint64(green) << np.uint64(21)) | (np.uint64(blue) << np.uint64(42))
-
-
-@kernel()
-def diamond_square(size: int, key: np.uint64, bits: np.ndarray, texture: np.ndarray) -> None:
-    """A random plasma texture (Fournier, Fussell and Carpenter, CACM 1982).
-
-    Args:
-        size: its side in pixels.
-        key: its random key.
-        bits: scratch, at least as long as ``texture``, uint32.
-        texture: output, ``(side, side)``, float32, where side is the first power of two from ``size`` - 1, plus 1; its
-            first ``size`` rows and columns are the texture, in [0, 1].
-    """
-    side = texture.shape[0]
-    extent = side - 1
-    fill_bits(key, bits[: side * side])
-    for y in range(side):
-        for x in range(side):
-            texture[y, x] = np.float32(bits[y * side + x] >> np.uint32(8)) * np.float32(2.0**-23) - np.float32(1.0)
-    step, amplitude = extent, np.float32(1.0)
-    while step > 1:
-        half = step // 2
-        for y in range(half, extent, step):
-            for x in range(half, extent, step):
-                corners = (texture[y - half, x - half] + texture[y - half, x + half]) + (
-                    texture[y + half, x - half] + texture[y + half, x + half]
-                )
-                texture[y, x] = corners * np.float32(0.25) + amplitude * texture[y, x]
-        for y in range(0, side, half):
-            for x in range(half if (y // half) % 2 == 0 else 0, side, step):
-                total, count = np.float32(0.0), np.float32(0.0)
-                if y >= half:
-                    total += texture[y - half, x]
-                    count += np.float32(1.0)
-                if y + half <= extent:
-                    total += texture[y + half, x]
-                    count += np.float32(1.0)
-                if x >= half:
-                    total += texture[y, x - half]
-                    count += np.float32(1.0)
-                if x + half <= extent:
-                    total += texture[y, x + half]
-                    count += np.float32(1.0)
-                texture[y, x] = total / count + amplitude * texture[y, x]
-        step = half
-        amplitude *= np.float32(0.5)
-    low = high = texture[0, 0]
-    for y in range(size):
-        for x in range(size):
-            low, high = min(low, texture[y, x]), max(high, texture[y, x])
-    span = max(high - low, np.float32(1e-6))
-    for y in range(size):
-        for x in range(size):
-            texture[y, x] = (texture[y, x] - low) / span
+            stamp(images.counts[lane * grid :], side, patch, images.sums, images.peaks, images.grey_images[k])

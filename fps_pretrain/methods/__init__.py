@@ -1,22 +1,6 @@
-"""Self-supervised methods, one file each; the file's name is the method's name and its ``Method`` the class."""
+"""Self-supervised methods, one file each.
+
+A file defines the class ``Method``, and ``Options`` if it has numbers of its own; its name is the ``--method``.
+"""
 
 from __future__ import annotations
-
-import importlib
-import pkgutil
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from fps_pretrain.methods.base import PairMethod
-
-_NOT_METHODS = {"base"}
-
-
-def available_methods() -> list[str]:
-    """Names that ``--method`` takes, found without importing the methods."""
-    return sorted(m.name for m in pkgutil.iter_modules(__path__) if m.name not in _NOT_METHODS)
-
-
-def method_class(name: str) -> type[PairMethod]:
-    """The method's LightningModule."""
-    return importlib.import_module(f"{__name__}.{name}").Method

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
@@ -15,7 +16,7 @@ from lightly.models.utils import deactivate_requires_grad
 from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
 
-from fps_pretrain.common.errors import TrainingDiverged, UserError
+from fps_pretrain.common.errors import TrainingDiverged
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models.encoders import Encoder
 
@@ -56,9 +57,6 @@ class PairMethod(L.LightningModule, ABC):
     Args:
         config: a resolved configuration.
         encoder: images ``(N, 3, H, W)`` to features ``(N, feature_dim)``.
-
-    Raises:
-        UserError: ``config.method_options`` names something that the method does not have.
     """
 
     reference_lr: ClassVar[float] = 0.05
@@ -67,31 +65,12 @@ class PairMethod(L.LightningModule, ABC):
     sync_batchnorm: ClassVar[bool] = True
     """Whether BatchNorm sees the whole batch when several devices share it."""
 
-    default_options: ClassVar[Mapping[str, float]] = {}
-    """The method's own numbers, which ``--method-options`` changes; those in force are in ``options``."""
-
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__()
         self.config = config
         self.encoder = encoder
-        given = config.options()
-        unknown = sorted(set(given) - set(self.default_options))
-        if unknown:
-            known = ", ".join(self.default_options) or "none"
-            raise UserError(f"--method-options {unknown[0]}: {config.method} has no such option (it has: {known})")
-        self.options = dict(self.default_options) | given
+        self.options: Any = config.options()
         self._bad_step: Tensor | None = None
-
-    def whole_number(self, name: str, at_least: int) -> int:
-        """An option that counts something.
-
-        Raises:
-            UserError: it is no whole number, or a smaller one.
-        """
-        value = self.options[name]
-        if value != int(value) or value < at_least:
-            raise UserError(f"--method-options {name}={value:g} must be a whole number, at least {at_least}")
-        return int(value)
 
     @abstractmethod
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -193,3 +172,9 @@ class PairMethod(L.LightningModule, ABC):
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step" if per_step else "epoch"},
         }
+
+
+def method_class(name: str) -> type[PairMethod]:
+    """The LightningModule of the method in the file ``name``."""
+    found: type[PairMethod] = importlib.import_module(f"fps_pretrain.methods.{name}").Method
+    return found

@@ -2,37 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Le
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import BYOLPredictionHead, BYOLProjectionHead
 from lightly.models.utils import update_momentum
 from lightly.utils.scheduler import cosine_schedule
 from torch import Tensor
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod, momentum_copy
 from fps_pretrain.models.encoders import Encoder
 
 
+@dataclass(frozen=True)
+class Options(MethodOptions):
+    """Options of BYOL."""
+
+    momentum: Annotated[float, Ge(0), Le(1)] = 0.996
+    """Momentum of the target at the start; it goes to 1 by a cosine (section 3.2)."""
+    hidden: Annotated[int, Ge(1)] = 512
+    """Units of the heads' hidden layer; the paper's 4096 is for features of 2048."""
+
+
 class Method(PairMethod):
     """An online network predicts a slowly moving target network's embedding of the other view (section 3.1).
 
-    Heads with a hidden layer of ``hidden`` units, out 256 (the paper: 4096 for features of 2048). The target's momentum
-    goes from ``momentum`` to 1 by a cosine (section 3.2).
+    Heads with a hidden layer, out 256.
     """
 
     reference_lr = 0.06
-    default_options: ClassVar[Mapping[str, float]] = {"momentum": 0.996, "hidden": 512}
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        hidden = self.whole_number("hidden", at_least=1)
-        if not 0 <= self.options["momentum"] <= 1:
-            raise UserError(f"--method-options momentum={self.options['momentum']:g} must be in [0, 1]")
+        hidden = self.options.hidden
         self.projector = BYOLProjectionHead(encoder.feature_dim, hidden, 256)
         self.predictor = BYOLPredictionHead(256, hidden, 256)
         self.momentum_encoder = momentum_copy(encoder)
@@ -45,7 +52,7 @@ class Method(PairMethod):
 
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Both directions of equation 2, as cosines; the embeddings are the first views' projections."""
-        momentum = cosine_schedule(self.global_step, self.config.total_steps, self.options["momentum"], 1.0)
+        momentum = cosine_schedule(self.global_step, self.config.total_steps, self.options.momentum, 1.0)
         update_momentum(self.encoder, self.momentum_encoder, momentum)
         update_momentum(self.projector, self.momentum_projector, momentum)
         z1, z2 = self.projector(self.encoder(first)), self.projector(self.encoder(second))

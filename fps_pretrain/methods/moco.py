@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Lt
 from lightly.models.modules.heads import MoCoProjectionHead
 from lightly.models.modules.memory_bank import MemoryBankModule
 from lightly.models.utils import (
@@ -18,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod, momentum_copy
 from fps_pretrain.models.encoders import Encoder
@@ -78,6 +80,20 @@ def info_nce(queries: Tensor, keys: Tensor, negatives: Tensor, temperature: floa
     return (torch.logaddexp(positive, negative) - positive).mean()
 
 
+@dataclass(frozen=True)
+class Options(MethodOptions):
+    """Options of MoCo."""
+
+    queue: Annotated[int, Ge(1)] = 65_536
+    """Keys in the queue, at least a batch."""
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.999
+    """Momentum of the key encoder."""
+    temperature: Annotated[float, Ge(0.02)] = 0.2
+    """Divides the similarities. From 0.02 on exp(1 / temperature), summed over the queue, is a finite number."""
+    group: Annotated[int, Ge(2)] = 32
+    """Views that one device normalises together."""
+
+
 class Method(PairMethod):
     """A query encoder learns to find the key of the other view among a queue of keys from a momentum encoder.
 
@@ -88,24 +104,13 @@ class Method(PairMethod):
 
     reference_lr = 0.03
     sync_batchnorm = False
-    default_options: ClassVar[Mapping[str, float]] = {
-        "queue": 65_536,
-        "momentum": 0.999,
-        "temperature": 0.2,
-        "group": 32,
-    }
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        size = self.whole_number("queue", 1)
-        self.group = self.whole_number("group", 2)
+        size, self.group = self.options.queue, self.options.group
         assert config.batch_size is not None
         if size < config.batch_size:
             raise UserError(f"--method-options queue={size} must be at least the batch size, {config.batch_size}")
-        if not 0 <= self.options["momentum"] < 1:
-            raise UserError(f"--method-options momentum={self.options['momentum']:g} must be in [0, 1)")
-        if not self.options["temperature"] >= 0.02:  # exp(1 / temperature), summed over the queue, must be a number
-            raise UserError(f"--method-options temperature={self.options['temperature']:g} must be at least 0.02")
         self.projector = MoCoProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
         self.momentum_encoder = momentum_copy(encoder)
         self.momentum_projector = momentum_copy(self.projector)
@@ -137,11 +142,11 @@ class Method(PairMethod):
 
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Algorithm 1 of He et al.: first views are queries, second views keys; the embeddings are the queries."""
-        update_momentum(self.encoder, self.momentum_encoder, self.options["momentum"])
-        update_momentum(self.projector, self.momentum_projector, self.options["momentum"])
+        update_momentum(self.encoder, self.momentum_encoder, self.options.momentum)
+        update_momentum(self.projector, self.momentum_projector, self.options.momentum)
         self._keys = self._encode_keys(second)
         queries = self._encode_queries(first)
-        return info_nce(queries, self._keys, self.queue.bank, self.options["temperature"]), queries
+        return info_nce(queries, self._keys, self.queue.bank, self.options.temperature), queries
 
     def on_after_backward(self) -> None:
         """Only now, since backpropagation still needed the queue as it was."""

@@ -2,35 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import Annotated
 
+from annotated_types import Gt
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models.encoders import Encoder
 
 
+@dataclass(frozen=True)
+class Options(MethodOptions):
+    """Options of SimCLR."""
+
+    temperature: Annotated[float, Gt(1e-3)] = 0.5
+    """Divides the similarities; the default is the paper's for CIFAR-10 (appendix B.9)."""
+
+
 class Method(PairMethod):
     """A view is told from all other views of the batch, of every device (section 2.1, equation 1).
 
-    Head of two layers with BatchNorm, out 128 (section 4.2 and the released code). Temperature 0.5 is the paper's for
-    CIFAR-10 (appendix B.9).
+    Head of two layers with BatchNorm, out 128 (section 4.2 and the released code).
     """
 
     reference_lr = 0.12
-    default_options: ClassVar[Mapping[str, float]] = {"temperature": 0.5}
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        if not self.options["temperature"] > 1e-3:
-            raise UserError(f"--method-options temperature={self.options['temperature']:g} must be above 0.001")
         self.projector = SimCLRProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
-        self.criterion = NTXentLoss(self.options["temperature"], gather_distributed=config.world_size > 1)
+        self.criterion = NTXentLoss(self.options.temperature, gather_distributed=config.world_size > 1)
 
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         """Cross-entropy of finding a view's partner among the 2N - 1 other views; the embeddings are the firsts'."""

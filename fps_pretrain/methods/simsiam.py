@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from lightly.loss import NegativeCosineSimilarity
 from lightly.models.modules.heads import SimSiamPredictionHead, SimSiamProjectionHead
 from torch import Tensor, nn
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models.architectures import is_cifar_resnet
@@ -22,6 +24,11 @@ def zero_last_batchnorm(encoder: nn.Module) -> None:
             nn.init.zeros_(block.bn3.weight)
         elif isinstance(block, BasicBlock):
             nn.init.zeros_(block.bn2.weight)
+
+
+@dataclass(frozen=True)
+class Options(MethodOptions):
+    """SimSiam has no options of its own."""
 
 
 class Method(PairMethod):

@@ -13,7 +13,6 @@ Nothing is ever unpickled beyond tensors and plain containers.
 from __future__ import annotations
 
 import hashlib
-import os
 import pickle
 import warnings
 import zipfile
@@ -26,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import sync_folder
+from fps_pretrain.common.files import keep_existing, open_atomically
 from fps_pretrain.models.encoders import Encoder, build_encoder
 
 FORMAT = "fps-encoder"
@@ -69,37 +68,19 @@ def digest(state_dict: Mapping[str, Tensor]) -> str:
 
 
 def write_atomically(path: Path, payload: object) -> None:
-    """``torch.save`` beside ``path``, flushed to disk, then renamed: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        with partial.open("wb") as file:
-            torch.save(payload, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        sync_folder(path.parent)
-    except RuntimeError as error:
-        # torch's archive writer, cut short, complains of its half archive; what cut it short (Ctrl-C, a full disk) is
-        # what the caller must see.
-        raise error.__context__ or error from None
-    finally:
-        partial.unlink(missing_ok=True)
+    """``torch.save`` to ``path``, whole or not at all (``common.files.open_atomically``); its folder is made.
 
-
-def keep_existing(path: Path) -> Path | None:
-    """Rename an existing file or folder to ``name.1.pt`` or ``name.1`` (the first free number).
-
-    Returns:
-        Where it is now, or None if there was nothing.
+    Raises:
+        OSError: the file cannot be written.
     """
-    if not path.exists():
-        return None
-    number = 1
-    while (kept := path.with_name(f"{path.stem}.{number}{path.suffix}")).exists():
-        number += 1
-    path.rename(kept)
-    return kept
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open_atomically(path) as file:
+            torch.save(payload, file)
+    except RuntimeError as error:
+        # torch's archive writer reports its half archive as a RuntimeError. Raise what cut it short instead: Ctrl-C, or
+        # a full disk.
+        raise error.__context__ or error from None
 
 
 def _stored_digest(path: Path) -> str | None:
@@ -244,7 +225,7 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
         width: its width multiplier.
 
     Returns:
-        A module from images ``(N, 3, H, W)``, normalised as ``models.normalise`` does, to features
+        A module from images ``(N, 3, H, W)``, normalised as ``images.pixels.normalise`` does, to features
         ``(N, encoder.feature_dim)``, in evaluation mode; ``encoder.train()`` before training it further.
 
     Raises:

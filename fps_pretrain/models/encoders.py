@@ -17,10 +17,6 @@ from torch.nn import functional as F
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.architectures import BLOCKS_PER_STAGE, check_architecture, is_cifar_resnet
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""What pre-training normalises its views with, and so what every user of an encoder must (see ``normalise``)."""
-
 
 class Encoder(nn.Module):
     """What every encoder has beside its weights: ``feature_dim``, the length of its features."""
@@ -83,13 +79,6 @@ class CifarResNet(Encoder):
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
         return out.mean(dim=(2, 3))
-
-
-def normalise(images: Tensor) -> Tensor:
-    """The encoder's input of images: uint8 ``(N, H, W, 3)`` RGB to float ``(N, 3, H, W)``, in channels_last memory."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
 
 
 def _without_head(model: nn.Module, arch: str) -> nn.Module:

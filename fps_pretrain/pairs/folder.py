@@ -1,59 +1,33 @@
 """Pairs from a folder of images: two crops of one image (the paper's ImageNet and StyleGAN rows).
 
-The augmentation is that of fractal pairs. Which image a pair shows is keyed by (seed, epoch, index): every image comes
-once before any comes again, in an order of its own each time.
+The augmentation is that of fractal pairs. (seed, epoch, index) determines the image and the crops of a pair. Every
+image is used once before any is used again, each time in a new order.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.fractals.batch import augment_pair
-from fps_pretrain.fractals.recipe import DEFAULT_VIEW_NUMBERS, ViewNumbers
+from fps_pretrain.fractals.compose.colours import pack
+from fps_pretrain.fractals.recipe_numbers import DEFAULT_VIEW_NUMBERS, ViewNumbers
 from fps_pretrain.fractals.rng import PAIR_STREAM, make_key
-from fps_pretrain.fractals.views import pack
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
-
-
-def list_images(folder: Path) -> list[str]:
-    """Paths of all images below ``folder``, relative to it, in alphabetical order; links to folders are followed."""
-    found = []
-    for parent, _, names in os.walk(folder, followlinks=True):
-        inside = os.path.relpath(parent, folder)
-        found += [os.path.normpath(os.path.join(inside, n)) for n in names if Path(n).suffix.lower() in IMAGE_SUFFIXES]
-    return sorted(found)
-
-
-def read_image(path: Path) -> np.ndarray:
-    """An image file as ``(H, W, 3)`` uint8 RGB, whatever it was stored as.
-
-    Raises:
-        UserError: the file cannot be decoded.
-    """
-    try:
-        data = np.fromfile(path, np.uint8)
-        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error) as error:
-        raise UserError(f"{path} cannot be read: {error}") from error
-    if image is None:
-        raise UserError(f"{path} is no image that OpenCV can decode: remove or replace it")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+from fps_pretrain.images.decode import read_image
+from fps_pretrain.images.folder import IMAGE_SUFFIXES, list_images
+from fps_pretrain.pairs.sources import MadeBy
 
 
 @lru_cache(maxsize=2)
 def _order(seed: int, epoch: int, number: int, images: int) -> np.ndarray:
-    """The order of all images in pass ``number`` through them in an epoch."""
+    """The order of the images in pass ``number`` of an epoch over the folder."""
     return np.random.default_rng([seed, epoch, number]).permutation(images)
 
 
@@ -61,16 +35,16 @@ class FolderPairs:
     """Pairs of two augmented crops of one image.
 
     Args:
-        folder: where the images are, in folders of any depth.
+        folder: holds the images, in folders of any depth.
         size: side of a view in pixels.
-        seed: fixes order and crops.
-        numbers: how views are augmented.
+        seed: determines order and crops.
+        numbers: of the augmentation.
 
     Raises:
         UserError: the folder holds no images.
     """
 
-    made_by: Literal["threads", "processes", "device"] = "processes"
+    made_by: MadeBy = "processes"
 
     def __init__(self, folder: Path, size: int, seed: int, numbers: ViewNumbers = DEFAULT_VIEW_NUMBERS) -> None:
         self.folder = folder
@@ -83,12 +57,12 @@ class FolderPairs:
         read_image(folder / self.paths[0])
 
     def path_of(self, epoch: int, index: int) -> Path:
-        """The image that pair ``index`` of an epoch shows."""
+        """The path of the image of pair ``index`` of an epoch."""
         number, position = divmod(index, len(self.paths))
         return self.folder / self.paths[_order(self.seed, epoch, number, len(self.paths))[position]]
 
     def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
-        """See ``data.PairSource``.
+        """See ``sources.PairSource``.
 
         Raises:
             UserError: an image cannot be decoded.
@@ -102,7 +76,7 @@ class FolderPairs:
 
     def description(self) -> dict[str, Any]:
         """Number of images and a digest of their names."""
-        names = hashlib.sha256("\n".join(self.paths).encode()).hexdigest()
+        names = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape")).hexdigest()
         return {
             "source": "folder",
             "size": self.size,

@@ -1,4 +1,4 @@
-"""Fractal pairs for the eye: single images and a labelled contact sheet."""
+"""Pairs to look at: single images and a labelled contact sheet."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ import cv2
 import numpy as np
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.config.pretrain import PreviewConfig
-from fps_pretrain.fractals.batch import augment_pair, load_codes
-from fps_pretrain.fractals.compose import composed
-from fps_pretrain.fractals.views import unpack
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.config.pairs import PreviewConfig
+from fps_pretrain.fractals.batch import augment_pair
+from fps_pretrain.fractals.codes import Codes, load_codes
+from fps_pretrain.fractals.compose.colours import unpack
+from fps_pretrain.fractals.compose.pairs import composed
+from fps_pretrain.fractals.recipe import Recipe
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 _SHEET_WIDTH = 1600
 _LABEL_HEIGHT = 16
@@ -22,17 +24,17 @@ _FRAME = (0, 140, 60)
 
 
 def to_images(views: np.ndarray) -> np.ndarray:
-    """Views as the network sees them, ``(N, 3, size, size)`` normalised, as images ``(N, size, size, 3)`` uint8 RGB."""
+    """Undo the normalisation of views ``(N, 3, size, size)``: images ``(N, size, size, 3)``, uint8 RGB."""
     images = views.transpose(0, 2, 3, 1) * np.array(IMAGENET_STD) + np.array(IMAGENET_MEAN)
     return np.round(np.clip(images, 0.0, 1.0) * 255.0).astype(np.uint8)
 
 
 def neighbour_sheet(rows: list[list[np.ndarray]], marked: list[set[int]]) -> np.ndarray:
-    """Rows of images side by side, those in ``marked`` (by position in the row) framed; small ones enlarged.
+    """Draw rows of images side by side, some with a frame. Small images are enlarged.
 
     Args:
-        rows: for each row its images, ``(size, size, 3)`` uint8 RGB, the first two set apart from the others.
-        marked: for each row the positions to frame.
+        rows: the images of each row, ``(size, size, 3)``, uint8 RGB; a gap follows the first two.
+        marked: for each row the positions of the images with a frame.
     """
     zoom = max(1, 64 // rows[0][0].shape[0])
     side = rows[0][0].shape[0] * zoom
@@ -48,7 +50,7 @@ def neighbour_sheet(rows: list[list[np.ndarray]], marked: list[set[int]]) -> np.
 
 
 def _sheet(pairs: list[np.ndarray], labels: list[str]) -> np.ndarray:
-    """Pairs side by side in rows, each above its label; small images enlarged without smoothing."""
+    """Draw pairs in rows, each above its label. Small images are enlarged without smoothing."""
     size = pairs[0].shape[1]
     zoom = max(1, 72 // size)
     side = size * zoom
@@ -72,29 +74,45 @@ def _write(path: Path, image: np.ndarray) -> None:
         raise UserError(f"{path} cannot be written")
 
 
-def preview(config: PreviewConfig) -> int:
-    """Write ``pair-NNN-view-{a,b}.png`` for each pair and ``sheet.png`` with all of them, labelled by class.
+def write_pairs(folder: Path, recipe: Recipe, seed: int, count: int, *, codes: Codes, augmented: bool = True) -> None:
+    """Write the first pairs of epoch 0: ``pair-NNN-view-{a,b}.png`` and ``sheet.png`` with all, labelled by class.
 
-    Returns:
-        The process's exit code, 0.
+    Args:
+        folder: where to write; it is made if it does not exist.
+        recipe: what pairs look like.
+        seed: the seed of codes and pairs.
+        count: number of pairs.
+        codes: codes of a file, or ``SEEDED_CODES``.
+        augmented: show the views as the network sees them instead of as composed.
 
     Raises:
-        UserError: the folder holds other files.
+        UserError: an image cannot be written.
     """
-    recipe = config.recipe()
-    folder = config.output
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise UserError(f"--output {folder} exists and is not an empty folder: name another one")
-    codes = load_codes(config.codes)
     folder.mkdir(parents=True, exist_ok=True)
     pairs, labels = [], []
-    for index in range(config.pairs):
-        views, key, classes = composed(recipe, config.seed, 0, index, codes)
-        pairs.append(to_images(augment_pair(views, key, numbers=recipe.augment)) if config.augment else unpack(views))
+    for index in range(count):
+        views, key, classes = composed(recipe, seed, 0, index, codes)
+        pairs.append(to_images(augment_pair(views, key, numbers=recipe.augment)) if augmented else unpack(views))
         labels.append(f"{index}: " + " ".join(map(str, classes)))
     for index, pair in enumerate(pairs):
         for view, name in enumerate("ab"):
             _write(folder / f"pair-{index:03d}-view-{name}.png", pair[view])
     _write(folder / "sheet.png", _sheet(pairs, labels))
+
+
+def preview(config: PreviewConfig) -> int:
+    """Write the pairs of a configuration into an empty folder; see ``write_pairs``.
+
+    Returns:
+        The process's exit code, 0.
+
+    Raises:
+        UserError: the folder is not empty, or the file of codes cannot be read.
+    """
+    recipe, folder = config.recipe(), config.output
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"--output {folder} exists and is not an empty folder: name another one")
+    codes = load_codes(config.codes)
+    write_pairs(folder, recipe, config.seed, config.pairs, codes=codes, augmented=config.augment)
     print(f"wrote {config.pairs} pairs and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
     return 0

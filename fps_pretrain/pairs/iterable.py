@@ -1,4 +1,4 @@
-"""Fractal pairs for anyone's own training loop."""
+"""Fractal pairs for a training loop of your own."""
 
 from __future__ import annotations
 
@@ -12,27 +12,28 @@ from torch.utils.data import IterableDataset, get_worker_info
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import MAX_THREADS
 from fps_pretrain.fractals.recipe import make_recipe
-from fps_pretrain.pairs.sources import FractalSource, PairBatches
+from fps_pretrain.pairs.loader import PairBatches
+from fps_pretrain.pairs.sources import FractalSource
 
 
 class FPSPairs(IterableDataset[tuple[Tensor, Tensor]]):
-    """Batches of fractal pairs, without end or until ``pairs``: two views ``(batch_size, 3, size, size)`` each.
+    """Batches of fractal pairs: two tensors of views, ``(batch_size, 3, size, size)``, float32, on the CPU.
 
-    Float32 on the CPU, augmented and normalised with ImageNet's mean and deviation. The pairs are those that
-    ``run_pretrain.py`` trains on with the same seed and batch size, in the same order, whatever the number of workers:
+    The views are augmented and normalised with ImageNet's mean and deviation. The pairs are those on which
+    ``run_pretrain.py`` trains with the same seed and batch size, in the same order, for any number of workers:
 
         loader = DataLoader(FPSPairs(batch_size=256), batch_size=None, num_workers=4)
 
-    In a process group of torch.distributed each process gets its share of every batch.
+    In a process group of torch.distributed every process gets its share of each batch.
 
     Args:
-        batch_size: pairs in a batch, over all processes together.
+        batch_size: pairs in a batch, over all processes.
         size: side of a view in pixels, 16 to 512.
-        seed: fixes codes and pairs.
-        pairs: how many to make, rounded down to whole batches; None to go on for ever.
-        first: how many to leave out, rounded down to whole batches, to go on where an earlier loop stopped.
-        pairs_per_epoch: after how many every class has come equally often, in another order than the time before.
-        threads: how many threads of each worker share the making of a batch.
+        seed: determines codes and pairs.
+        pairs: number of pairs, rounded down to whole batches; None for no end.
+        first: number of pairs to skip, rounded down to whole batches, to continue an earlier loop.
+        pairs_per_epoch: length of an epoch; every epoch has its own order of the classes.
+        threads: number of threads in each worker that share a batch.
         recipe: options of the recipe by name, as ``fractals.recipe.make_recipe`` takes them.
 
     Raises:
@@ -67,7 +68,7 @@ class FPSPairs(IterableDataset[tuple[Tensor, Tensor]]):
         self.stop = None if pairs is None else self.start + pairs // batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The batches; each worker of a DataLoader makes those that are its turn."""
+        """The batches; workers of a DataLoader take turns."""
         worker = get_worker_info()
         step, stride = (self.start + worker.id, worker.num_workers) if worker else (self.start, 1)
         while self.stop is None or step < self.stop:

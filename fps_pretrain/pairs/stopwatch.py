@@ -1,4 +1,4 @@
-"""How long the trainer waits for pairs."""
+"""Measurement of the time that pairs take."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 
 
 class Stopwatch:
-    """Counts the seconds spent inside its ``with`` blocks."""
+    """Adds up the seconds spent inside its ``with`` blocks."""
 
     def __init__(self) -> None:
         self._total = 0.0
@@ -22,19 +22,19 @@ class Stopwatch:
         self._total += time.perf_counter() - self._since
 
     def seconds(self) -> float:
-        """What has been counted so far."""
+        """The sum so far."""
         return self._total
 
 
 class CudaStopwatch(Stopwatch):
-    """Counts the seconds that the GPU is busy with what its ``with`` blocks ask of it, without waiting for it."""
+    """Adds up the seconds that the GPU works on what is started inside its ``with`` blocks, without waiting for it."""
 
     def __init__(self) -> None:
         super().__init__()
         self._running: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()
 
     def __enter__(self) -> None:
-        # The GPU comes to these marks in their turn, after all that it was asked for before.
+        # CUDA is asynchronous: these events happen when the GPU has finished what was started before them.
         self._running.append((torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)))
         self._running[-1][0].record()
 
@@ -42,7 +42,7 @@ class CudaStopwatch(Stopwatch):
         self._running[-1][1].record()
 
     def seconds(self) -> float:
-        """What has been finished so far."""
+        """The sum over the blocks that the GPU has finished."""
         while self._running and self._running[0][1].query():
             start, end = self._running.popleft()
             self._total += start.elapsed_time(end) / 1000.0

@@ -8,7 +8,7 @@ from lightly.utils.benchmarking.knn import knn_predict
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fps_pretrain.models.encoders import normalise
+from fps_pretrain.images.pixels import normalise
 from fps_pretrain.probing.probe_data import ProbeData
 
 NEIGHBOURS = 20

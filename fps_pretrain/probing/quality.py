@@ -1,8 +1,7 @@
-"""Eyes on a run's quality: what is measured every so many pairs, and an alarm when embeddings collapse."""
+"""What is measured of an encoder while it trains, and an alarm when its embeddings collapse."""
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import CSVLogger
 from torch import Tensor, nn
-from tqdm import tqdm
 
+from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.pairs.sources import PairSource
@@ -24,12 +23,6 @@ from fps_pretrain.probing.training_page import Neighbours, write_page
 
 COLLAPSED = 0.1
 """Embedding spread under which nearly all views are at one point; 1 is an even spread over the sphere."""
-
-
-def say(text: str) -> None:
-    """A line for the user, above a progress bar if there is one."""
-    tqdm.write(text, file=sys.stderr)
-    sys.stderr.flush()
 
 
 class CollapseAlarm(Callback):
@@ -58,12 +51,12 @@ class CollapseAlarm(Callback):
             return
         if spread >= COLLAPSED:
             if self._low >= self.patience:
-                say(f"the embeddings have spread again at step {trainer.global_step}: {spread:.2f}")
+                logger.info(f"the embeddings have spread again at step {trainer.global_step}: {spread:.2f}")
             self._low, self._from = 0, 0
             return
         self._low += trainer.global_step >= self._from
         if self._low == self.patience:
-            say(
+            logger.warning(
                 f"warning: the embeddings have collapsed at step {trainer.global_step}: their spread is {spread:.3f}, "
                 f"where 1 is even and under {COLLAPSED} all views look alike to the encoder. If it stays so, stop "
                 "(Ctrl-C) and start over with a lower --lr or a larger --batch-size"
@@ -137,9 +130,9 @@ class QualityProbe(Callback):
         measures, neighbours = self.measured_at(step, encoder)
         assert self.config.batch_size is not None
         values = {**measures, "pairs_seen": float(step * self.config.batch_size)}
-        for logger in (self.record, *trainer.loggers[1:]):  # the first logger is the CSV of the losses
-            logger.log_metrics(values, step)
-            logger.save()
+        for record in (self.record, *trainer.loggers[1:]):  # the first logger is the CSV of the losses
+            record.log_metrics(values, step)
+            record.save()
         trainer.loggers[0].save()
         write_page(self.folder, self.config, neighbours, self.data.name, self.baseline)
         return measures
@@ -166,7 +159,7 @@ class QualityProbe(Callback):
         if due and trainer.is_global_zero and trainer.global_step < self.config.total_steps:
             assert isinstance(pl_module, PairMethod)
             measures = self.look(trainer, pl_module.encoder)
-            say(f"step {trainer.global_step}: " + describe(measures, self.data.name))
+            logger.info(f"step {trainer.global_step}: " + describe(measures, self.data.name))
 
 
 def describe(measures: dict[str, float], data_name: str) -> str:

@@ -153,7 +153,7 @@ def write_page(
 
     train, probes = read_log(folder, "csv"), read_log(folder, "probes")
     probes = [{"step": 0.0, "pairs_seen": 0.0, **baseline}, *probes]
-    environment = Environment(loader=PackageLoader("fps_pretrain"), autoescape=select_autoescape())
+    environment = Environment(loader=PackageLoader("fps_pretrain.probing"), autoescape=select_autoescape())
     last = {**(train[-1] if train else {}), **probes[-1]}
     total = config.total_steps * (config.batch_size or 0)
     text = environment.get_template("training.html").render(

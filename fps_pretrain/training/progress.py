@@ -1,4 +1,4 @@
-"""What a person sees of a long run."""
+"""What a person sees of a long run: a progress bar, and the share of time spent waiting for pairs."""
 
 from __future__ import annotations
 

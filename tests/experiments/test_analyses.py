@@ -12,7 +12,8 @@ from experiments.analyses.models import Judge, combine, final_weights
 from experiments.report.arms import centralise, passes
 from experiments.report.runs import read_run
 from federated.config.run import RunConfig
-from federated.server import client_models, rounds
+from federated.server import run as rounds
+from federated.server.output import client_models
 from fps_pretrain.common.errors import UserError
 from tests.conftest import assert_refused
 from tests.experiments.runs import write_run

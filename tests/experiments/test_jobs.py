@@ -15,7 +15,7 @@ from experiments.comparison.plan import plan
 from experiments.comparison.running import side_by_side
 from federated.client.failures import injected
 from federated.config.run import RunConfig
-from federated.server import rounds
+from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
 
 TINY = RunConfig(

@@ -17,20 +17,23 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from federated import algorithms
 from federated.client import workspace
-from federated.client.training import Hyper, Problem
+from federated.client.training import ClientHyperparameters, Problem
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data.sets import Dataset
 from federated.engines.inprocess import InProcessGrid
-from federated.server.progress import RoundBar
-from federated.server.rounds import Round, _Engine, _Loop
-from federated.server.run_folder import RunFolder, State
+from federated.engines.start import Engine
+from federated.server.exchange import Clients
+from federated.server.output.progress import RoundBar
+from federated.server.output.run_folder import State
+from federated.server.rounds import Loop, Round
 
 Vector = NDArray[np.float64]
 
 
-def _inputs(examples: Tensor, batch: Tensor, hyper: Hyper, generator: torch.Generator) -> Tensor:
+def _inputs(examples: Tensor, batch: Tensor, hyper: ClientHyperparameters, generator: torch.Generator) -> Tensor:
     return examples[batch]
 
 
@@ -136,19 +139,24 @@ class Federated:
         message_config = workspace.message_config(self.config, self.folder, client_states=self.folder / "clients")
         workspace.share(message_config, space)
         grid = InProcessGrid(client_app, problem.clients)
-        engine = _Engine(grid, message_config)
-        self.loop = _Loop(self.config, RunFolder(self.folder), space, engine, report=None, publish=lambda _: None)
-        self.partition_of = self.loop._partitions()
-        self.strategy = self.loop._strategy(self.partition_of)
+        self.loop = Loop(
+            config=self.config,
+            space=space,
+            algorithm=algorithms.load(self.config),
+            clients=Clients.find(Engine(grid, message_config), self.config),
+            most_examples=[len(part) for part in problem.targets],
+            sampling_seed=self.config.seed,
+        )
         weights = {"head.weight": torch.zeros(1, problem.dim, dtype=torch.float64)}
-        self.state = State(0, weights, "", "", torch.zeros(problem.clients, dtype=torch.int64))
+        never = torch.zeros(problem.clients, dtype=torch.int64)
+        self.state = State(0, weights, "", "", never, self.loop.initial_server_state(weights))
 
     def run(self, rounds: int) -> list[Vector]:
         """The weights after each of the next rounds."""
         path = []
         with RoundBar(rounds, 0, quiet=True) as bar:
             for server_round in range(self.state.round + 1, self.state.round + 1 + rounds):
-                result = self.loop._round(server_round, self.state, self.strategy, self.partition_of, bar)
+                result = self.loop.round(server_round, self.state, bar)
                 self.rounds.append(result)
                 self.state = result.state
                 path.append(self.state.weights["head.weight"].numpy()[0].copy())

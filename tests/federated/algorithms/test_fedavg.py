@@ -1,16 +1,16 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord
-from flwr.clientapp import ClientApp
+from flwr.app import ConfigRecord
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated import algorithms
 from federated.algorithms.averaging import weighted_mean, weighted_sum
-from federated.algorithms.fedavg import FedAvg
 from federated.client import workspace
 from federated.client.training import normalise, weights_of
 from federated.client_app import client_app
@@ -18,8 +18,11 @@ from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition
 from federated.engines.inprocess import InProcessGrid
-from federated.messages import from_record
-from federated.server.cohort import Federation
+from federated.engines.start import Engine
+from federated.server.exchange import Clients
+from federated.server.output.progress import RoundBar
+from federated.server.output.run_folder import State
+from federated.server.rounds import Loop
 
 
 def random_weights(seed: int) -> dict[str, Tensor]:
@@ -31,18 +34,22 @@ def random_weights(seed: int) -> dict[str, Tensor]:
     }
 
 
-def test_registry_finds_algorithms_by_file() -> None:
-    assert {"fedavg", "scaffold", "krum"} < set(algorithms.names())
-    assert isinstance(algorithms.load("fedavg").build_strategy(RunConfig()), FedAvg)
-    assert algorithms.options("fedprox") == {"prox_mu": 0.01}
-    assert (algorithms.keeps_state("scaffold"), algorithms.keeps_state("fedavg")) == (True, False)
-
-
 @pytest.mark.parametrize("name", algorithms.names())
-def test_options_read_from_the_text_are_the_modules_and_fields(name: str) -> None:
-    assert algorithms.options(name) == getattr(algorithms.load(name), "OPTIONS", {})
-    for option, default in algorithms.options(name).items():
-        assert getattr(RunConfig(strategy=name), option) == default
+def test_an_algorithm_is_complete(name: str) -> None:
+    algorithm = algorithms.load(RunConfig(strategy=name))
+    assert algorithm.name == name
+    assert callable(algorithm.train_client)
+    assert callable(algorithm.init)
+    assert callable(algorithm.combine)
+    for field in fields(algorithm.options):
+        assert getattr(algorithm.options, field.name) == field.default
+
+
+def test_algorithms_are_found_by_file() -> None:
+    assert {"fedavg", "scaffold", "krum"} < set(algorithms.names())
+    assert not {"base", "averaging", "flower"} & set(algorithms.names())
+    keeping = {name for name in algorithms.names() if algorithms.load(RunConfig(strategy=name)).options.keeps_state}
+    assert keeping == {"scaffold", "feddyn", "moon"}
 
 
 def test_weighted_mean_and_integer_buffers() -> None:
@@ -65,18 +72,6 @@ def test_identical_clients_change_nothing() -> None:
 def test_weighted_sum() -> None:
     parts = [{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([10.0, 20.0])}]
     assert torch.equal(weighted_sum(parts, [2.0, -1.0])["a"], torch.tensor([-8.0, -16.0]))
-
-
-def test_messages_share_no_records() -> None:
-    grid = InProcessGrid(ClientApp(), 2)
-    config = ConfigRecord({"run-config": "x"})
-    first, second = FedAvg().configure_train(4, ArrayRecord(random_weights(0)), config, grid)
-    assert first.content.config_records["config"]["server-round"] == 4
-    first.content.config_records["config"]["run-config"] = "changed"
-    first.content.array_records["arrays"].pop("weight")
-    assert second.content.config_records["config"]["run-config"] == "x"
-    assert "weight" in second.content.array_records["arrays"]
-    assert "server-round" not in config
 
 
 @pytest.mark.parametrize("clients", [10, 7])
@@ -104,14 +99,18 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
 
     message_config = ConfigRecord({"run-config": "shared", "partition-file": ""})
     workspace.share(message_config, space)
-    grid = InProcessGrid(client_app, clients)
-    partition_of = {node: node - 2 for node in grid.get_node_ids()}
-    strategy = Federation(FedAvg(), space.parameters, clients, 0, partition_of)
-    replies = grid.send_and_receive(strategy.configure_train(1, ArrayRecord(start), message_config, grid))
-    arrays, _ = strategy.aggregate_train(1, replies)
+    loop = Loop(
+        config=config,
+        space=space,
+        algorithm=algorithms.load(config),
+        clients=Clients.find(Engine(InProcessGrid(client_app, clients), message_config), config),
+        most_examples=[len(part) for part in partition],
+        sampling_seed=0,
+    )
+    with RoundBar(1, 0, quiet=True) as bar:
+        result = loop.round(1, State(0, start, "", "", torch.zeros(clients, dtype=torch.int64)), bar)
     workspace.close()
 
-    assert arrays is not None
-    for name, tensor in from_record(arrays).items():
+    for name, tensor in result.state.weights.items():
         torch.testing.assert_close(tensor, centralised[name], atol=1e-5, rtol=0)
         assert (tensor - start[name]).abs().max() > 1e-4, "the step moved nothing"

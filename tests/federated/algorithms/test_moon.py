@@ -11,11 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.algorithms import fedavg, moon
-from federated.client.training import Client, Hyper, Problem, weights_of
+from federated.client.training import Client, ClientHyperparameters, Problem, weights_of
 from federated.config.run import RunConfig
 from tests.federated.conftest import run_quietly
 
-HYPER = Hyper(lr=0.1, momentum=0.0, weight_decay=0.0, local_epochs=1, batch_size=100, augmentation="none")
+HYPER = ClientHyperparameters(
+    lr=0.1, momentum=0.0, weight_decay=0.0, local_epochs=1, batch_size=100, augmentation="none"
+)
 EXAMPLES = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.arange(20) % 3
 PROBLEM = Problem(lambda examples, batch, hyper, generator: examples[batch], F.cross_entropy)
@@ -28,9 +30,9 @@ def build(seed: int) -> nn.Sequential:
         return nn.Sequential(OrderedDict(encoder=encoder, head=nn.Linear(4, 3)))
 
 
-def client(mu: float, previous: nn.Module | None, hyper: Hyper = HYPER) -> Client:
+def client(mu: float, previous: nn.Module | None, hyper: ClientHyperparameters = HYPER) -> Client:
     state = {"model": weights_of(previous)} if previous else {}
-    options = {"moon_mu": mu, "moon_temperature": 0.5}
+    options = moon.Options(moon_mu=mu, moon_temperature=0.5)
     return Client(build(9), EXAMPLES, TARGETS, hyper, (0, 1, 0), options, state=state, problem=PROBLEM)
 
 

@@ -15,24 +15,25 @@ from torch import nn
 from federated import client_app
 from federated.client import workspace
 from federated.client.batch_norm import (
-    batch_norm_sums,
     buffers_of,
     estimate_statistics,
     parameter_names,
-    pooled_statistics,
     with_norm,
 )
-from federated.client.training import evaluate, weights_of
+from federated.client.evaluation import evaluate
+from federated.client.statistics import batch_norm_sums, class_sums
+from federated.client.training import weights_of
 from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition
 from federated.engines.inprocess import InProcessGrid
-from federated.server.initialise import centroid_head, class_sums, initial_classifier, initial_encoder
-from federated.server.rounds import run
-from federated.server.run_folder import RunFolder
+from federated.server.output.run_folder import RunFolder
+from federated.server.run import run
+from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder, pooled_statistics
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.checkpoint import digest, save_encoder
-from fps_pretrain.models.encoders import build_classifier, build_encoder, normalise
+from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 Tiny = Callable[..., RunConfig]
 
@@ -171,7 +172,7 @@ def test_the_per_client_view_judges_each_by_its_own_statistics(tiny: Tiny) -> No
         if state.client_rounds[client]:
             own = torch.load(result.folder / "clients" / str(client) / "1.pt", weights_only=True)["statistics"]
             assert own
-        hits = space.hits({**state.weights, **own})
+        hits = space.correct_mask({**state.weights, **own})
         per_class = [hits[space.dataset.test.labels == label].mean() for label in range(10)]
         expected.append(sum(per_class[label] for label in space.dataset.train.labels[part]) / len(part))
     assert result.history[1]["client_accuracies"] == pytest.approx(expected, abs=1e-6)

@@ -9,24 +9,26 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from federated.client.augmentation import augment
+from federated.client.evaluation import evaluate
 from federated.client.failures import ClientTimeout
 from federated.client.training import (
     Client,
-    Hyper,
+    ClientHyperparameters,
     TrainingDiverged,
-    _augment,
     _batches,
     effective_steps,
-    evaluate,
     learning_rate,
     local_sgd,
     normalise,
     weights_of,
 )
 from federated.config.run import RunConfig
-from federated.server.initialise import initial_classifier, initial_encoder
+from federated.server.start.initialise import initial_classifier, initial_encoder
 
-HYPER = Hyper(lr=0.05, momentum=0.9, weight_decay=0.0005, local_epochs=2, batch_size=8, augmentation="standard")
+HYPER = ClientHyperparameters(
+    lr=0.05, momentum=0.9, weight_decay=0.0005, local_epochs=2, batch_size=8, augmentation="standard"
+)
 IMAGES = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (20, 16, 16, 3), dtype=np.uint8))
 LABELS = torch.arange(20) % 10
 
@@ -69,7 +71,9 @@ def test_layers_draw_from_the_key() -> None:
 def test_training_learns(model: nn.Module) -> None:
     images = IMAGES // 2
     images[::2] += 100
-    hyper = Hyper(lr=0.01, momentum=0.9, weight_decay=0.0, local_epochs=10, batch_size=8, augmentation="none")
+    hyper = ClientHyperparameters(
+        lr=0.01, momentum=0.9, weight_decay=0.0, local_epochs=10, batch_size=8, augmentation="none"
+    )
     start = weights_of(model)
     trained = local_sgd(Client(model, images, torch.arange(20) % 2, hyper, (0, 1, 0)), start)
     loss, accuracy = evaluate(model, trained.weights, images, torch.arange(20) % 2, 7)
@@ -78,7 +82,9 @@ def test_training_learns(model: nn.Module) -> None:
 
 
 def test_divergence_is_an_error(model: nn.Module) -> None:
-    hyper = Hyper(lr=1e30, momentum=0.9, weight_decay=0.0, local_epochs=1, batch_size=8, augmentation="none")
+    hyper = ClientHyperparameters(
+        lr=1e30, momentum=0.9, weight_decay=0.0, local_epochs=1, batch_size=8, augmentation="none"
+    )
     with pytest.raises(TrainingDiverged, match="lower --lr"):
         local_sgd(Client(model, IMAGES, LABELS, hyper, (0, 1, 0)), weights_of(model))
 
@@ -97,16 +103,16 @@ def test_a_client_with_one_example_trains(model: nn.Module) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in update.weights.values())
 
 
-def test_augmentation_shifts_and_mirrors_whole_images() -> None:
+def testaugmentation_shifts_and_mirrors_whole_images() -> None:
     images = IMAGES[:1].expand(400, -1, -1, -1)
     batch = torch.arange(400)
-    assert torch.equal(_augment(images, batch, "none", torch.Generator()), images)
+    assert torch.equal(augment(images, batch, "none", torch.Generator()), images)
     padded = F.pad(IMAGES[0].permute(2, 0, 1), (2, 2, 2, 2)).permute(1, 2, 0)
     shifted = [padded[y : y + 16, x : x + 16] for y in range(5) for x in range(5)]
     for augmentation, views in (("crop", shifted), ("standard", shifted + [view.flip(1) for view in shifted])):
         generator = torch.Generator().manual_seed(0)
         seen = set()
-        for image in _augment(images, batch, augmentation, generator):
+        for image in augment(images, batch, augmentation, generator):
             seen.add([torch.equal(image, view) for view in views].index(True))
         assert seen == set(range(len(views)))
 

@@ -13,8 +13,8 @@ import torch
 
 from federated.client import training as local
 from federated.config.run import RunConfig
-from federated.server import run_folder
-from federated.server.rounds import run
+from federated.server.output import run_folder
+from federated.server.run import run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder

@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from federated.config.run import RunConfig
+from federated.data import downloads
 from federated.data import sets as data
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY
@@ -143,8 +144,8 @@ def test_folder_with_who_made_it(tmp_path: Path) -> None:
                 write_images(tmp_path / split / label / who, 100)
     config = RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0, partition="natural", clients=2)
     loaded = data.load(config)
-    assert loaded.train.owners is not None
-    assert loaded.train.owners.tolist() == ["ada", "ben", "ada", "ben"]
+    assert loaded.train.user_ids is not None
+    assert loaded.train.user_ids.tolist() == ["ada", "ben", "ada", "ben"]
     Image.fromarray(np.zeros((20, 20), np.uint8)).save(tmp_path / "train" / "cat" / "stray.png")
     data._load.cache_clear()
     with pytest.raises(UserError, match=r"stray\.png must lie in a folder that says who made it"):
@@ -157,9 +158,9 @@ def test_parquet_with_an_id_column(tmp_path: Path) -> None:
     for split in ("train", "test"):
         pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
     fields: dict[str, Any] = {"dataset": f"parquet:{tmp_path}", "partition": "natural", "validation": 0.0}
-    owners = data.load(RunConfig(id_column="writer", **fields)).train.owners
-    assert owners is not None
-    assert owners.tolist() == ["7", "8", "7"]
+    user_ids = data.load(RunConfig(id_column="writer", **fields)).train.user_ids
+    assert user_ids is not None
+    assert user_ids.tolist() == ["7", "8", "7"]
     with pytest.raises(UserError, match=r"--id-column painter: .* has the columns image, label, writer"):
         data.load(RunConfig(id_column="painter", **fields))
 
@@ -235,7 +236,7 @@ def test_no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(datasets, "load_dataset", offline)
     with pytest.raises(UserError, match=r"--dataset parquet:PATH \(no route\)$"):
         data.load(RunConfig(dataset="hub:someone/pets"))
-    monkeypatch.setattr(data, "CACHE", tmp_path / "cache")
+    monkeypatch.setattr(downloads, "CACHE", tmp_path / "cache")
     monkeypatch.setattr("torchvision.datasets.CIFAR10.download", offline)
     with pytest.raises(UserError, match=r"cannot download cifar10; put train\.parquet and test\.parquet"):
         data.load(RunConfig(dataset="cifar10"))

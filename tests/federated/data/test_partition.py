@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 
 from federated.config.run import RunConfig
-from federated.data.partition import (
-    count_labels,
-    describe,
-    load_partition,
-    make_partition,
-    plot_partition,
-    save_partition,
-)
+from federated.data.partition import count_labels, describe, make_partition
+from federated.data.partition_file import load_partition, save_partition
+from federated.data.partition_plot import plot_partition
 from fps_pretrain.common.errors import UserError
 
 LABELS = np.random.default_rng(0).integers(0, 10, 1003)
@@ -96,16 +91,16 @@ def test_sizes_grow_as_asked(skew: Any, expected: Any) -> None:
     np.testing.assert_allclose(sizes - 1, np.array(expected) / np.sum(expected) * (len(LABELS) - 4), atol=1)
 
 
-def test_natural_partition_keeps_owners_together() -> None:
-    owners = np.random.default_rng(2).choice([f"writer {i}" for i in range(30)], len(LABELS))
+def test_natural_partition_keeps_user_ids_together() -> None:
+    user_ids = np.random.default_rng(2).choice([f"writer {i}" for i in range(30)], len(LABELS))
     config = RunConfig(dataset="hub:x", id_column="writer", partition="natural", clients=30)
-    parts = make_partition(config, LABELS, owners)
-    assert sorted(np.unique(owners[part]).item() for part in parts) == sorted(set(owners))
-    grouped = make_partition(dataclasses.replace(config, clients=7), LABELS, owners)
+    parts = make_partition(config, LABELS, user_ids)
+    assert sorted(np.unique(user_ids[part]).item() for part in parts) == sorted(set(user_ids))
+    grouped = make_partition(dataclasses.replace(config, clients=7), LABELS, user_ids)
     np.testing.assert_array_equal(np.sort(np.concatenate(grouped)), np.arange(len(LABELS)))
-    assert sum(len(set(owners[part])) for part in grouped) == 30
+    assert sum(len(set(user_ids[part])) for part in grouped) == 30
     with pytest.raises(UserError, match="--clients 31 is more than the 30 who made"):
-        make_partition(dataclasses.replace(config, clients=31), LABELS, owners)
+        make_partition(dataclasses.replace(config, clients=31), LABELS, user_ids)
 
 
 def test_iid_parts_hold_all_classes_and_shards_few() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,9 @@ import pytest
 from flwr.app import Message, RecordDict
 
 from federated.config.run import RunConfig
-from federated.engines import workers
-from federated.server.rounds import run
+from federated.engines import pool, workers
+from federated.server.run import RunFailed, run
+from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import run_quietly
 
 Tiny = Callable[..., RunConfig]
@@ -58,7 +60,7 @@ def test_a_worker_that_hangs_is_replaced(tiny: Tiny, monkeypatch: pytest.MonkeyP
                 stopped.append(worker.process.pid)
                 os.kill(worker.process.pid or 0, signal.SIGSTOP)
 
-    monkeypatch.setattr(workers, "HANG_GRACE", 1.0)
+    monkeypatch.setattr(pool, "HANG_GRACE", 1.0)
     monkeypatch.setattr(workers.WorkerGrid, "_dispatch", dispatch)
     rows = run(tiny(workers=1, client_timeout=5.0, rounds=1), quiet=True).history
     assert rows[1]["failures"] == [{"client": 0, "reason": "ClientTimeout: hung for 6 s and was ended"}]
@@ -69,7 +71,7 @@ def test_an_idle_worker_that_died_is_noticed(tiny: Tiny, tmp_path: Path) -> None
     from federated.client.workspace import message_config
 
     config = message_config(tiny(rounds=1), folder / "partition.npz")
-    with workers.worker_grid(3, 1, config, None) as grid:
+    with workers.WorkerGrid(3, 1, config, None) as grid:
         while not grid._workers[0].ready:
             grid.pull_messages([])
         process = grid._workers[0].process
@@ -85,3 +87,83 @@ def test_an_idle_worker_that_died_is_noticed(tiny: Tiny, tmp_path: Path) -> None
     while any(Path(f"/proc/{pid}").exists() for pid in pids) and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def _leave(*arguments: object) -> None:
+    sys.exit(7)
+
+
+def kill_in_round(monkeypatch: pytest.MonkeyPatch, server_round: int, node: int) -> None:
+    """Kill the worker that has got this node's message of that round."""
+    original = workers.WorkerGrid._dispatch
+
+    def dispatch(self: workers.WorkerGrid) -> None:
+        original(self)
+        for worker in self._workers:
+            about = worker.message.metadata if worker.message else None
+            if about and (about.group_id, about.dst_node_id) == (str(server_round), node):
+                os.kill(worker.process.pid or 0, signal.SIGKILL)
+
+    monkeypatch.setattr(workers.WorkerGrid, "_dispatch", dispatch)
+
+
+def fail_to_start(monkeypatch: pytest.MonkeyPatch, first: int, failing: int) -> None:
+    """After ``first`` workers have started as they should, the next ``failing`` end before they are ready."""
+    monkeypatch.setattr(pool, "START_PAUSE", 0.01)
+    started = 0
+    original, work = workers.WorkerGrid._new_worker, workers._work
+
+    def new_worker(self: workers.WorkerGrid) -> workers.ProcessWorker:
+        nonlocal started
+        started += 1
+        monkeypatch.setattr(workers, "_work", _leave if first < started <= first + failing else work)
+        return original(self)
+
+    monkeypatch.setattr(workers.WorkerGrid, "_new_worker", new_worker)
+
+
+def test_a_replacement_that_does_not_start_is_tried_again(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_in_round(monkeypatch, 1, 3)
+    fail_to_start(monkeypatch, first=1, failing=2)
+    rows = run(tiny(workers=1), quiet=True).history
+    assert [len(row["failures"]) for row in rows] == [0, 1, 0, 0]
+
+
+def test_the_others_go_on_without_a_worker_that_does_not_start(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    kill_in_round(monkeypatch, 1, 3)
+    fail_to_start(monkeypatch, first=2, failing=1000)
+    result = run(tiny(workers=2, rounds=6), quiet=True)
+    assert [len(row["failures"]) for row in result.history] == [0, 1, 0, 0, 0, 0, 0]
+    log = (result.folder / "log.txt").read_text()
+    line = "a worker could not be started again, its process ended with exit code 7; going on with 1 of 2"
+    assert log.count(line) == 1
+
+
+def test_a_run_whose_last_worker_is_gone_fails_and_goes_on_later(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        kill_in_round(patch, 2, 3)
+        fail_to_start(patch, first=1, failing=1000)
+        with pytest.raises(RunFailed, match=r"no worker is left: .*its process ended with exit code 7"):
+            run(tiny(workers=1), quiet=True)
+    assert run(tiny(workers=1), quiet=True).resumed_from == 1
+
+
+def test_workers_that_cannot_start_at_first_are_the_users_to_mend(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_to_start(monkeypatch, first=1, failing=1)
+    with pytest.raises(UserError, match=r"--workers 2: one cannot start, .* exit code 7; take fewer"):
+        run(tiny(workers=2), quiet=True)
+    fail_to_start(monkeypatch, first=0, failing=0)
+
+    def no_process(self: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(workers.ForkServerProcess, "start", no_process)
+    with pytest.raises(UserError, match=r"--workers 2: one cannot start, .*temporarily unavailable.*; take fewer"):
+        run(tiny(workers=2), quiet=True)
+
+
+def test_a_worker_that_is_never_ready_is_one_that_cannot_start(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool, "START_LIMIT", 0.0)
+    monkeypatch.setattr(pool, "POLL", 0.0)
+    with pytest.raises(UserError, match=r"--workers 1: one cannot start, it was not ready in 0 s; take fewer"):
+        run(tiny(workers=1), quiet=True)

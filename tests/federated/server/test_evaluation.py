@@ -10,12 +10,12 @@ from PIL import Image
 from federated.config.run import RunConfig
 from federated.data.sets import Split
 from federated.server.evaluation import client_accuracies, reported, summarise
-from federated.server.rounds import run
+from federated.server.run import run
 
 
-def split(labels: list[int], owners: list[str] | None = None) -> Split:
+def split(labels: list[int], user_ids: list[str] | None = None) -> Split:
     images = np.zeros((len(labels), 8, 8, 3), np.uint8)
-    return Split(images, np.array(labels), None if owners is None else np.array(owners))
+    return Split(images, np.array(labels), None if user_ids is None else np.array(user_ids))
 
 
 def test_clients_are_judged_on_their_own_classes() -> None:

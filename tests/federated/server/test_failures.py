@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -10,16 +11,17 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.clientapp import ClientApp
+from flwr.app import Message
 
-from federated import algorithms
-from federated.client.failures import ClientTimeout, Deadline, injected, reason_to_drop
+from federated.algorithms import fedavg
+from federated.algorithms.base import Update
+from federated.client.failures import ClientTimeout, Deadline, injected
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
-from federated.server.rounds import RunFailed, run
-from federated.server.run_folder import RunFolder, read_history
+from federated.server.output.run_folder import RunFolder, read_history
+from federated.server.replies import BadReply, Expected
+from federated.server.run import RunFailed, run
 from tests.federated.conftest import outcome, run_quietly
 from tests.federated.server.test_rounds import fail_in_round
 
@@ -83,9 +85,8 @@ def test_a_strategy_that_is_left_with_too_few_fails_the_run(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, strategy: str, least: int
 ) -> None:
     fail_in_round(monkeypatch, 1, {0}, ValueError())
-    from federated.algorithms import fedavg
-
-    monkeypatch.setattr(algorithms.load(strategy), "train_client", fedavg.train_client)
+    module = importlib.import_module(f"federated.algorithms.{strategy}")
+    monkeypatch.setattr(module, "train_client", fedavg.train_client)
     with pytest.raises(RunFailed, match=f"{least - 1} replies in round 1 are too few for --strategy {strategy}"):
         run(tiny(strategy=strategy, clients=least), quiet=True)
 
@@ -122,7 +123,7 @@ class Deaf(InProcessGrid):
 
 
 def test_a_node_that_never_answers_is_not_waited_for(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("federated.server.rounds.HANG_GRACE", 0.5)
+    monkeypatch.setattr("federated.server.exchange.HANG_GRACE", 0.5)
     rows = run(tiny(rounds=2, client_timeout=3.0), quiet=True, grid=Deaf(client_app, 3)).history
     assert rows[2]["failures"] == [{"client": 1, "reason": "gave no answer in time"}]
 
@@ -178,14 +179,12 @@ def test_a_client_that_failed_goes_on_from_the_state_that_counted(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
     """A client whose reply is dropped, although it has written its state, has not trained."""
-    from federated.server import rounds
+    original = Expected.read
 
-    original = rounds.reason_to_drop
-
-    def drop(reply: Message, shapes: Any) -> str | None:
+    def drop(self: Expected, reply: Message, most_examples: int) -> Update:
         if reply.metadata.src_node_id == 3 and reply.metadata.group_id == "2":
-            return "lost on the way"
-        return original(reply, shapes)
+            raise BadReply("lost on the way")
+        return original(self, reply, most_examples)
 
     outcomes = []
     for kind in ("before", "after"):
@@ -193,44 +192,8 @@ def test_a_client_that_failed_goes_on_from_the_state_that_counted(
             if kind == "before":
                 patch.setattr("federated.client_app.injected", lambda _, *key: "raise" if key == (2, 1) else None)
             else:
-                patch.setattr(rounds, "reason_to_drop", drop)
+                patch.setattr(Expected, "read", drop)
             folder = run(tiny(output=tmp_path / kind, strategy=strategy, rounds=4), quiet=True).folder
         outcomes.append(outcome(folder)[1])
         assert RunFolder(folder).load_state().client_rounds.tolist() == [4, 4, 4]
     assert outcomes[0] == outcomes[1]
-
-
-def reply(weights: dict[str, torch.Tensor], metrics: dict[str, Any]) -> Message:
-    InProcessGrid(ClientApp(), 1)
-    content = RecordDict({"arrays": ArrayRecord(weights), "metrics": MetricRecord(metrics)})
-    return Message(content, reply_to=Message(RecordDict(), 2, "train"))
-
-
-GOOD = {"w": torch.ones(2), "count": torch.tensor(3)}
-
-
-@pytest.mark.parametrize(
-    ("weights", "metrics", "reason"),
-    [
-        (GOOD, {"num-examples": 3, "train_loss": 0.1}, None),
-        ({"w": torch.tensor([1.0, float("inf")])}, {"num-examples": 3}, "sent arrays that are not finite, w first"),
-        ({"w": torch.ones(3)}, {"num-examples": 3}, "sent the weights of another model"),
-        ({"v": torch.ones(2)}, {"num-examples": 3}, "sent the weights of another model"),
-        (GOOD, {"num-examples": 3, "train_loss": float("nan")}, "sent a train_loss that is not finite"),
-        (GOOD, {"num-examples": 0}, "trained on no examples"),
-        (GOOD, {"train_loss": 0.1}, "sent no weights or no number of examples"),
-    ],
-)
-def test_reasons(weights: dict[str, torch.Tensor], metrics: dict[str, Any], reason: str | None) -> None:
-    assert reason_to_drop(reply(weights, metrics), {"w": torch.Size([2])}) == reason
-
-
-def test_reasons_of_replies_without_weights() -> None:
-    InProcessGrid(ClientApp(), 1)
-    sent = Message(RecordDict(), 2, "train")
-    shapes = {"w": torch.Size([2])}
-    assert (
-        reason_to_drop(Message(Error(2, "Traceback\n  x\nValueError: no"), reply_to=sent), shapes) == "ValueError: no"
-    )
-    empty = Message(RecordDict({"config": ConfigRecord()}), reply_to=sent)
-    assert reason_to_drop(empty, shapes) == "sent no weights or no number of examples"

@@ -9,8 +9,8 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from federated.config.run import RunConfig
-from federated.server import loggers
-from federated.server.rounds import RunFailed, run
+from federated.server.output import loggers
+from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 
 Tiny = Callable[..., RunConfig]

@@ -8,16 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAvg
 
-from federated.client_app import client_app
+from federated import algorithms
+from federated.algorithms.base import ServerState, Setting, Update
 from federated.config.run import RunConfig
-from federated.engines.inprocess import InProcessGrid
-from federated.messages import from_record
 from federated.server import privacy
-from federated.server.privacy import CentralPrivacy, clip_, count_noise, epsilon, update_noise
-from federated.server.rounds import RunFailed, run
+from federated.server.privacy import CentralPrivacy, Released, clip_, count_noise, epsilon, update_noise
+from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly
 
@@ -26,33 +23,25 @@ pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip
 Tiny = Callable[..., RunConfig]
 
 
-def aggregate(
-    config: RunConfig, updates: list[torch.Tensor], server_round: int = 1, strategy: CentralPrivacy | None = None
-) -> tuple[torch.Tensor, dict[str, Any]]:
-    """What clients' updates of a model of ones become; clients have 1, 2, 3, ... examples."""
-    grid = InProcessGrid(client_app, len(updates))
-    strategy = strategy or CentralPrivacy(FedAvg(), config)
-    start = torch.ones_like(updates[0])
-    messages = list(strategy.configure_train(server_round, ArrayRecord({"w": start}), ConfigRecord(), grid))
-    replies = [
-        Message(
-            RecordDict(
-                {
-                    "arrays": ArrayRecord({"w": start + update}),
-                    "metrics": MetricRecord({"num-examples": number, "train_loss": float(number)}),
-                }
-            ),
-            reply_to=message,
-        )
-        for number, (message, update) in enumerate(zip(messages, updates, strict=True), 1)
+def release(
+    updates: list[torch.Tensor], server_round: int = 1, state: ServerState | None = None, **fields: Any
+) -> tuple[torch.Tensor, Released]:
+    """The mean of clients' changes of a model of ones, as published; clients have 1, 2, 3, ... examples."""
+    start = {"w": torch.ones_like(updates[0])}
+    sent = [
+        Update({"w": start["w"] + update}, number, {"train_loss": float(number), "train_accuracy": 0.5})
+        for number, update in enumerate(updates, 1)
     ]
-    arrays, metrics = strategy.aggregate_train(server_round, replies)
-    assert arrays is not None
-    return from_record(arrays)["w"] - start, dict(metrics or {})
+    private = privacy_of(len(updates), **fields)
+    released = private.release(state or private.init(), start, sent, server_round)
+    config = RunConfig(clients=len(updates))
+    algorithm = algorithms.load(config)
+    setting = Setting(algorithm.options, len(updates), len(updates), 0.1, server_round)
+    return algorithm.combine({}, start, released.updates, setting).params["w"] - start["w"], released
 
 
-def private(**fields: Any) -> RunConfig:
-    return RunConfig(**{"dp": "fixed", "clients": 3, "dp_noise": 1e-9, **fields})
+def privacy_of(clients: int, secret: int = 7, **fields: Any) -> CentralPrivacy:
+    return CentralPrivacy.of(RunConfig(**{"dp": "fixed", "clients": clients, "dp_noise": 1e-9, **fields}), secret)
 
 
 def test_clipping_is_of_all_tensors_together() -> None:
@@ -65,39 +54,46 @@ def test_clipping_is_of_all_tensors_together() -> None:
 
 def test_updates_are_clipped_and_count_the_same() -> None:
     updates = [torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4]), torch.tensor([0.0, -2.0])]
-    mean, metrics = aggregate(private(dp_clip=1.0), updates)
+    mean, released = release(updates, dp_clip=1.0)
     torch.testing.assert_close(mean, torch.tensor([0.6 + 0.3, 0.8 + 0.4 - 1.0]) / 3)
-    assert metrics["dp_clip"] == 1.0
+    assert released.metrics["dp_clip"] == 1.0
+    assert [update.num_examples for update in released.updates] == [1, 1, 1]
 
 
 @pytest.mark.parametrize("clip", [0.1, 2.0])
 def test_noise_has_the_size_the_accountant_assumes(clip: float) -> None:
-    updates = [torch.zeros(200, 100)] * 4
-    mean, _ = aggregate(private(clients=4, dp_clip=clip, dp_noise=1.5), updates)
+    mean, _ = release([torch.zeros(200, 100)] * 4, dp_clip=clip, dp_noise=1.5)
     assert float(mean.std()) == pytest.approx(1.5 * clip / 4, rel=0.02)
     assert abs(float(mean.mean())) < 5 * 1.5 * clip / 4 / math.sqrt(20_000)
 
 
-def test_noise_is_a_function_of_seed_and_round() -> None:
-    updates = [torch.zeros(50)] * 3
-
-    def noise(seed: int, server_round: int) -> list[float]:
-        return aggregate(private(seed=seed, dp_noise=1.0), updates, server_round)[0].tolist()
+def test_noise_is_a_function_of_secret_and_round_and_not_of_the_seed() -> None:
+    def noise(secret: int, server_round: int, seed: int = 0) -> list[float]:
+        return release([torch.zeros(50)] * 3, server_round, dp_noise=1.0, secret=secret, seed=seed)[0].tolist()
 
     assert noise(1, 2) == noise(1, 2)
     assert noise(1, 2) != noise(2, 2)
     assert noise(1, 2) != noise(1, 3)
+    assert noise(1, 2, seed=5) == noise(1, 2)
+    assert noise(2**127 + 1, 2) != noise(1, 2)
 
 
 @pytest.mark.parametrize("first", [0.01, 100.0])
 def test_adaptive_clipping_finds_the_quantile(first: float) -> None:
     # A client's update has norm 1, 2, ... 20: 60% of them are below 12.5.
-    config = private(dp="adaptive", dp_quantile=0.6, dp_clip=first, clients=20, dp_noise=0.01)
-    strategy = CentralPrivacy(FedAvg(), config)
-    updates = [torch.full((1,), float(norm)) for norm in range(1, 21)]
+    state = None
     for server_round in range(1, 120):
-        aggregate(config, updates, server_round, strategy)
-    assert 11 <= strategy.clip <= 14
+        _, released = release(
+            [torch.full((1,), float(norm)) for norm in range(1, 21)],
+            server_round,
+            state,
+            dp="adaptive",
+            dp_quantile=0.6,
+            dp_clip=first,
+            dp_noise=0.01,
+        )
+        state = released.state
+    assert 11 <= float(released.state["privacy"]["clip"]) <= 14
 
 
 def test_adaptive_clipping_splits_the_noise() -> None:
@@ -128,7 +124,8 @@ def test_a_private_run_keeps_count_and_leaves_buffers_alone(tiny: Tiny, tmp_path
     weights = {name: tensor for name, tensor in torch_weights(result.folder).items()}
     assert result.history[1]["dp_epsilon"] > 0
     assert weights["encoder.bn1.num_batches_tracked"].dtype == torch.int64
-    assert float(weights["encoder.bn1.running_var"].abs().max()) < 100
+    variances = [tensor for name, tensor in weights.items() if name.endswith("running_var")]
+    assert all(float(tensor.min()) >= 0 for tensor in variances), "noise has reached a variance"
     assert float(weights["encoder.bn1.weight"].abs().max()) > 100
 
 
@@ -140,17 +137,24 @@ def torch_weights(folder: Path) -> dict[str, torch.Tensor]:
 def test_a_private_run_resumes_exactly(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:
-    fields = {"dp": "adaptive", "dp_noise": 0.2, "strategy": strategy, "rounds": 4, "participation": 0.7}
+    fields: dict[str, Any] = {
+        "dp": "adaptive",
+        "dp_noise": 0.2,
+        "strategy": strategy,
+        "rounds": 4,
+        "participation": 0.7,
+    }
+    fields["dp_secret"] = 5
     whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
-    original = CentralPrivacy.aggregate_train
+    original = CentralPrivacy.release
 
-    def failing(self: CentralPrivacy, server_round: int, replies: Any) -> Any:
+    def failing(self: CentralPrivacy, state: Any, params: Any, updates: Any, server_round: int) -> Released:
         if server_round == 3:
             raise RunFailed("power cut")
-        return original(self, server_round, replies)
+        return original(self, state, params, updates, server_round)
 
     with monkeypatch.context() as patch:
-        patch.setattr(CentralPrivacy, "aggregate_train", failing)
+        patch.setattr(CentralPrivacy, "release", failing)
         with pytest.raises(RunFailed):
             run(tiny(**fields), quiet=True)
     resumed = run(tiny(**fields), quiet=True)
@@ -164,7 +168,10 @@ def test_a_private_run_resumes_exactly(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"dp": "fixed", "strategy": "scaffold"}, "--dp goes with --strategy fedavg"),
+        (
+            {"dp": "fixed", "strategy": "scaffold"},
+            "--dp goes with --strategy fedadagrad, .*, not with scaffold",
+        ),
         ({"dp": "fixed", "head": "centroid"}, "--dp does not cover --head centroid"),
         ({"dp": "fixed", "dp_noise": 0.0}, "--dp-noise must satisfy"),
         ({"dp": "fixed", "dp_delta": 1.0}, "--dp-delta must satisfy"),

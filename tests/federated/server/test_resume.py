@@ -16,9 +16,10 @@ import torch
 
 from federated import algorithms
 from federated.client.state import ClientStates
+from federated.config.algorithm import options_class
 from federated.config.run import RunConfig
-from federated.server.rounds import RunFailed, run
-from federated.server.run_folder import RunFolder
+from federated.server.output.run_folder import RunFolder
+from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly
 
@@ -63,7 +64,7 @@ def run_with_kills(config: RunConfig, seed: int, kills: int) -> int:
     )
     rng = np.random.default_rng(seed)
     # Clients that remember something write more.
-    most = 45 if config.bn_stats == "local" or algorithms.keeps_state(config.strategy) else 18
+    most = 45 if config.bn_stats == "local" or config.algorithm_options().keeps_state else 18
     for number in range(kills):
         child = context.Process(target=_run_until_killed, args=(config, int(rng.integers(3, most))))
         child.start()
@@ -109,7 +110,7 @@ def _interrupt(server_round: int) -> None:
         raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("strategy", [name for name in algorithms.names() if algorithms.keeps_state(name)])
+@pytest.mark.parametrize("strategy", [name for name in algorithms.names() if options_class(name).keeps_state])
 def test_a_resumed_run_reads_what_its_clients_remember(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str
 ) -> None:

@@ -21,9 +21,9 @@ from federated.client.training import Client, ClientUpdate
 from federated.client_app import client_app
 from federated.config.run import RunConfig, from_yaml
 from federated.engines.inprocess import InProcessGrid
-from federated.server import rounds
-from federated.server.rounds import RunFailed, run
-from federated.server.run_folder import RunFolder, read_history
+from federated.server import run as rounds
+from federated.server.output.run_folder import RunFolder, read_history
+from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
@@ -57,6 +57,7 @@ def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
         "config.yaml", "metrics.jsonl", "partition.npz", "partition.png", "state.pt", "model.pt", "curve.png",
         "init.yaml",
         "log.txt",
+        ".lock",
     }  # fmt: skip
     rows = read_history(result.folder)
     assert result.history == rows
@@ -99,7 +100,7 @@ def test_the_same_run_twice(tiny: Tiny, tmp_path: Path) -> None:
 def test_a_finished_run_is_left_alone(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     first = run(tiny(), quiet=True)
     before = snapshot(first.folder)
-    monkeypatch.setattr(rounds.data, "load", lambda _: pytest.fail("data were loaded again"))
+    monkeypatch.setattr(rounds.sets, "load", lambda _: pytest.fail("data were loaded again"))
     again = run(tiny(), quiet=True)
     assert again.history == first.history
     assert again.resumed_from == 3
@@ -230,9 +231,9 @@ def test_other_data_of_the_same_name_are_noticed(tiny: Tiny, monkeypatch: pytest
         fail_in_round(patch, 2, {0, 1, 2}, ValueError())
         with pytest.raises(RunFailed):
             run(tiny(), quiet=True)
-    loaded = rounds.data.load(tiny())
+    loaded = rounds.sets.load(tiny())
     loaded.train.images[0, 0, 0, 0] ^= 255
-    monkeypatch.setattr(rounds.data, "load", lambda _: loaded)
+    monkeypatch.setattr(rounds.sets, "load", lambda _: loaded)
     with pytest.raises(UserError, match="began on other data"):
         run(tiny(), quiet=True)
 
@@ -242,7 +243,7 @@ def test_two_processes_do_not_share_a_run(tiny: Tiny, monkeypatch: pytest.Monkey
         fail_in_round(patch, 2, {0, 1, 2}, ValueError())
         with pytest.raises(RunFailed):
             run(tiny(), quiet=True)
-    with (tiny().folder / "log.txt").open("a") as file:
+    with (tiny().folder / ".lock").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="worked on by another process"):
             run(tiny(), quiet=True)

@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 
 from fps_pretrain.fractals.batch import augment_pair
-from fps_pretrain.fractals.codes import fill_code_table, jitter_code
-from fps_pretrain.fractals.compose import composed
+from fps_pretrain.fractals.codes import fill_code_table
+from fps_pretrain.fractals.compose.colours import pack, unpack
+from fps_pretrain.fractals.compose.pairs import composed
+from fps_pretrain.fractals.jitter import jitter_code
 from fps_pretrain.fractals.recipe import Recipe
 from fps_pretrain.fractals.render import empty_images, render
 from fps_pretrain.fractals.rng import IMAGE_STREAM, PAIR_STREAM, make_key
-from fps_pretrain.fractals.views import pack, unpack
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 
 Statistics = dict[str, tuple[float, float]]
 """Mean and standard error by name."""
@@ -244,7 +245,7 @@ def compiled_maker(seed: int) -> Maker:
             images.keys[image], images.sizes[image] = make_key(seed, IMAGE_STREAM, k, image), sizes[0]
             jitter_code(codes[0], sizes[0], recipe.jitter, recipe.image, images.keys[image], images.codes[image])
         render(recipe, 2, images)
-        return images.levels.reshape(2, recipe.render_side, -1).astype(int) - 1
+        return images.grey_images.reshape(2, recipe.render_side, -1).astype(int) - 1
 
     def augmented(picture: np.ndarray, recipe: Recipe, k: int) -> np.ndarray:
         key = np.uint64(make_key(seed, PAIR_STREAM, 0, k))

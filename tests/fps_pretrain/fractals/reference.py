@@ -1,7 +1,7 @@
 """The recipe of fractal pairs, written to be read: plain Python and NumPy, one pair at a time.
 
-It is the specification that the compiled and the batched code is tested against. It draws its random numbers in one of
-two ways. ``SharedDraws`` takes those of the compiled code, by their names; then every pixel must agree. ``FreshDraws``
+It is the specification against which the compiled and the batched code is tested. It draws its random numbers in one of
+two ways. ``SharedDraws`` takes those of the compiled code, by key and slot; then every pixel must agree. ``FreshDraws``
 takes NumPy's, and walks the chaos game in one long chain as the paper does; then statistics must agree.
 
 ``python -m tests.fps_pretrain.fractals.reference`` writes those statistics of 10,000 pairs to
@@ -19,178 +19,16 @@ import numpy as np
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from fps_pretrain.fractals import chaos_game as walk
-from fps_pretrain.fractals import codes, render, rng, views
-from fps_pretrain.fractals import compose as pairs
-from fps_pretrain.fractals.recipe import COLOUR_JITTER, JITTER_NONE, Recipe, make_recipe
-from fps_pretrain.models.encoders import IMAGENET_MEAN, IMAGENET_STD
+from fps_pretrain.fractals.augment import slots as augment_slots
+from fps_pretrain.fractals.compose import slots
+from fps_pretrain.fractals.recipe import COLOUR_JITTER, Recipe, make_recipe
+from fps_pretrain.images.pixels import IMAGENET_MEAN, IMAGENET_STD
 from tests.fps_pretrain.fractals.pair_statistics import Maker, statistics
+from tests.fps_pretrain.fractals.reference_draws import FreshDraws, chance, integer
+from tests.fps_pretrain.fractals.reference_images import grey_image, shown_code
 
 STORED = Path(__file__).with_name("reference_statistics.json")
 PAIRS, FEW = 10_000, 40
-
-
-class SharedDraws:
-    """The numbers that the compiled code draws: by key and slot."""
-
-    one_chain = False
-
-    def __init__(self, key):
-        self.key = np.uint64(key)
-
-    def uniform(self, slot, low=0.0, high=1.0):
-        return low + (high - low) * rng.uniform(self.key, slot)
-
-    def child(self, slot):
-        return SharedDraws(rng.subkey(self.key, slot))
-
-    def choices(self, count):
-        """Integers below 65,536."""
-        bits = np.empty((count + 1) // 2, np.uint32)
-        rng.fill_bits(self.key, bits)
-        return np.stack([bits & 0xFFFF, bits >> 16], axis=1).ravel()[:count].astype(np.int64)
-
-
-class FreshDraws:
-    """NumPy's numbers, whatever they are for."""
-
-    one_chain = True
-
-    def __init__(self, generator):
-        self.generator = generator
-
-    def uniform(self, slot, low=0.0, high=1.0):
-        return low + (high - low) * self.generator.random()
-
-    def child(self, slot):
-        return self
-
-    def choices(self, count):
-        return self.generator.integers(0, 65_536, count)
-
-
-def integer(draws, slot, n):
-    return int(draws.uniform(slot) * n)
-
-
-def chance(draws, slot, probability):
-    return draws.uniform(slot) < probability
-
-
-# Section 1: codes. A code is an array (n, 2, 3): the linear parts and the translations of its maps.
-
-
-def sample_code(numbers, draws):
-    n = numbers.min_maps + integer(draws, codes._SLOT_MAPS, numbers.max_maps - numbers.min_maps + 1)
-    alpha = draws.uniform(codes._SLOT_SIGMA, (numbers.sigma_low + n) / 2, (numbers.sigma_high + n) / 2)
-    p, q = alpha, alpha - 3 * n + 3
-    singular = []
-    for k in range(n - 1):
-        s1 = draws.uniform(codes._SLOT_SINGULAR + 2 * k, max(0, q / 3), min(1, p))
-        p, q = p - s1, q - s1
-        s2 = draws.uniform(codes._SLOT_SINGULAR + 2 * k + 1, max(0, q / 2), min(s1, p / 2))
-        p, q = p - 2 * s2, q + 3 - 2 * s2
-        singular.append((s1, s2))
-    s2 = draws.uniform(codes._SLOT_SINGULAR + 2 * n - 2, max(0, (p - 1) / 2), p / 3)
-    singular.append((p - 2 * s2, s2))
-    code = np.empty((n, 2, 3))
-    for k, (s1, s2) in enumerate(singular):
-        slot = codes._SLOT_LINEAR + 6 * k
-        sign1 = 1 if chance(draws, slot, 0.5) else -1
-        sign2 = 1 if chance(draws, slot + 1, 0.5) else -1
-        u, v = (draws.uniform(slot + i, -math.pi, math.pi) for i in (2, 3))
-        code[k, :, :2] = rotation(u) @ np.diag([sign1 * s1, sign2 * s2]) @ rotation(v)
-        code[k, :, 2] = [draws.uniform(slot + i, -numbers.translation, numbers.translation) for i in (4, 5)]
-    return code
-
-
-def shown_code(numbers, draws):
-    """A code whose attractor has an extent to show: 256 points hit 14 cells of 16 x 16. (The paper shows all.)"""
-    while True:
-        code = sample_code(numbers, draws)
-        if (hit_counts(chaos_game(code, 256, draws), 16) > 0).sum() >= 14:
-            return code
-
-
-def rotation(angle):
-    return np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
-
-
-def jittered(code, recipe, draws):
-    """Jitter "none", or "basic": one random map times U(0.8, 1.1), up to 4 tries while a singular value exceeds 1."""
-    numbers = recipe.image
-    for attempt in range(0 if recipe.jitter == JITTER_NONE else 4):
-        varied = code.copy()
-        slot = attempt * codes.JITTER_SLOTS
-        k = integer(draws, slot, len(code))
-        varied[k] *= draws.uniform(slot + 1, numbers.jitter_low, numbers.jitter_high)
-        if np.linalg.norm(varied[:, :, :2], ord=2, axis=(1, 2)).max() <= 1:
-            return varied
-    return code
-
-
-# Section 2: rendering.
-
-
-def chaos_game(code, points, draws):
-    """Points (points, 2) of the attractor: map k with probability proportional to |det A_k|."""
-    areas = np.abs(np.linalg.det(code[:, :, :2]))
-    cuts = np.floor(np.cumsum(areas / areas.sum()) * 65_536 + 0.5)[:-1]
-    start = np.linalg.solve(np.eye(2) - code[0, :, :2], code[0, :, 2])
-
-    def chain(start, choices):
-        visited, (x, y) = [], start
-        for k in (choices[:, None] >= cuts).sum(axis=1):
-            (a, b, e), (c, d, f) = maps[k]
-            x, y = a * x + b * y + e, c * x + d * y + f
-            visited.append((x, y))
-        return np.array(visited)
-
-    if draws.one_chain:
-        maps = code.tolist()
-        return chain(start, draws.choices(points))
-    maps = code.astype(np.float32)  # compiled code walks in single precision
-    start = start.astype(np.float32)
-    if points <= walk.LONGEST_CHAIN:
-        return chain(start, draws.choices(points))
-    # A very long walk forks into 32: its branches go on from the last points of its first steps.
-    trunk = chain(start, draws.choices(walk.TRUNK))
-    steps = -(-(points - walk.TRUNK) // walk.LANES)
-    ends = trunk[-walk.LANES :]
-    branches = [chain(end, draws.child(lane).choices(steps)) for lane, end in enumerate(ends)]
-    return np.concatenate([trunk, np.stack(branches, axis=1).reshape(-1, 2)])[:points]
-
-
-def hit_counts(points, side):
-    """How many points fall into each cell; the bounding box fills the image, x to rows."""
-    low, high = points.min(axis=0), points.max(axis=0)
-    if (high - low).min() < 1e-6 or np.abs(points).max() > 1e6:  # nothing to show
-        return np.zeros((side, side), int)
-    scale = np.asarray((side - 1) * (1 + 2**-21), points.dtype) / (high - low)  # a hair more, against rounding
-    rows, columns = ((points - low) * scale).astype(int).T
-    counts = np.zeros((side, side), int)
-    np.add.at(counts, (rows, columns), 1)
-    return counts
-
-
-def grey_image(code, recipe, draws):
-    """A grey image of a code: -1 where there is nothing, else 0 .. 255."""
-    counts = hit_counts(
-        chaos_game(jittered(code, recipe, draws), recipe.points, draws.child(render.SLOT_WALK)),
-        recipe.render_side,
-    )
-    if not counts.any():
-        counts[recipe.render_side // 2, recipe.render_side // 2] = recipe.points
-    patch = [chance(draws, render.SLOT_PATCH + cell, recipe.image.cell_probability) for cell in range(9)]
-    if not any(patch):
-        patch[integer(draws, render.SLOT_PATCH + 9, 9)] = True
-    padded = np.pad(counts, 1)
-    side = recipe.render_side
-    stamped = np.zeros((side, side), int)
-    for cell in np.flatnonzero(patch):
-        dy, dx = cell // 3 - 1, cell % 3 - 1
-        stamped += padded[1 - dy : 1 - dy + side, 1 - dx : 1 - dx + side]
-    return np.where(stamped > 0, stamped * 255 // stamped.max(), -1)
 
 
 # Section 4: a pair.
@@ -208,8 +46,8 @@ class Object:
 def coloured(thing, recipe):
     """Colour "random": hue = grey + shift mod 256, one saturation, one value; OpenCV's 8-bit convention."""
     numbers, draws = recipe.image, thing.draws
-    saturation = draws.uniform(pairs.SLOT_COLOUR + 1, numbers.saturation_low, numbers.saturation_high)
-    value = draws.uniform(pairs.SLOT_COLOUR + 2, numbers.value_low, numbers.value_high)
+    saturation = draws.uniform(slots.SLOT_COLOUR + 1, numbers.saturation_low, numbers.saturation_high)
+    value = draws.uniform(slots.SLOT_COLOUR + 2, numbers.value_low, numbers.value_high)
     hue = (thing.grey + int(thing.shift)) % 256 % 180 / 30  # in sixths of a turn
     s, v = np.float32(int(saturation * 255) / 255), np.float32(int(value * 255))
     channels = []
@@ -242,11 +80,11 @@ def composed_view(objects, recipe, draws):
     for thing in objects:
         own = thing.draws
         image = coloured(thing, recipe)
-        side = int(own.uniform(pairs.SLOT_SIDE, numbers.scale_low, numbers.scale_high) * size)
+        side = int(own.uniform(slots.SLOT_SIDE, numbers.scale_low, numbers.scale_high) * size)
         overhang = int(side * numbers.overhang)
-        left = -overhang + integer(own, pairs.SLOT_LEFT, size - (side - overhang) + overhang)
-        top = -overhang + integer(own, pairs.SLOT_TOP, size - (side - overhang) + overhang)
-        turns = [chance(own, pairs.SLOT_ORIENTATION + i, numbers.turn_probability) for i in range(3)]
+        left = -overhang + integer(own, slots.SLOT_LEFT, size - (side - overhang) + overhang)
+        top = -overhang + integer(own, slots.SLOT_TOP, size - (side - overhang) + overhang)
+        turns = [chance(own, slots.SLOT_ORIENTATION + i, numbers.turn_probability) for i in range(3)]
         image = image.transpose(1, 0, 2) if turns[0] else image
         image = image[::-1] if turns[1] else image
         image = image[:, ::-1] if turns[2] else image
@@ -256,8 +94,8 @@ def composed_view(objects, recipe, draws):
         part = image[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
         lit = part.any(axis=-1, keepdims=True)
         view[rows, columns] = np.where(lit, part, view[rows, columns])
-    if chance(draws, pairs.SLOT_BLUR, numbers.blur_probability):
-        view = blurred3(view, draws.uniform(pairs.SLOT_SIGMA, numbers.blur_low, numbers.blur_high))
+    if chance(draws, slots.SLOT_BLUR, numbers.blur_probability):
+        view = blurred3(view, draws.uniform(slots.SLOT_SIGMA, numbers.blur_low, numbers.blur_high))
     return view
 
 
@@ -271,16 +109,16 @@ def blurred3(view, sigma):
 
 def pair(recipe: Recipe, codes_of_classes, draws):
     """Both composed views of the given classes (codes), the requested one first: (2, size, size, 3), 0 .. 255."""
-    shifts = [draws.uniform(pairs.SLOT_SHIFTS + k, 0, recipe.image.hue_range) for k in range(len(codes_of_classes))]
+    shifts = [draws.uniform(slots.SLOT_SHIFTS + k, 0, recipe.image.hue_range) for k in range(len(codes_of_classes))]
     result = []
     for number in range(2):
-        of_view = draws.child(pairs.SLOT_VIEWS + number)
+        of_view = draws.child(slots.SLOT_VIEWS + number)
         objects = []
         for k, code in enumerate(codes_of_classes):
-            own = of_view.child(pairs.SLOT_OBJECTS + k)
-            shift = own.uniform(pairs.SLOT_COLOUR, 0, recipe.image.hue_range)
+            own = of_view.child(slots.SLOT_OBJECTS + k)
+            shift = own.uniform(slots.SLOT_COLOUR, 0, recipe.image.hue_range)
             shift = shifts[k] if recipe.colour == COLOUR_JITTER else shift
-            objects.append(Object(grey_image(code, recipe, own.child(pairs.SLOT_IMAGE)), own, shift))
+            objects.append(Object(grey_image(code, recipe, own.child(slots.SLOT_IMAGE)), own, shift))
         result.append(composed_view(objects, recipe, of_view))
     return np.stack(result)
 
@@ -293,21 +131,23 @@ def augmented(image, numbers, draws, size):
     x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
     height, width = image.shape[:2]
     for attempt in range(10):
-        area = height * width * draws.uniform(views.SLOT_CROP + 2 * attempt, numbers.crop_low, numbers.crop_high)
+        area = (
+            height * width * draws.uniform(augment_slots.SLOT_CROP + 2 * attempt, numbers.crop_low, numbers.crop_high)
+        )
         log_ratio = math.log(numbers.crop_ratio)
-        ratio = math.exp(draws.uniform(views.SLOT_CROP + 2 * attempt + 1, -log_ratio, log_ratio))
+        ratio = math.exp(draws.uniform(augment_slots.SLOT_CROP + 2 * attempt + 1, -log_ratio, log_ratio))
         w, h = int(math.sqrt(area * ratio) + 0.5), int(math.sqrt(area / ratio) + 0.5)
         if 0 < w <= width and 0 < h <= height:
-            top = integer(draws, views.SLOT_TOP, height - h + 1)
-            left = integer(draws, views.SLOT_LEFT, width - w + 1)
+            top = integer(draws, augment_slots.SLOT_TOP, height - h + 1)
+            left = integer(draws, augment_slots.SLOT_LEFT, width - w + 1)
             break
     else:
         h = w = min(height, width)
         top, left = (height - h) // 2, (width - w) // 2
     x = TF.resized_crop(x, top, left, h, w, [size, size], antialias=False)
-    if chance(draws, views.SLOT_FLIP, numbers.mirror_probability):
+    if chance(draws, augment_slots.SLOT_FLIP, numbers.mirror_probability):
         x = TF.horizontal_flip(x)
-    if chance(draws, views.SLOT_JITTER, numbers.colour_probability):
+    if chance(draws, augment_slots.SLOT_JITTER, numbers.colour_probability):
         operations = [
             lambda x, d: TF.adjust_brightness(x, 1 + numbers.brightness * d),
             lambda x, d: TF.adjust_contrast(x, 1 + numbers.contrast * d),
@@ -316,12 +156,12 @@ def augmented(image, numbers, draws, size):
         ]
         left_over = [0, 1, 2, 3]
         for k in range(4):
-            which = left_over.pop(integer(draws, views.SLOT_ORDER + k, 4 - k))
-            x = operations[which](x, draws.uniform(views.SLOT_FACTORS + which, -1, 1))
-    if chance(draws, views.SLOT_GREY, numbers.grey_probability):
+            which = left_over.pop(integer(draws, augment_slots.SLOT_ORDER + k, 4 - k))
+            x = operations[which](x, draws.uniform(augment_slots.SLOT_FACTORS + which, -1, 1))
+    if chance(draws, augment_slots.SLOT_GREY, numbers.grey_probability):
         x = TF.rgb_to_grayscale(x, 3)
-    if chance(draws, views.SLOT_BLUR, numbers.blur_probability):
-        sigma = draws.uniform(views.SLOT_SIGMA, numbers.blur_low, numbers.blur_high)
+    if chance(draws, augment_slots.SLOT_BLUR, numbers.blur_probability):
+        sigma = draws.uniform(augment_slots.SLOT_SIGMA, numbers.blur_low, numbers.blur_high)
         x = TF.gaussian_blur(x, [5, 5], [sigma, sigma])
     return TF.normalize(x, list(IMAGENET_MEAN), list(IMAGENET_STD)).numpy()
 

@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pytest
 
-from fps_pretrain.fractals import chaos_game as walk
-from fps_pretrain.fractals import codes, recipe
+from fps_pretrain.fractals import chaos_game, codes, jitter, long_walk, recipe
+from fps_pretrain.fractals.recipe_numbers import CodeNumbers, ImageNumbers
 from fps_pretrain.fractals.rng import make_key
-from tests.fps_pretrain.fractals import reference
+from tests.fps_pretrain.fractals import reference_images
+from tests.fps_pretrain.fractals.reference_draws import FreshDraws, SharedDraws
 
-NUMBERS = recipe.CodeNumbers()
+NUMBERS = CodeNumbers()
 
 
 def key(*parts):
@@ -33,29 +34,29 @@ def padded(code):
 
 
 def take_walk(code, points, key):
-    walks = walk.empty_walks(points)
-    if points > walk.LONGEST_CHAIN:
-        walk.take_long_walk(padded(code), len(code), points, key, walks)
+    walks = chaos_game.empty_walks(points)
+    if points > chaos_game.MAX_SINGLE_WALK:
+        long_walk.take_long_walk(padded(code), len(code), points, key, walks)
         return np.stack([walks.x[:points], walks.y[:points]], axis=1)
-    walk.set_walk(padded(code), len(code), key, 0, walks)
-    walk.repeat_walk(1, walks)
-    walk.take_steps(points, 0, walks)
-    lane = slice(walk.LANES, (points + 1) * walk.LANES, walk.LANES)
+    chaos_game.set_walk(padded(code), len(code), key, 0, walks)
+    chaos_game.repeat_walk(1, walks)
+    chaos_game.take_steps(points, 0, walks)
+    lane = slice(chaos_game.LANES, (points + 1) * chaos_game.LANES, chaos_game.LANES)
     return np.stack([walks.x[lane], walks.y[lane]], axis=1)
 
 
 def hit_counts(code, points, side, key):
     """Hits with their border, (side + 2, side + 2)."""
-    walks, grid = walk.empty_walks(points), (side + 2) ** 2
-    counts = np.empty(walk.LANES * grid, np.int32)
-    if points > walk.LONGEST_CHAIN:
-        walk.take_long_walk(padded(code), len(code), points, key, walks)
-        walk.count_long_hits(points, side, walks, counts)
+    walks, grid = chaos_game.empty_walks(points), (side + 2) ** 2
+    counts = np.empty(chaos_game.LANES * grid, np.int32)
+    if points > chaos_game.MAX_SINGLE_WALK:
+        long_walk.take_long_walk(padded(code), len(code), points, key, walks)
+        long_walk.count_long_hits(points, side, walks, counts)
     else:
-        walk.set_walk(padded(code), len(code), key, 0, walks)
-        walk.repeat_walk(1, walks)
-        walk.take_steps(points, 0, walks)
-        walk.count_hits(points, side, walks, counts)
+        chaos_game.set_walk(padded(code), len(code), key, 0, walks)
+        chaos_game.repeat_walk(1, walks)
+        chaos_game.take_steps(points, 0, walks)
+        chaos_game.count_hits(points, side, walks, counts)
     return counts[:grid].reshape(side + 2, side + 2)
 
 
@@ -86,13 +87,13 @@ def test_codes_have_the_sampled_singular_values():
         assert (5 + n) / 2 - 1e-9 <= (found[:, 0] + 2 * found[:, 1]).sum() <= (6 + n) / 2 + 1e-9
         assert (np.abs(code[:, :, 2]) <= 1).all()
         for linear, expected in zip(code[:, :, :2], found, strict=True):
-            ours = codes.singular_values(*linear.ravel())
+            ours = jitter.singular_values(*linear.ravel())
             assert ours == pytest.approx(expected, abs=1e-9)
 
 
 def test_codes_are_the_references():
     for k in range(300):
-        expected = reference.sample_code(NUMBERS, reference.SharedDraws(key(2, 1, k, 0)))
+        expected = reference_images.sample_code(NUMBERS, SharedDraws(key(2, 1, k, 0)))
         np.testing.assert_allclose(sample(key(2, 1, k, 0)), expected, atol=1e-12)
 
 
@@ -175,14 +176,16 @@ def test_maps_are_chosen_in_proportion_to_their_area(points):
 
 def test_lanes_are_independent():
     """A walk is the same in whatever lane it is, and whoever is beside it."""
-    walks = walk.empty_walks(300)
-    for lane in range(walk.LANES):
+    walks = chaos_game.empty_walks(300)
+    for lane in range(chaos_game.LANES):
         code = class_code(0, lane)
-        walk.set_walk(padded(code), len(code), key(4, 0, lane, 0), lane, walks)
-    walk.take_steps(300, 0, walks)
-    for lane in range(walk.LANES):
+        chaos_game.set_walk(padded(code), len(code), key(4, 0, lane, 0), lane, walks)
+    chaos_game.take_steps(300, 0, walks)
+    for lane in range(chaos_game.LANES):
         alone = take_walk(class_code(0, lane), 300, key(4, 0, lane, 0))
-        mine = np.stack([walks.x, walks.y], axis=1)[: 301 * walk.LANES].reshape(301, walk.LANES, 2)[1:, lane]
+        mine = np.stack([walks.x, walks.y], axis=1)[: 301 * chaos_game.LANES].reshape(301, chaos_game.LANES, 2)[
+            1:, lane
+        ]
         assert np.array_equal(mine, alone)
 
 
@@ -194,7 +197,7 @@ def test_a_forked_walk_makes_the_images_of_one_chain():
         generator = np.random.default_rng(k)
         made = {
             "forked": [take_walk(code, 100_000, key(6, 0, k, image)).astype(float) for image in range(2)],
-            "chain": [reference.chaos_game(code, 100_000, reference.FreshDraws(generator)) for _ in range(2)],
+            "chain": [reference_images.chaos_game(code, 100_000, FreshDraws(generator)) for _ in range(2)],
         }
         low, high = made["chain"][0].min(axis=0), made["chain"][0].max(axis=0)
         for name, walks in made.items():
@@ -213,7 +216,7 @@ def test_jitter_stays_in_the_unit_ball_and_keeps_what_its_mode_keeps(mode):
     for k in range(400):
         code = class_code(0, k)
         varied = np.empty((4, 2, 3))
-        codes.jitter_code(padded(code), len(code), mode, recipe.ImageNumbers(), key(0, 7, k, 0), varied)
+        jitter.jitter_code(padded(code), len(code), mode, ImageNumbers(), key(0, 7, k, 0), varied)
         varied = varied[: len(code)]
         if np.array_equal(varied, code):
             continue
@@ -240,8 +243,8 @@ def test_jitter_stays_in_the_unit_ball_and_keeps_what_its_mode_keeps(mode):
 def test_sval_keeps_the_rotations_and_svd_turns_them():
     code = np.array([[[0.8, 0.0, 0.1], [0.0, 0.3, 0.2]], [[0.5, 0.0, 0.0], [0.0, -0.2, 0.0]]])
     sval, svd = np.empty((4, 2, 3)), np.empty((4, 2, 3))
-    codes.jitter_code(padded(code), 2, recipe.JITTER_SVAL, recipe.ImageNumbers(), key(0, 7, 0, 0), sval)
+    jitter.jitter_code(padded(code), 2, recipe.JITTER_SVAL, ImageNumbers(), key(0, 7, 0, 0), sval)
     assert sval[:2, 0, 1] == pytest.approx(0, abs=1e-12)
     assert math.copysign(1, sval[1, 1, 1]) == -1
-    codes.jitter_code(padded(code), 2, recipe.JITTER_SVD, recipe.ImageNumbers(), key(0, 7, 0, 0), svd)
+    jitter.jitter_code(padded(code), 2, recipe.JITTER_SVD, ImageNumbers(), key(0, 7, 0, 0), svd)
     assert np.abs(svd[:2, 0, 1]).max() > 1e-3

@@ -3,10 +3,12 @@ import numpy as np
 import pytest
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.fractals import compose as pairs
-from fps_pretrain.fractals.recipe import GROUPS, make_recipe
+from fps_pretrain.fractals.compose import choose, pairs, paste
+from fps_pretrain.fractals.compose.colours import pack, unpack
+from fps_pretrain.fractals.compose.scratch import empty_scratch
+from fps_pretrain.fractals.recipe import make_recipe
+from fps_pretrain.fractals.recipe_numbers import GROUPS
 from fps_pretrain.fractals.rng import make_key, uniform
-from fps_pretrain.fractals.views import pack, unpack
 
 
 def compose(recipe, index=0, seed=0, epoch=0):
@@ -18,7 +20,7 @@ def shown(recipe, index, seed=0, epoch=0):
 
 
 def requested(seed, epoch, index, num_classes):
-    offset, stride = pairs.epoch_order(seed, epoch, num_classes)
+    offset, stride = choose.epoch_order(seed, epoch, num_classes)
     return (offset + index * stride) % num_classes
 
 
@@ -59,22 +61,22 @@ def test_the_others_are_uniform():
 def test_a_pool_shares_its_blocks_images():
     """Without jitter of place and colour, the same image of a class is seen in both views, and across its block."""
     recipe = make_recipe(32, num_classes=1000, pool=16)
-    order = pairs.epoch_order(0, 0, 1000)
+    order = choose.epoch_order(0, 0, 1000)
     block = {(order[0] + i * order[1]) % 1000 for i in range(16, 32)}
     for index in range(16, 32):
         assert set(shown(recipe, index)) <= block
-    keys = [int(pairs.image_key(recipe, 0, 0, 20, 5, np.uint64(own))) for own in range(50)]
+    keys = [int(choose.image_key(recipe, 0, 0, 20, 5, np.uint64(own))) for own in range(50)]
     assert len(set(keys)) == 1  # one image of a class that the block requests once
-    assert int(pairs.image_key(recipe, 0, 0, 31, 5, np.uint64(7))) == keys[0]
-    assert int(pairs.image_key(recipe, 0, 0, 32, 5, np.uint64(7))) != keys[0]
+    assert int(choose.image_key(recipe, 0, 0, 31, 5, np.uint64(7))) == keys[0]
+    assert int(choose.image_key(recipe, 0, 0, 32, 5, np.uint64(7))) != keys[0]
 
 
 def test_a_pool_has_an_image_for_every_request_of_a_class():
     recipe = make_recipe(32, num_classes=5, pool=60)
-    keys = {int(pairs.image_key(recipe, 0, 0, 3, 2, np.uint64(make_key(0, 0, k, 0)))) for k in range(400)}
+    keys = {int(choose.image_key(recipe, 0, 0, 3, 2, np.uint64(make_key(0, 0, k, 0)))) for k in range(400)}
     assert len(keys) == 12
     few = make_recipe(32, num_classes=2, pool=200)
-    keys = {int(pairs.image_key(few, 0, 0, 3, 1, np.uint64(make_key(0, 0, k, 0)))) for k in range(2000)}
+    keys = {int(choose.image_key(few, 0, 0, 3, 1, np.uint64(make_key(0, 0, k, 0)))) for k in range(2000)}
     assert len(keys) == 32  # the released code keeps no more of a class
 
 
@@ -85,7 +87,7 @@ def test_no_view_is_blank():
 
 
 def scratch_for(size, colours):
-    scratch = pairs.empty_scratch(make_recipe(size))
+    scratch = empty_scratch(make_recipe(size))
     packed = colours.astype(np.uint64)
     scratch.table[0] = 0
     scratch.table[1:] = packed[:, 0] | (packed[:, 1] << np.uint64(21)) | (packed[:, 2] << np.uint64(42))
@@ -95,11 +97,11 @@ def scratch_for(size, colours):
 @pytest.mark.parametrize("orientation", range(8))
 def test_paste_is_opencvs_bilinear_resize_of_the_oriented_image(orientation):
     rng = np.random.default_rng(orientation)
-    levels = rng.integers(1, 257, (32, 32)).astype(np.uint16)
+    grey_image = rng.integers(1, 257, (32, 32)).astype(np.uint16)
     colours = rng.integers(1, 256, (256, 3))
     view = np.zeros((64, 64), np.uint32)
-    pairs.paste(levels.ravel(), 21, 10, 20, orientation, scratch_for(64, colours), view)
-    image = colours[levels - 1].astype(np.uint8)
+    paste.paste(grey_image.ravel(), 21, 10, 20, orientation, scratch_for(64, colours), view)
+    image = colours[grey_image - 1].astype(np.uint8)
     if orientation & 1:
         image = image.transpose(1, 0, 2)
     if orientation & 2:
@@ -114,10 +116,10 @@ def test_paste_is_opencvs_bilinear_resize_of_the_oriented_image(orientation):
 
 
 def test_pasting_covers_only_with_non_black_pixels_and_may_overhang():
-    levels = np.zeros((16, 16), np.uint16)
-    levels[8:] = 256
+    grey_image = np.zeros((16, 16), np.uint16)
+    grey_image[8:] = 256
     view = pack(np.full((32, 32, 3), 7, np.uint8))
-    pairs.paste(levels.ravel(), 16, -4, 24, 0, scratch_for(32, np.full((256, 3), 200)), view)
+    paste.paste(grey_image.ravel(), 16, -4, 24, 0, scratch_for(32, np.full((256, 3), 200)), view)
     pasted = unpack(view)
     assert (pasted[0:4, 24:] == 7).all()
     assert (pasted[4:12, 24:] == 200).all()
@@ -128,7 +130,7 @@ def test_pasting_covers_only_with_non_black_pixels_and_may_overhang():
 def test_blur_is_opencvs(sigma):
     image = np.random.default_rng(0).integers(0, 256, (20, 20, 3)).astype(np.uint8)
     view = pack(image)
-    pairs.blur3(view, sigma, np.empty((2, 400), np.float32))
+    paste.blur3(view, sigma, np.empty((2, 400), np.float32))
     assert np.abs(unpack(view).astype(int) - cv2.GaussianBlur(image, (3, 3), sigma).astype(int)).max() <= 1
 
 

@@ -7,14 +7,19 @@ import pytest
 import torch
 
 from fps_pretrain.fractals import codes
-from fps_pretrain.fractals import compose as pairs
 from fps_pretrain.fractals.batch import augment_pair, augmentation_key
-from fps_pretrain.fractals.batched import tensors
-from fps_pretrain.fractals.batched import views as tensor_views
+from fps_pretrain.fractals.batched import augment as batched_augment
+from fps_pretrain.fractals.batched.codes import code_table
+from fps_pretrain.fractals.batched.compose import compose
+from fps_pretrain.fractals.batched.rng import subkeys
+from fps_pretrain.fractals.codes import SEEDED_CODES, Codes
+from fps_pretrain.fractals.compose.colours import unpack
+from fps_pretrain.fractals.compose.pairs import composed as compose_one
+from fps_pretrain.fractals.compose.slots import SLOT_AUGMENT
 from fps_pretrain.fractals.recipe import make_recipe
-from fps_pretrain.fractals.views import unpack
 from tests.fps_pretrain.fractals import reference
 from tests.fps_pretrain.fractals.pair_statistics import LOOKS, compiled_maker, distances, statistics
+from tests.fps_pretrain.fractals.reference_draws import SharedDraws
 
 CPU = torch.device("cpu")
 BOUND = 5.0
@@ -70,8 +75,8 @@ STRUCTURE = {
 
 
 def batched(recipe, seed, epoch, first, count):
-    table = tensors.code_table(recipe, pairs.SEEDED_CODES, seed, CPU)
-    return tensors.compose(recipe, table, seed, epoch, torch.arange(first, first + count))
+    table = code_table(recipe, SEEDED_CODES, seed, CPU)
+    return compose(recipe, table, seed, epoch, torch.arange(first, first + count))
 
 
 @pytest.mark.parametrize(
@@ -88,21 +93,21 @@ def batched(recipe, seed, epoch, first, count):
 def test_every_pixel_is_the_references(options, count):
     """Compiled, batched and reference code draw the same numbers, so they must draw the same picture."""
     recipe = make_recipe(**options)
-    table = pairs.Codes(np.empty((recipe.num_classes, 4, 2, 3)), np.empty(recipe.num_classes, np.int64))
+    table = Codes(np.empty((recipe.num_classes, 4, 2, 3)), np.empty(recipe.num_classes, np.int64))
     codes.fill_code_table(recipe.codes, 5, 0, *table)
     composed, keys = batched(recipe, 5, 1, 7, count)
-    flat = composed.flatten(0, 1), recipe.augment, tensors.subkeys(keys.flatten(), pairs.SLOT_AUGMENT), recipe.size
-    augmented = tensor_views.augment(*flat).unflatten(0, (2, count)).numpy()
+    flat = composed.flatten(0, 1), recipe.augment, subkeys(keys.flatten(), SLOT_AUGMENT), recipe.size
+    augmented = batched_augment.augment(*flat).unflatten(0, (2, count)).numpy()
     for i in range(count):
-        views, key, classes = pairs.composed(recipe, 5, 1, 7 + i)
+        views, key, classes = compose_one(recipe, 5, 1, 7 + i)
         of_classes = [table.maps[k][: table.sizes[k]] for k in classes]
-        expected = reference.pair(recipe, of_classes, reference.SharedDraws(key))
+        expected = reference.pair(recipe, of_classes, SharedDraws(key))
         assert np.array_equal(unpack(views), expected)
         assert np.array_equal(unpack(composed[:, i].numpy()), expected)
         compiled = augment_pair(views, key, numbers=recipe.augment)
         assert np.abs(augmented[:, i] - compiled).max() < 1e-4
         for view in range(2):
-            draws = reference.SharedDraws(augmentation_key(key, view))
+            draws = SharedDraws(augmentation_key(key, view))
             by_torchvision = reference.augmented(expected[view], recipe.augment, draws, recipe.size)
             assert np.abs(compiled[view] - by_torchvision).max() < 2e-3
 
@@ -121,10 +126,10 @@ def test_the_batched_code_is_the_compiled_code(options):
     count = 2 if recipe.size == 224 else 40
     composed, keys = batched(recipe, 3, 2, 50, count)
     for i in range(count):
-        views, key, _ = pairs.composed(recipe, 3, 2, 50 + i)
+        views, key, _ = compose_one(recipe, 3, 2, 50 + i)
         assert np.array_equal(composed[:, i].numpy(), views)
         assert np.uint64(keys[0, i].item() % 2**64) == np.uint64(
-            tensors.subkeys(torch.tensor(int(np.int64(key))), 64).item() % 2**64
+            subkeys(torch.tensor(int(np.int64(key))), 64).item() % 2**64
         )
 
 
@@ -166,7 +171,7 @@ def test_a_change_of_any_number_of_the_recipe_is_seen(name, stored):
 
 
 def test_every_number_is_broken_once():
-    from fps_pretrain.fractals.recipe import GROUPS
+    from fps_pretrain.fractals.recipe_numbers import GROUPS
 
     known = {f"{group}.{name}" for group, numbers in GROUPS.items() for name in numbers._fields}
     assert set(BREAKS) == known - {"codes.translation"}

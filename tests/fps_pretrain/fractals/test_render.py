@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from fps_pretrain.fractals import render
-from fps_pretrain.fractals.compose import draw_colours
-from fps_pretrain.fractals.recipe import ImageNumbers, make_recipe
+from fps_pretrain.fractals.compose.colours import colour_table, draw_colours
+from fps_pretrain.fractals.compose.texture import diamond_square
+from fps_pretrain.fractals.recipe import make_recipe
+from fps_pretrain.fractals.recipe_numbers import ImageNumbers
 from tests.fps_pretrain.fractals.test_codes import class_code, hit_counts, key, padded
 
 SIERPINSKI = np.array([[[0.5, 0, tx], [0, 0.5, ty]] for tx, ty in ((0, 0), (0.5, 0), (0, 0.5))])
@@ -47,11 +49,11 @@ def test_stamping_is_what_a_loop_over_hits_does(patch):
         for dy, dx in cells:
             expected[y + dy, x + dx] += counts[y, x]
     expected = expected[2:-2, 2:-2]
-    levels = np.empty(24 * 24, np.uint16)
+    grey_image = np.empty(24 * 24, np.uint16)
     flat = counts.ravel()
-    render.stamp(flat, 24, patch, np.empty_like(flat), np.empty(24, np.int32), levels)
+    render.stamp(flat, 24, patch, np.empty_like(flat), np.empty(24, np.int32), grey_image)
     grey = np.where(expected > 0, 1 + expected * 255 // expected.max(), 0)
-    assert np.array_equal(levels.reshape(24, 24), grey)
+    assert np.array_equal(grey_image.reshape(24, 24), grey)
 
 
 def render_all(recipe, codes, keys):
@@ -59,15 +61,15 @@ def render_all(recipe, codes, keys):
     for k, code in enumerate(codes):
         images.codes[k], images.sizes[k], images.keys[k] = padded(code), len(code), keys[k]
     render.render(recipe, len(codes), images)
-    return images.levels
+    return images.grey_images
 
 
 def test_no_render_is_blank():
-    levels = render_all(
+    grey_images = render_all(
         make_recipe(32), [class_code(0, k) for k in range(3000)], [key(0, 2, k, 0) for k in range(3000)]
     )
-    assert (levels.max(axis=1) == 256).all()
-    assert (levels > 0).sum(axis=1).min() >= 8
+    assert (grey_images.max(axis=1) == 256).all()
+    assert (grey_images > 0).sum(axis=1).min() >= 8
     # A code without any extent, which only a file of codes can hold.
     assert render_all(make_recipe(32), [np.zeros((2, 2, 3))], [key(0, 2, 0, 0)]).max() == 256
 
@@ -92,7 +94,7 @@ def test_cells_of_the_patch_are_independent():
 def test_colours_are_opencvs():
     table = np.empty(257, np.uint64)
     for saturation, value in ((77, 128), (200, 255), (255, 180)):
-        render.colour_table(0.0, saturation / 255 + 1e-9, value / 255 + 1e-9, table)
+        colour_table(0.0, saturation / 255 + 1e-9, value / 255 + 1e-9, table)
         hsv = np.stack([np.arange(256) % 180, np.full(256, saturation), np.full(256, value)], axis=1).astype(np.uint8)
         theirs = cv2.cvtColor(hsv[None], cv2.COLOR_HSV2RGB)[0].astype(int)
         assert np.abs(channels(table) - theirs).max() <= 1
@@ -121,7 +123,7 @@ def test_an_object_has_one_saturation_one_value_and_shifted_hues():
 def test_diamond_square_is_a_smooth_texture(size):
     extent = 2 ** int(np.ceil(np.log2(size - 1))) + 1
     texture = np.empty((extent, extent), np.float32)
-    render.diamond_square(size, key(1, 0, 0, 0), np.empty(extent * extent, np.uint32), texture)
+    diamond_square(size, key(1, 0, 0, 0), np.empty(extent * extent, np.uint32), texture)
     texture = texture[:size, :size]
     assert texture.min() == 0.0
     assert texture.max() == pytest.approx(1.0)

@@ -4,8 +4,11 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as TF
 
-from fps_pretrain.fractals import views
-from fps_pretrain.fractals.recipe import ViewNumbers
+from fps_pretrain.fractals.augment import blur as blurring
+from fps_pretrain.fractals.augment import colour, crop, view
+from fps_pretrain.fractals.augment.scratch import empty_view_scratch
+from fps_pretrain.fractals.compose.colours import pack, unpack
+from fps_pretrain.fractals.recipe_numbers import ViewNumbers
 from tests.fps_pretrain.fractals.test_codes import key
 
 NUMBERS = ViewNumbers()
@@ -23,24 +26,24 @@ def planes(image):
 
 
 def contrast(planes, factor):
-    views.contrast(planes, factor, np.empty(32, np.float32))
+    colour.contrast(planes, factor, np.empty(32, np.float32))
 
 
 def blur(planes, sigma):
-    views.blur5(planes, sigma, np.empty(1024, np.float32))
+    blurring.blur5(planes, sigma, np.empty(1024, np.float32))
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs", "factor"),
     [
-        (views.brightness, TF.adjust_brightness, 1.3),
+        (colour.brightness, TF.adjust_brightness, 1.3),
         (contrast, TF.adjust_contrast, 0.65),
         (contrast, TF.adjust_contrast, 1.4),
-        (views.saturation, TF.adjust_saturation, 0.6),
-        (views.saturation, TF.adjust_saturation, 1.4),
-        (views.hue, TF.adjust_hue, -0.1),
-        (views.hue, TF.adjust_hue, 0.07),
-        (views.hue, TF.adjust_hue, 0.5),
+        (colour.saturation, TF.adjust_saturation, 0.6),
+        (colour.saturation, TF.adjust_saturation, 1.4),
+        (colour.hue, TF.adjust_hue, -0.1),
+        (colour.hue, TF.adjust_hue, 0.07),
+        (colour.hue, TF.adjust_hue, 0.5),
         (blur, lambda x, s: TF.gaussian_blur(x, [5, 5], [s, s]), 0.4),
         (blur, lambda x, s: TF.gaussian_blur(x, [5, 5], [s, s]), 2.0),
     ],
@@ -54,18 +57,18 @@ def test_each_operation_is_torchvisions(planes, ours, theirs, factor):
 
 def test_grayscale_is_torchvisions(planes):
     expected = TF.rgb_to_grayscale(torch.from_numpy(planes.copy()), 3).numpy()
-    views.grayscale(planes)
+    colour.grayscale(planes)
     assert np.abs(planes - expected).max() < 1e-3
 
 
 @pytest.mark.parametrize(("height", "width", "size"), [(32, 32, 32), (90, 61, 32), (20, 31, 48)])
 def test_crop_is_torchvisions_resized_crop(height, width, size):
     image = np.random.default_rng(1).integers(0, 256, (height, width, 3)).astype(np.uint8)
-    scratch, flips = views.empty_view_scratch(width, size), 0
+    scratch, flips = empty_view_scratch(width, size), 0
     for k in range(30):
-        top, left, h, w = views.crop_box(height, width, NUMBERS, key(k, 0, 0, 0))
+        top, left, h, w = crop.crop_box(height, width, NUMBERS, key(k, 0, 0, 0))
         out = np.empty((3, size, size), np.float32)
-        views.resized_crop(views.pack(image), NUMBERS, key(k, 0, 0, 0), scratch, out)
+        crop.resized_crop(pack(image), NUMBERS, key(k, 0, 0, 0), scratch, out)
         tensor = torch.from_numpy(image.transpose(2, 0, 1).astype(np.float32) / 255)
         expected = TF.resized_crop(tensor, top, left, h, w, [size, size], antialias=False).numpy()
         flipped = np.abs(out - expected).max() > 1e-3
@@ -75,7 +78,7 @@ def test_crop_is_torchvisions_resized_crop(height, width, size):
 
 
 def test_crop_boxes_have_the_recipes_scales_and_ratios():
-    boxes = np.array([views.crop_box(224, 224, NUMBERS, key(k, 0, 0, 0)) for k in range(4000)])
+    boxes = np.array([crop.crop_box(224, 224, NUMBERS, key(k, 0, 0, 0)) for k in range(4000)])
     top, left, height, width = boxes.T
     assert (top >= 0).all()
     assert (left + width <= 224).all()
@@ -88,11 +91,11 @@ def test_crop_boxes_have_the_recipes_scales_and_ratios():
 
 
 def test_probabilities_of_grayscale_and_blur(image):
-    out, scratch = np.empty((3, 32, 32), np.float32), views.empty_view_scratch(32, 32)
+    out, scratch = np.empty((3, 32, 32), np.float32), empty_view_scratch(32, 32)
     grey = 0
     for k in range(2000):
-        views.augment(views.pack(image), NUMBERS, key(k, 0, 0, 0), scratch, out)
-        pixels = out * np.float32(views.IMAGENET_STD)[:, None, None] + np.float32(views.IMAGENET_MEAN)[:, None, None]
+        view.augment(pack(image), NUMBERS, key(k, 0, 0, 0), scratch, out)
+        pixels = out * np.float32(view.IMAGENET_STD)[:, None, None] + np.float32(view.IMAGENET_MEAN)[:, None, None]
         grey += np.ptp(pixels, axis=0).max() < 1e-4
         assert pixels.min() > -1e-3
         assert pixels.max() < 1 + 1e-3
@@ -100,4 +103,4 @@ def test_probabilities_of_grayscale_and_blur(image):
 
 
 def test_packing_is_undone_by_unpacking(image):
-    assert np.array_equal(views.unpack(views.pack(image)), image)
+    assert np.array_equal(unpack(pack(image)), image)

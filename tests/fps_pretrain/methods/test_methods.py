@@ -9,8 +9,9 @@ from lightly.loss import NTXentLoss
 from torch.nn import functional as F
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.method import names as available_methods
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.methods import available_methods, method_class
+from fps_pretrain.methods.base import method_class
 from fps_pretrain.methods.moco import KeyQueue, info_nce
 from fps_pretrain.models.encoders import build_encoder
 
@@ -193,7 +194,7 @@ def test_mocos_loss_is_lightlys_and_so_is_its_gradient():
 
 def test_moco_takes_keys_from_a_momentum_encoder_and_queues_them():
     module = make("moco", method_options=("queue=16", "momentum=0.75"))
-    assert math.isclose(module.options["temperature"], 0.2)
+    assert math.isclose(module.options.temperature, 0.2)
     before = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
     bank = module.queue.bank.clone()
     with torch.no_grad():
@@ -238,7 +239,7 @@ def test_moco_normalises_a_query_and_its_key_with_different_views():
     module = make("moco", method_options=("queue=16", "group=8"))
     with torch.no_grad():
         assert groups(module._encode_keys) == [set(range(8))] * 8
-    with pytest.raises(UserError, match="group=1 must be"):
+    with pytest.raises(UserError, match="--method-options group must be at least 2, got 1"):
         make("moco", method_options=("group=1",))
 
 

@@ -4,15 +4,11 @@ import torch
 
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.fractals.recipe import make_recipe
-from fps_pretrain.pairs import sources as data
-from fps_pretrain.pairs.sources import (
-    DeviceFractalSource,
-    EpochSteps,
-    FractalSource,
-    PairBatches,
-    PairData,
-    make_source,
-)
+from fps_pretrain.pairs import device
+from fps_pretrain.pairs.data_module import PairData, make_source
+from fps_pretrain.pairs.device import DeviceFractalSource
+from fps_pretrain.pairs.loader import EpochSteps, PairBatches
+from fps_pretrain.pairs.sources import FractalSource
 
 CPU = torch.device("cpu")
 
@@ -96,8 +92,8 @@ def test_a_device_makes_the_same_pairs_in_blocks(block):
 
 def test_each_of_several_devices_makes_its_own_share_only(monkeypatch):
     made = []
-    compose = data.compose
-    monkeypatch.setattr(data, "compose", lambda *args: made.append(args[-1]) or compose(*args))
+    compose = device.compose
+    monkeypatch.setattr(device, "compose", lambda *args: made.append(args[-1]) or compose(*args))
     whole = PairBatches(FractalSource(make_recipe(32), 0), 8, 100)
     for rank in range(2):
         made.clear()

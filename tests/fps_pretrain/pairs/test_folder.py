@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.images.decode import read_image
+from fps_pretrain.images.folder import list_images
 from fps_pretrain.models import checkpoint
-from fps_pretrain.pairs.folder import FolderPairs, list_images, read_image
+from fps_pretrain.pairs.folder import FolderPairs
 from fps_pretrain.pairs.gallery import to_images
 from tests.conftest import assert_refused
 
@@ -66,7 +68,7 @@ def test_unreadable_images_and_empty_folders_are_named(folder, tmp_path):
     pairs = FolderPairs(folder, 16, seed=0)
     for path in list_images(folder):
         (folder / path).write_bytes(b"torn")
-    with pytest.raises(UserError, match=r"no image that OpenCV can decode"):
+    with pytest.raises(UserError, match=r"not an image that OpenCV can decode"):
         filled(pairs, 0, 0, 1)
 
 
@@ -85,7 +87,7 @@ def test_the_program_trains_on_a_folder_and_names_what_is_wrong_with_it(folder, 
     for path in list_images(folder)[1:]:
         (folder / path).write_bytes(b"torn")
     done = run_script(*command, "--run-dir", tmp_path / "new", "--output", tmp_path / "b.pt")
-    assert_refused_last(done, "no image that OpenCV can decode")
+    assert_refused_last(done, "not an image that OpenCV can decode")
     assert_refused(run_script(*command, "--objects", 2, 3), "--objects")
 
 

@@ -3,10 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fps_pretrain.config.pretrain import PreviewConfig
+from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.fractals.code_file import write_codes
 from fps_pretrain.fractals.codes import fill_code_table
-from fps_pretrain.fractals.recipe import CodeNumbers
+from fps_pretrain.fractals.recipe_numbers import CodeNumbers
 from fps_pretrain.pairs.gallery import preview
 
 CHANGES = {

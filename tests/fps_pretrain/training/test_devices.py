@@ -18,7 +18,8 @@ from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.moco import Method as MoCo
 from fps_pretrain.models import checkpoint
 from fps_pretrain.models.encoders import build_encoder
-from fps_pretrain.pairs.sources import FractalSource, PairBatches
+from fps_pretrain.pairs.loader import PairBatches
+from fps_pretrain.pairs.sources import FractalSource
 from fps_pretrain.training.sync_batchnorm import CpuLayerSync
 from tests.conftest import REPOSITORY
 

@@ -12,7 +12,8 @@ import fps_pretrain
 from fps_pretrain import FPSPairs, load_encoder
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.pairs.sources import FractalSource, PairBatches
+from fps_pretrain.pairs.loader import PairBatches
+from fps_pretrain.pairs.sources import FractalSource
 from tests.conftest import REPOSITORY
 
 

@@ -16,10 +16,12 @@ from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.fractals.code_file import write_codes
 from fps_pretrain.models import checkpoint
-from fps_pretrain.pairs.sources import DeviceFractalSource, make_source
+from fps_pretrain.pairs.data_module import make_source
+from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.probing import quality
 from fps_pretrain.training import resume as state
 from fps_pretrain.training import run as train
+from fps_pretrain.training import trainer
 from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 from tests.tools import random_kills
 
@@ -188,7 +190,7 @@ def test_every_field_has_an_effect(field, baseline, tmp_path, no_probe, monkeypa
     if field == "workers":
         made = []
         monkeypatch.setattr(train, "PairData", lambda c, s, w: made.append(w) or train_data(c, s, w))
-        from fps_pretrain.pairs.sources import PairData as train_data
+        from fps_pretrain.pairs.data_module import PairData as train_data
 
         changed = run(tmp_path, workers=value)
         assert made == [1]
@@ -287,7 +289,7 @@ def test_a_finished_run_given_again_does_nothing_more(baseline, tmp_path, no_pro
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"}
     capsys.readouterr()
     with monkeypatch.context() as patch:
-        patch.setattr(train.L, "Trainer", lambda **options: pytest.fail("it trains again"))
+        patch.setattr(trainer.L, "Trainer", lambda **options: pytest.fail("it trains again"))
         run(tmp_path)
     assert "finished" in capsys.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"}

@@ -1,0 +1,98 @@
+"""What a federated algorithm is made of: pure functions over dicts of tensors, and the types they take and give.
+
+A file of this package is an algorithm of that name, chosen with ``--strategy NAME``. It defines:
+
+    class Options(AlgorithmOptions)                     its options, with defaults and ranges, and a few facts
+    train_client(client, weights) -> ClientUpdate       what a client does in a round
+    init(params, setting) -> state                      what the server remembers before the first round
+    combine(state, params, updates, setting) -> Combined     what the server makes of the replies
+
+and, where it needs them, the names of what travels beside weights:
+
+    SENT = ("control",)       entries of the server's state that go to the clients with the weights
+    RECEIVED = ("control",)   state dicts, shaped like the parameters, that clients send beside their weights
+    METRICS = ("steps",)      numbers that clients report beside the loss and the accuracy of their training
+
+An algorithm knows nothing of messages, records, engines, folders, sampling, order, privacy or failures: all of that
+stands around it, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from federated.client.training import Client, ClientUpdate, Weights
+
+ServerState = dict[str, Weights]
+"""What a server step remembers from round to round, such as momenta: state dicts by name."""
+
+
+class Update(NamedTuple):
+    """A client's reply, decoded and checked.
+
+    Attributes:
+        weights: the parameters after local training, in the model's order; for a robust algorithm the floating point
+            buffers, too.
+        num_examples: how many training examples stand behind them, at least 1.
+        metrics: ``train_loss``, ``train_accuracy`` and the algorithm's ``METRICS``.
+        extra: the algorithm's ``RECEIVED`` state dicts.
+    """
+
+    weights: Weights
+    num_examples: int
+    metrics: dict[str, float]
+    extra: Mapping[str, Weights] = {}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a server step is told of the run and the round.
+
+    Attributes:
+        options: the algorithm's options.
+        num_clients: all clients there are.
+        participants: how many clients are asked in a round.
+        client_lr: the learning rate of local SGD, ``--lr``.
+        server_round: the round, from 1; 0 for ``init``.
+    """
+
+    options: Any
+    num_clients: int
+    participants: int
+    client_lr: float
+    server_round: int = 0
+
+
+class Combined(NamedTuple):
+    """What a server step makes of a round.
+
+    Attributes:
+        params: the next parameters, named like those it was given.
+        state: what it remembers.
+        metrics: the clients' metrics as the algorithm averages them; None for their mean, weighted by examples.
+    """
+
+    params: Weights
+    state: ServerState
+    metrics: dict[str, float] | None = None
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """An algorithm as the rest of the program sees it; see the module's docstring for the parts."""
+
+    name: str
+    options: Any
+    train_client: Callable[[Client, Mapping[str, Any]], ClientUpdate]
+    init: Callable[[Weights, Setting], ServerState]
+    combine: Callable[[ServerState, Weights, Sequence[Update], Setting], Combined]
+    sent: tuple[str, ...] = ()
+    received: tuple[str, ...] = ()
+    metrics: tuple[str, ...] = field(default=())
+
+
+def no_state(params: Weights, setting: Setting) -> ServerState:
+    """``init`` of a server step that remembers nothing."""
+    return {}

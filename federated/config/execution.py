@@ -1,0 +1,64 @@
+"""Options of seeds, evaluation and failures, and of where and how a run is computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from fps_pretrain.common.options import MAY_DIFFER, Count, OptionSet, Positive, Whole
+
+
+@dataclass(frozen=True)
+class EvaluationOptions(OptionSet):
+    """Seed and evaluation"""
+
+    seed: Whole = 0
+    """Seed of the partition, the fresh weights, who takes part and every batch."""
+    eval_every: Count = 1
+    """Evaluate after every so many rounds, and always after the last."""
+    eval_batch_size: Count = 256
+    """Examples in a batch of the evaluation."""
+    per_client_every: Whole = 0
+    """After every so many rounds, and after the last, clients evaluate the global model on test examples like their
+    own; 0 never."""
+
+
+@dataclass(frozen=True)
+class FailureOptions(OptionSet):
+    """Failures"""
+
+    client_timeout: Annotated[Positive | None, MAY_DIFFER] = None
+    """Seconds a client has for a round; one that takes longer is left out of it (default: no limit)."""
+    node_timeout: Annotated[Positive, MAY_DIFFER] = 600.0
+    """Seconds that flwr run waits for nodes and for their first answers."""
+    min_clients: Annotated[Count, MAY_DIFFER] = 1
+    """A round counts if so many clients succeed; otherwise the run stops with exit code 3."""
+    inject_failures: Annotated[float, Ge(0), Le(1)] = 0.0
+    """Share of the clients' rounds made to fail: by an error, weights that are not a number or, with --client-timeout,
+    slowness."""
+
+
+@dataclass(frozen=True)
+class ExecutionOptions(OptionSet):
+    """Where and how a run is computed"""
+
+    engine: Annotated[Literal["inprocess", "ray"], MAY_DIFFER] = "inprocess"
+    """How clients are run: in this process (or its --workers), or in parallel by Flower's simulation on Ray."""
+    workers: Annotated[Count | None, MAY_DIFFER] = None
+    """Processes that train clients side by side (default: none in process, one for every --threads cores on Ray)."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], MAY_DIFFER] = "auto"
+    """Device that trains and evaluates; auto takes a GPU if there is one."""
+    precision: Literal["32", "bf16"] = "32"
+    """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent
+    stay in 32 bits."""
+    threads: Annotated[Count | None, MAY_DIFFER] = None
+    """CPU threads of PyTorch (default: all cores in process, 1 in each Ray worker). Use 1 on a machine that is busy."""
+    tensorboard: Annotated[bool, MAY_DIFFER] = False
+    """Write the rounds for TensorBoard, too, into the run folder."""
+    wandb: Annotated[bool, MAY_DIFFER] = False
+    """Send the rounds to Weights & Biases, too; its environment variables apply (pip install wandb)."""
+    output: Annotated[Path | None, MAY_DIFFER] = None
+    """Run folder (default: runs/ and a name made of data set, partition, init and seed)."""

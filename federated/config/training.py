@@ -1,0 +1,64 @@
+"""Options of rounds, of local training and of its privacy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Lt
+
+from federated.config.algorithm import names
+from fps_pretrain.common.options import Count, Decay, NotNegative, Option, OptionSet, Positive, Whole, goes_with
+
+
+@dataclass(frozen=True)
+class StrategyOptions(OptionSet):
+    """Federated algorithm"""
+
+    strategy: Annotated[str, Option(choices=names)] = "fedavg"
+    """Federated algorithm; README.md has a table of them."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(OptionSet):
+    """Rounds and local training"""
+
+    rounds: Count = 20
+    """Number of rounds."""
+    local_epochs: Count = 2
+    """Passes of a client over its examples in a round."""
+    batch_size: Count = 16
+    """Examples in a step of local SGD."""
+    lr: Positive = 0.05
+    """Learning rate of local SGD."""
+    lr_schedule: Literal["constant", "cosine"] = "constant"
+    """Learning rate over the rounds; cosine falls from --lr towards zero after the last round."""
+    momentum: Decay = 0.9
+    """Momentum of local SGD; its buffer starts at zero in every round."""
+    weight_decay: NotNegative = 0.0005
+    """Weight decay of local SGD."""
+    augment: Literal["auto", "none", "crop", "standard"] = "auto"
+    """Augmentation of training batches: crop (random shift by up to an eighth of the side), standard (crop and
+    horizontal flip), none; auto is crop for digits, which a mirror changes, and standard for all else."""
+
+
+@dataclass(frozen=True)
+class PrivacyOptions(OptionSet):
+    """Differential privacy"""
+
+    dp: Literal["none", "fixed", "adaptive"] = "none"
+    """Central differential privacy: clients' updates are clipped to a fixed norm, or to one that follows a quantile of
+    their norms, and Gaussian noise is added to their sum."""
+    dp_noise: Annotated[Positive | None, goes_with("dp", "fixed", "adaptive", default=1.0)] = None
+    """Noise multiplier: the noise's standard deviation in units of the clipping norm."""
+    dp_clip: Annotated[Positive | None, goes_with("dp", "fixed", "adaptive", default=1.0)] = None
+    """L2 norm to which a client's update is clipped, with --dp adaptive the first one."""
+    dp_quantile: Annotated[Annotated[float, Gt(0), Lt(1)] | None, goes_with("dp", "adaptive", default=0.5)] = None
+    """Share of the updates that --dp adaptive leaves unclipped."""
+    dp_delta: Annotated[Annotated[float, Gt(0), Lt(1)] | None, goes_with("dp", "fixed", "adaptive", default=1e-5)] = (
+        None
+    )
+    """Delta for which epsilon is reported; well below one over the number of clients."""
+    dp_secret: Annotated[Whole | None, goes_with("dp", "fixed", "adaptive", server_only=True)] = None
+    """Seed of the noise and of who takes part under --dp, known to the server alone; drawn afresh for each run unless
+    given."""

@@ -1,0 +1,164 @@
+"""Sending messages to clients and waiting for their replies, over any of Flower's grids."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from torch import Tensor
+
+from federated.client.failures import HANG_GRACE
+from federated.config.run import RunConfig
+from federated.engines.start import Engine
+from federated.server.output.progress import log
+from federated.server.replies import reason_of
+
+NO_ANSWER = "gave no answer in time"
+
+Arrived = Callable[[int, int], None]
+"""Called with how many replies have arrived, and of how many."""
+
+
+class RunFailed(RuntimeError):
+    """A round could not be completed; the run can be resumed from the round before."""
+
+
+@dataclass(frozen=True)
+class Clients:
+    """The clients of a run: each is a partition, at a node of the engine.
+
+    Attributes:
+        engine: what trains them.
+        node_of: the node that holds each partition, in order.
+        client_timeout: seconds a client has for a message, or None for no limit.
+    """
+
+    engine: Engine
+    node_of: tuple[int, ...]
+    client_timeout: float | None = None
+
+    @classmethod
+    def find(cls, engine: Engine, config: RunConfig) -> Clients:
+        """Ask the nodes which partition each holds: node ids are random, and runs must not depend on them.
+
+        Nodes elsewhere have ``--node-timeout`` for their first answer, or, if that is given, ``--client-timeout``.
+
+        Raises:
+            RunFailed: a node does not answer, or the nodes do not hold one partition each.
+        """
+        nodes = tuple(engine.grid.get_node_ids())
+        queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
+        clients = cls(engine, nodes, config.client_timeout)
+        patience = clients.patience(len(nodes))
+        if patience is None and engine.side_by_side is not None:
+            patience = config.node_timeout
+        answers = {reply.metadata.src_node_id: reply for reply in clients.exchange(queries, patience)}
+        partitions: dict[int, int] = {}
+        for node in nodes:
+            answer = answers.get(node)
+            if answer is None or answer.has_error():
+                reason = NO_ANSWER if answer is None else _reason(answer)
+                raise RunFailed(f"node {node} does not answer: {reason}")
+            partitions[node] = _partition_of(node, answer)
+        if sorted(partitions.values()) != list(range(config.clients)):
+            raise RunFailed(f"the nodes hold partitions {sorted(partitions.values())}, not one for each client")
+        return replace(clients, node_of=tuple(sorted(partitions, key=lambda node: partitions[node])))
+
+    def __len__(self) -> int:
+        return len(self.node_of)
+
+    def patience(self, clients: int) -> float | None:
+        """Seconds to wait for so many clients that may hang: as many turns as they need, each of the timeout."""
+        if self.client_timeout is None or self.engine.side_by_side is None:
+            return None
+        return self.client_timeout * math.ceil(clients / self.engine.side_by_side) + HANG_GRACE
+
+    def exchange(
+        self, messages: list[Message], patience: float | None = None, arrived: Arrived | None = None
+    ) -> list[Message]:
+        """Send messages and wait for all replies, error replies among them, or for ``patience`` seconds."""
+        end = math.inf if patience is None else time.monotonic() + patience
+        pending = set(self.engine.grid.push_messages(messages))
+        replies: list[Message] = []
+        while pending and time.monotonic() < end:
+            new = list(self.engine.grid.pull_messages(pending))
+            replies += new
+            pending -= {reply.metadata.reply_to_message_id for reply in new}
+            if not new:
+                time.sleep(0.05)
+            elif arrived:
+                arrived(len(replies), len(messages))
+        return replies
+
+    def send(
+        self,
+        message_type: str,
+        clients: list[int],
+        arrays: Mapping[str, Mapping[str, Tensor]],
+        told: Mapping[int, Mapping[str, Any]],
+        *,
+        group: str = "",
+        patience: float | None = None,
+        arrived: Arrived | None = None,
+    ) -> dict[int, Message]:
+        """Send clients the same arrays and wait for their replies, by client, in the order of ``clients``.
+
+        The arrays are turned into records once; every message gets records of its own over the same bytes, since a
+        client in this process must not see what another does to its record.
+
+        Args:
+            message_type: Flower's type, such as ``train`` or ``query.labels``.
+            clients: whom to ask.
+            arrays: state dicts by the names of their records.
+            told: what to tell each client beside the engine's configuration.
+            group: the messages' group, by which logs tell rounds apart.
+            patience: seconds to wait, None for ever.
+            arrived: see ``Arrived``.
+        """
+        records = {name: ArrayRecord(dict(weights)) for name, weights in arrays.items()}
+        messages = []
+        for client in clients:
+            content = RecordDict({name: ArrayRecord(dict(record)) for name, record in records.items()})
+            content["config"] = ConfigRecord({**self.engine.message_config, **told[client]})
+            messages.append(Message(content, self.node_of[client], message_type, group_id=group))
+        client_of = {node: client for client, node in enumerate(self.node_of)}
+        replies = {client_of[reply.metadata.src_node_id]: reply for reply in self.exchange(messages, patience, arrived)}
+        return {client: replies[client] for client in clients if client in replies}
+
+    def ask(
+        self,
+        message_type: str,
+        arrays: Mapping[str, Mapping[str, Tensor]],
+        told: Mapping[int, Mapping[str, Any]],
+        arrived: Arrived | None = None,
+    ) -> tuple[dict[int, RecordDict], dict[int, str]]:
+        """What all clients answer, and why others do not, both in client order."""
+        everybody = list(range(len(self)))
+        patience = self.patience(len(self))
+        replies = self.send(message_type, everybody, arrays, told, patience=patience, arrived=arrived)
+        answers, failures = {}, {}
+        for client in everybody:
+            reply = replies.get(client)
+            if reply is None:
+                failures[client] = NO_ANSWER
+            elif reply.has_error():
+                failures[client] = _reason(reply)
+            else:
+                answers[client] = reply.content
+        return answers, failures
+
+
+def _partition_of(node: int, answer: Message) -> int:
+    value = answer.content.config_records.get("node", ConfigRecord()).get("partition-id")
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise RunFailed(f"node {node} does not say which partition it holds")
+    return value
+
+
+def _reason(reply: Message) -> str:
+    log.debug(reply.error.reason)
+    return reason_of(reply)

@@ -1,0 +1,100 @@
+"""TensorBoard and Weights & Biases, which get a run's rounds beside metrics.jsonl."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from federated.config.run import RunConfig, to_yaml
+from fps_pretrain.common.errors import UserError
+
+Row = dict[str, Any]
+Logger = Callable[[Row], None]
+
+TENSORBOARD = "tensorboard"
+"""Folder inside the run folder that ``tensorboard --logdir`` is pointed to."""
+
+
+def nowhere(row: Row) -> None:
+    """Log nothing."""
+
+
+def check_installed(config: RunConfig) -> None:
+    """Refuse ``--wandb`` where it is not installed.
+
+    Raises:
+        UserError: there is no wandb.
+    """
+    if config.wandb and importlib.util.find_spec("wandb") is None:
+        raise UserError("--wandb needs Weights & Biases: pip install 'fps-federated[wandb]'")
+
+
+@contextmanager
+def loggers(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
+    """A function that takes a round's row to wherever the configuration says.
+
+    Args:
+        config: the run.
+        folder: the run folder.
+        done: the rows of rounds completed before; a resumed run's log has each of them once.
+    """
+    with ExitStack() as stack:
+        chosen: list[Logger] = []
+        if config.tensorboard:
+            chosen.append(stack.enter_context(_tensorboard(folder, done)))
+        if config.wandb:
+            chosen.append(stack.enter_context(_wandb(config, folder, done)))
+
+        def log(row: Row) -> None:
+            for logger in chosen:
+                logger(row)
+
+        yield log
+
+
+def scalars(row: Row) -> dict[str, float]:
+    """The numbers of a row, without the round itself; what was not measured is left out."""
+    return {
+        name: float(value)
+        for name, value in row.items()
+        if name != "round" and isinstance(value, (int, float)) and not isinstance(value, bool)
+    }
+
+
+@contextmanager
+def _tensorboard(folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
+    from torch.utils.tensorboard import SummaryWriter
+
+    # Written anew from the rows, which are few: an interrupted run may have logged a round that is repeated now.
+    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
+    with SummaryWriter(str(folder / TENSORBOARD)) as writer:
+
+        def log(row: Row) -> None:
+            for name, value in scalars(row).items():
+                writer.add_scalar(name, value, row["round"])
+            writer.flush()
+
+        for row in done:
+            log(row)
+        yield log
+
+
+@contextmanager
+def _wandb(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
+    import wandb
+    import yaml
+
+    # A run that is resumed, in the same folder with the same configuration, goes on there as the same run.
+    text = to_yaml(config, for_clients=True)
+    identifier = hashlib.sha256(f"{folder.resolve()}\n{text}".encode()).hexdigest()[:16]
+    values = yaml.safe_load(text)
+    with wandb.init(id=identifier, name=folder.name, dir=str(folder), config=values, resume="allow") as run:
+        # It ignores rounds that it has already: steps only increase.
+        for row in done:
+            run.log(scalars(row), step=row["round"])
+        yield lambda row: run.log(scalars(row), step=row["round"])

@@ -1,0 +1,287 @@
+"""A run's folder: everything needed to resume, to report and to reproduce it.
+
+    config.yaml    the configuration as resolved
+    metrics.jsonl  one line a round, round 0 being the evaluation before training
+    partition.npz  which client holds which example, and partition.png, its picture
+    state.pt       the last completed round: its weights, what the strategy carries, whose client states count
+    secret         with --dp: a number that only the server knows, readable by its owner alone
+    clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
+    model.pt       the final classifier, once finished, and curve.png
+    log.txt        the log, Flower's messages among it
+    .lock          held by the process that works on the run
+
+A folder is made aside and renamed, so that it is complete when it appears. From then on a round's line is written
+before the state. A run that is killed between the two cuts the line off and repeats the round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import secrets
+import shutil
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from federated.algorithms.base import ServerState
+from federated.client.state import ClientStates
+from federated.client.training import Weights
+from federated.config.run import RunConfig, differences, from_yaml, to_yaml, without_secrets
+from federated.data.partition import Partition
+from federated.data.partition_file import load_partition, save_partition
+from federated.data.partition_plot import plot_partition
+from federated.data.sets import Dataset
+from fps_pretrain.common import plots
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
+from fps_pretrain.models.checkpoint import read_file, write_atomically
+
+STATE_FORMAT = "fps-run"
+MODEL_FORMAT = "fps-classifier"
+VERSION = 2
+
+SECRET_BITS = 128
+"""Length of a secret that is not given: too long to be guessed."""
+
+Row = dict[str, Any]
+"""A line of metrics.jsonl."""
+
+
+@dataclass(frozen=True)
+class State:
+    """A run after ``round`` rounds.
+
+    Attributes:
+        round: rounds completed.
+        weights: the global model's state dict.
+        init_digest: the encoder it began with.
+        data_digest: the data it began with.
+        client_rounds: for each client the last round in which its reply counted, 0 before any; int64 ``(clients,)``.
+        server: what the strategy carries from round to round.
+    """
+
+    round: int
+    weights: Weights
+    init_digest: str
+    data_digest: str
+    client_rounds: Tensor
+    server: ServerState = field(default_factory=dict)
+
+
+def read_history(folder: Path) -> list[Row]:
+    """The rows of a run's metrics.jsonl; a last line that a crash left incomplete is left out.
+
+    Raises:
+        UserError: there is no such file, or another line than the last is damaged.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        lines = path.read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: is {folder} a run?") from error
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path} is damaged in line {number}") from error
+        rows.append(row)
+    return rows
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run that exists; made by ``create`` or ``find``."""
+
+    path: Path
+
+    @classmethod
+    def find(cls, path: Path, config: RunConfig) -> RunFolder | None:
+        """The folder of this configuration, or None if there is none or an empty folder.
+
+        Raises:
+            UserError: the path is no run, or the run of another configuration. It is left as it is.
+        """
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return None
+        advice = "choose another --output or remove it"
+        if not (path / "config.yaml").is_file():
+            raise UserError(f"{path} exists and is not a run: {advice}")
+        try:
+            saved = from_yaml((path / "config.yaml").read_text())
+        except (UserError, OSError, UnicodeDecodeError) as error:
+            raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
+        if differing := differences(saved, without_secrets(config)):
+            raise UserError(f"{path} is a run of another configuration, with {', '.join(differing)}: {advice}")
+        folder, given = cls(path), config.dp_secret
+        if given is not None and given != folder.secret():
+            raise UserError(f"{path} began with another --dp-secret: {advice}")
+        return folder
+
+    @classmethod
+    def create(cls, path: Path, config: RunConfig, data: Dataset, partition: Partition, state: State) -> RunFolder:
+        """Write a new run before its first round.
+
+        Raises:
+            UserError: the folder cannot be written.
+        """
+        try:
+            with create_folder_atomically(path) as partial:
+                folder = cls(partial)
+                write_text_atomically(partial / "config.yaml", to_yaml(config, for_clients=True))
+                if config.dp != "none":
+                    folder._write_secret(config.dp_secret)
+                (partial / "metrics.jsonl").touch()
+                save_partition(partial / "partition.npz", partition)
+                plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
+                folder.save_state(state)
+        except OSError as error:
+            raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
+        return cls(path)
+
+    def locked(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other processes from working on this run; see ``common.files.locked``."""
+        return locked(self.path)
+
+    @property
+    def partition_file(self) -> Path:
+        """Which client holds which example."""
+        return self.path / "partition.npz"
+
+    def secret(self) -> int:
+        """The number that only the server knows, from which the noise of ``--dp`` is drawn.
+
+        Raises:
+            UserError: the run has none.
+        """
+        path = self.path / "secret"
+        try:
+            return int(path.read_text())
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path} is missing or damaged: choose another --output and start again") from error
+
+    def _write_secret(self, given: int | None) -> None:
+        secret = secrets.randbits(SECRET_BITS) if given is None else given
+        descriptor = os.open(self.path / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(f"{secret}\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @property
+    def client_states(self) -> Path:
+        """Where clients keep what they remember."""
+        return self.path / "clients"
+
+    @property
+    def training_data(self) -> Path:
+        """Where worker processes find the training examples while the run goes on; see ``workspace.export_memmap``."""
+        return self.path / ".training-data.partial"
+
+    def load_partition(self) -> Partition:
+        """The partition the run began with."""
+        return load_partition(self.partition_file)
+
+    def load_state(self) -> State:
+        """The last completed round.
+
+        Raises:
+            UserError: state.pt is missing, damaged or of another version.
+        """
+        path = self.path / "state.pt"
+        content = read_file(path)
+        if content.get("format") != STATE_FORMAT or content.get("version") != VERSION:
+            raise UserError(f"{path} is not the state of a run, version {VERSION}")
+        return State(**{field.name: content[field.name] for field in fields(State)})
+
+    def save_state(self, state: State) -> None:
+        """Replace state.pt, atomically."""
+        payload = {"format": STATE_FORMAT, "version": VERSION, **vars(state)}
+        write_atomically(self.path / "state.pt", payload)
+
+    def append(self, row: Row) -> None:
+        """Add a round's line to metrics.jsonl, on disk before this returns; numbers that are not finite become null."""
+        row = {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in row.items()
+        }
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(row, allow_nan=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def history(self) -> list[Row]:
+        """The rows of metrics.jsonl."""
+        return read_history(self.path)
+
+    def rewind(self, last_round: int) -> list[Row]:
+        """Cut metrics.jsonl after ``last_round``, remove what interrupted writes left, and return the rows kept.
+
+        Raises:
+            UserError: rows up to ``last_round`` are missing. Nothing is changed then.
+        """
+        rows = [row for row in self.history() if row["round"] <= last_round]
+        if last_round and [row["round"] for row in rows] != list(range(last_round + 1)):
+            raise UserError(
+                f"{self.path / 'metrics.jsonl'} lacks rounds that state.pt has: remove the run to start again"
+            )
+        for left_over in self.path.glob(".*.partial"):
+            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        if text != (self.path / "metrics.jsonl").read_text():
+            write_text_atomically(self.path / "metrics.jsonl", text)
+        return rows
+
+    @property
+    def has_model(self) -> bool:
+        """Whether the final model was written, the last thing a run does."""
+        return (self.path / "model.pt").is_file()
+
+    def finish(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
+        """Draw curve.png, remove the clients' states, and write model.pt.
+
+        With ``--bn-stats local`` the states stay: a client's own statistics belong to its final model.
+        """
+        plot_curve(self.path / "curve.png", self.history(), title=self.path.name)
+        if config.bn_stats == "local":
+            states = ClientStates(self.client_states)
+            for client, last_round in enumerate(state.client_rounds.tolist()):
+                states.keep(client, last_round)
+        else:  # no later command reads them
+            shutil.rmtree(self.client_states, ignore_errors=True)
+        model = {"arch": config.arch, "width": config.width, "classes": list(classes), "state_dict": state.weights}
+        write_atomically(self.path / "model.pt", {"format": MODEL_FORMAT, "version": VERSION, **model})
+
+
+def plot_curve(path: Path, rows: list[Row], title: str) -> None:
+    """Draw accuracy and loss over the rounds into a PNG file."""
+    figure = plots.new_figure(9, 3.5)
+    accuracy, loss = figure.subplots(1, 2)
+    for axes, quantity in ((accuracy, "accuracy"), (loss, "loss")):
+        for split, name in (("test", "test"), ("val", "validation"), ("train", "training, at the clients")):
+            key = f"{split}_{quantity}"
+            points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
+            if points:
+                axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
+        if quantity == "accuracy":
+            for key, name in (
+                ("client_accuracy_mean", "mean of clients"),
+                ("client_accuracy_worst_tenth", "worst tenth"),
+            ):
+                points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
+                if points:
+                    axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
+        axes.set(xlabel="round", ylabel=quantity)
+        plots.style(axes, integer_x=True)
+    accuracy.set_ylim(0, 1)
+    loss.set_yscale("log")  # fresh weights have losses far above all that follow
+    accuracy.legend(frameon=False)
+    figure.suptitle(plots.literal(title))
+    plots.save(figure, path)

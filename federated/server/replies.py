@@ -1,0 +1,166 @@
+"""The one check of what clients send: a reply is decoded and checked here, once, or it costs the client its round.
+
+Nothing of a reply is believed. Its records must be those that were asked for, its arrays of the names, shapes, types
+and sizes of the model, its numbers finite and within what is possible. The bytes of an array are read only after their
+header and length have been found to be exactly what NumPy writes for that shape and type: no parser sees them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from torch import Tensor
+
+from federated.algorithms.base import Algorithm, Update
+from federated.messages import array_bytes, as_tensor
+
+TRAINING_METRICS = ("train_loss", "train_accuracy")
+"""What every client reports of its training."""
+
+LARGEST = 1e15
+"""A weight beyond this is damage: squared and added up it would leave the range of float32."""
+
+LONGEST_REASON = 300
+"""Characters of a client's error that are kept."""
+
+
+class BadReply(Exception):
+    """A reply that cannot be used; the message says why, in one line."""
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a reply to a train message must hold.
+
+    Args:
+        weights: the entries of the model's state dict that clients send, by name, in the model's order.
+        parameters: which of them are parameters; state dicts beside the weights have these.
+        extra: names of the state dicts beside the weights.
+        metrics: names of the numbers beside ``num-examples``.
+    """
+
+    weights: Mapping[str, Tensor]
+    parameters: frozenset[str]
+    extra: tuple[str, ...]
+    metrics: tuple[str, ...]
+
+    @classmethod
+    def of(
+        cls, algorithm: Algorithm, state_dict: Mapping[str, Tensor], parameters: frozenset[str], buffers: bool
+    ) -> Expected:
+        """What clients of ``algorithm`` send; without ``buffers`` they keep those to themselves."""
+        weights = {name: tensor for name, tensor in state_dict.items() if buffers or name in parameters}
+        return cls(weights, parameters, algorithm.received, (*TRAINING_METRICS, *algorithm.metrics))
+
+    def read(self, reply: Message, most_examples: int) -> Update:
+        """The reply, decoded.
+
+        Args:
+            reply: a client's answer, an error among them.
+            most_examples: how many training examples the client has.
+
+        Raises:
+            BadReply: it is an error, or not what was asked for.
+        """
+        if reply.has_error():
+            raise BadReply(reason_of(reply))
+        if not reply.has_content():
+            raise BadReply("sent nothing")
+        content = reply.content
+        if set(content.array_records) != {"arrays", *self.extra}:
+            raise BadReply(f"sent other arrays than {', '.join(('arrays', *self.extra))}")
+        if set(content.metric_records) != {"metrics"} or content.config_records:
+            raise BadReply("sent other records than arrays and metrics")
+        metrics = self._read_metrics(content.metric_records["metrics"], most_examples)
+        weights = _read_arrays("arrays", content.array_records["arrays"], self.weights)
+        parameters = {name: tensor for name, tensor in self.weights.items() if name in self.parameters}
+        extra = {name: _read_arrays(name, content.array_records[name], parameters) for name in self.extra}
+        count = int(metrics.pop("num-examples"))
+        return Update(weights, count, metrics, extra)
+
+    def _read_metrics(self, record: MetricRecord, most_examples: int) -> dict[str, float]:
+        if set(record) != {"num-examples", *self.metrics}:
+            raise BadReply(f"sent other metrics than {', '.join(('num-examples', *self.metrics))}")
+        for name in self.metrics:
+            value = record[name]
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise BadReply(f"sent a {name} that is not a finite number")
+        count = record["num-examples"]
+        if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most_examples:
+            raise BadReply(f"sent a number of examples that is not a whole number from 1 to {most_examples}")
+        return {name: float(record[name]) for name in self.metrics} | {"num-examples": count}  # type: ignore[arg-type]
+
+
+def _read_arrays(kind: str, record: ArrayRecord, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a record in the order of ``expected``.
+
+    Raises:
+        BadReply: names, shapes, types, sizes or values are not those of a model's weights.
+    """
+    if set(record) != set(expected):
+        missing = next((name for name in expected if name not in record), None)
+        detail = f"{missing} is missing" if missing else "with names that are not the model's"
+        raise BadReply(f"sent {kind} of another model: {detail}")
+    tensors = {}
+    for name, like in expected.items():
+        tensor = _read_array(record[name], like)
+        if tensor is None:
+            raise BadReply(f"sent {kind} of another model: {name} has another shape, type or size")
+        if tensor.is_floating_point():
+            if not torch.isfinite(tensor).all():
+                raise BadReply(f"sent {kind} that are not finite, {name} first")
+            if (tensor.abs() > LARGEST).any():
+                raise BadReply(f"sent {kind} beyond {LARGEST:g}, {name} first")
+            if name.endswith("running_var") and (tensor < 0).any():
+                raise BadReply(f"sent {kind} with a negative variance, {name}")
+        elif (tensor < 0).any():
+            raise BadReply(f"sent {kind} with a negative count, {name}")
+        tensors[name] = tensor
+    return tensors
+
+
+def read_sums(answer: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The sums that a client was asked for before the first round.
+
+    Args:
+        answer: the client's answer.
+        like: tensors of the names, shapes and types that it must have.
+
+    Raises:
+        BadReply: it holds others, or numbers that are not finite.
+    """
+    if set(answer.array_records) != {"arrays"}:
+        raise BadReply("sent other arrays than its sums")
+    record = answer.array_records["arrays"]
+    if set(record) != set(like):
+        raise BadReply("sent sums of another model")
+    sums = {name: _read_array(record[name], tensor) for name, tensor in like.items()}
+    for name, tensor in sums.items():
+        if tensor is None:
+            raise BadReply(f"sent {name} of another shape, type or size")
+        if not torch.isfinite(tensor).all():
+            raise BadReply(f"sent a {name} that is not finite")
+    return {name: tensor for name, tensor in sums.items() if tensor is not None}
+
+
+def _read_array(array: Array, like: Tensor) -> Tensor | None:
+    """The array as a tensor, or None if it is not of the shape and type of ``like`` to the byte."""
+    header, size = array_bytes(like)
+    data = array.data
+    said = (array.dtype, tuple(array.shape), array.stype)
+    if said != (str(like.dtype).removeprefix("torch."), tuple(like.shape), "numpy.ndarray"):
+        return None
+    if not isinstance(data, bytes) or len(data) != len(header) + size or not data.startswith(header):
+        return None
+    return as_tensor(data, header, like)
+
+
+def reason_of(reply: Message) -> str:
+    """The last line of an error reply's reason, which may be a traceback; without control characters, cut to size."""
+    lines = (reply.error.reason or "").strip().splitlines()
+    printable = "".join(character if character.isprintable() else " " for character in lines[-1]) if lines else ""
+    return " ".join(printable.split())[:LONGEST_REASON] or "no reason given"

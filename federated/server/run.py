@@ -1,0 +1,227 @@
+"""A run from its configuration to its final model: begun, resumed, or found finished, on any engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from flwr.serverapp import Grid
+
+from federated import algorithms
+from federated.client import workspace
+from federated.client.batch_norm import with_norm
+from federated.client.state import ClientStates
+from federated.client.training import weights_of
+from federated.config.run import RunConfig
+from federated.data import sets
+from federated.data.partition import describe, make_partition
+from federated.engines import ray
+from federated.engines import start as engines
+from federated.engines.pool import EngineFailed
+from federated.engines.start import Engine
+from federated.server import privacy
+from federated.server.evaluation import reported
+from federated.server.exchange import Clients
+from federated.server.exchange import RunFailed as RunFailed
+from federated.server.judge import Judge
+from federated.server.output import loggers
+from federated.server.output.progress import RoundBar, console, log, log_file, machine_is_busy
+from federated.server.output.run_folder import Row, RunFolder, State
+from federated.server.privacy import CentralPrivacy
+from federated.server.rounds import Loop, record
+from federated.server.start import initialise, opening
+from federated.server.start.initialise import initial_classifier, initial_encoder
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.checkpoint import LoadReport, digest
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Where a run is and what it measured; ``resumed_from`` is None for a run that began now."""
+
+    folder: Path
+    history: list[Row]
+    resumed_from: int | None
+
+
+def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: Grid | None = None) -> RunResult:
+    """Carry a run to its end: begin it, resume it, or find it finished.
+
+    Args:
+        config: the run; its folder holds the results.
+        quiet: say nothing on the terminal.
+        verbose: say everything that goes to the log.
+        grid: nodes to use instead of those of ``config.engine``, one for each client.
+
+    Raises:
+        UserError: the run cannot be begun or resumed as asked. Nothing was written.
+        RunFailed: too many clients failed. Completed rounds are kept.
+    """
+    threads = torch.get_num_threads()
+    with console(quiet, verbose):
+        try:
+            if config.threads:
+                torch.set_num_threads(config.threads)
+            return _run(config, quiet, grid)
+        finally:
+            workspace.close()
+            torch.set_num_threads(threads)
+
+
+def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
+    # All that can be refused is refused before the first write, the cheapest first.
+    _check_here(config, grid)
+    folder = RunFolder.find(config.folder, config)
+    state = folder.load_state() if folder else None
+    encoder, report = initial_encoder(config)
+    init_digest = digest(encoder.state_dict())
+    if state and state.init_digest != init_digest:
+        raise UserError(
+            f"{config.folder} began from other weights than {config.init} holds now: choose another --output"
+        )
+    if folder and state and state.round == config.rounds and folder.has_model:
+        rows = folder.history()
+        log.info(f"{folder.path} is finished: {config.rounds} rounds, test accuracy {rows[-1]['test_accuracy']:.4f}")
+        return RunResult(folder.path, rows, resumed_from=config.rounds)
+
+    dataset = sets.load(config)
+    data_digest = dataset.digest()
+    if state and state.data_digest != data_digest:
+        raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
+    partition = (
+        folder.load_partition() if folder else make_partition(config, dataset.train.labels, dataset.train.user_ids)
+    )
+    resumed_from = state.round if state else None
+    if folder is None or state is None:
+        classifier = initial_classifier(config, encoder, len(dataset.classes))
+        weights = weights_of(with_norm(classifier, config.norm))
+        never = torch.zeros(config.clients, dtype=torch.int64)
+        state = State(0, weights, init_digest, data_digest, client_rounds=never)
+        folder = RunFolder.create(config.folder, config, dataset, partition, state)
+
+    with folder.locked(), log_file(folder.path / "log.txt"):
+        state = folder.load_state()  # Reload under the lock.
+        rows = folder.rewind(state.round)
+        space = workspace.Workspace.build(config, dataset, partition)
+        engine_name = config.engine if grid is None else "the nodes of the grid"
+        _announce(space, report, state, resumed=bool(rows), folder=folder.path, engine_name=engine_name)
+        with (
+            _engine(config, folder, space, grid) as engine,
+            loggers.loggers(config, folder.path, rows) as publish,
+            RoundBar(config.rounds, state.round, quiet) as bar,
+        ):
+            state = _rounds(config, folder, space, engine, report, state, publish, bar, evaluated=bool(rows))
+        folder.finish(config, dataset.classes, state)
+        rows = folder.history()
+        failed = sum(len(row["failures"]) for row in rows)
+        left_out = f"; {failed} times a client was left out of a round" if failed else ""
+        log.info(f"finished: test accuracy {rows[-1]['test_accuracy']:.4f}{left_out}; results in {folder.path}")
+    return RunResult(folder.path, rows, resumed_from)
+
+
+def _check_here(config: RunConfig, grid: Grid | None) -> None:
+    """Refuse what this machine lacks.
+
+    Raises:
+        UserError: it lacks something; the message says what to do.
+    """
+    if config.engine == "ray" and grid is None:
+        ray.check_installed()
+    if config.partition == "nodes" and grid is None:
+        raise UserError("--partition nodes is for flwr run, where nodes have data of their own: docs/deployment.md")
+    loggers.check_installed(config)
+    if config.dp != "none":
+        privacy.check_installed()
+    workspace.resolve_device(config.device)
+
+
+def _rounds(
+    config: RunConfig,
+    folder: RunFolder,
+    space: workspace.Workspace,
+    engine: Engine,
+    report: LoadReport | None,
+    state: State,
+    publish: loggers.Logger,
+    bar: RoundBar,
+    *,
+    evaluated: bool,
+) -> State:
+    """The rounds that are left, and round 0, the evaluation before training, where it is missing."""
+    states = ClientStates(folder.client_states) if "client-states" in engine.message_config else None
+    clients = None
+    if state.round < config.rounds:
+        clients = Clients.find(engine, config)
+        counts = opening.numbers_of_examples(config, space, clients)
+        if state.round == 0:
+            state = opening.prepare(config, space, clients, counts, state, folder, bar.client)
+    if state.round == 0:
+        initialise.write_record(folder.path / "init.yaml", config, report, state.weights)
+    judge = Judge(config, space, clients, states)
+    if not evaluated:
+        started = time.perf_counter()
+        row = judge.first_row(state)
+        row.update(train_loss=None, train_accuracy=None, clients=reported({}), participants=[], failures=[])
+        record(config, row, started, folder, publish, bar)
+    if clients is None:
+        return state
+    secret = folder.secret() if config.dp != "none" else None
+    loop = Loop(
+        config=config,
+        space=space,
+        algorithm=algorithms.load(config),
+        clients=clients,
+        most_examples=counts.sum(axis=1).tolist(),
+        sampling_seed=config.seed if secret is None else secret,
+        privacy=None if secret is None else CentralPrivacy.of(config, secret),
+    )
+    return loop.run(state, folder, publish, judge, bar)
+
+
+def _announce(
+    space: workspace.Workspace,
+    report: LoadReport | None,
+    state: State,
+    *,
+    resumed: bool,
+    folder: Path,
+    engine_name: str,
+) -> None:
+    """Say what is about to run."""
+    config, dataset = space.config, space.dataset
+    sizes = f"{len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test examples"
+    spread = describe(space.partition, dataset.train.labels, len(dataset.classes))
+    if config.partition == "nodes":
+        spread = f"{config.clients} nodes with data of their own"
+    encoder = f"{config.arch}, width {config.width}, sha256 {state.init_digest[:12]}"
+    origin = initialise.describe_provenance(report)
+    log.info(f"data    {config.dataset}: {sizes}, {len(dataset.classes)} classes, {config.image_size} px")
+    log.info(f"clients {spread} ({config.partition})")
+    log.info(f"init    {report or 'random weights'} ({encoder}{origin})")
+    if config.init_statistics == "clients":
+        log.info("init    BatchNorm's statistics of the clients' images")
+    if config.head == "centroid":
+        log.info("head    the class means of the clients' features")
+    log.info(f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}, in {folder}")
+    if config.threads is None and space.device.type == "cpu" and machine_is_busy():
+        # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
+        log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
+    if resumed:
+        log.info(f"resumed after round {state.round}")
+
+
+@contextmanager
+def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[Engine]:
+    """Start the engine, or use the grid that is given, and end it."""
+    if grid is not None:
+        yield engines.lent(config, space, folder.partition_file, grid)
+        return
+    try:
+        with engines.start(config, space, folder.partition_file, folder.training_data, folder.client_states) as engine:
+            yield engine
+    except EngineFailed as error:
+        raise RunFailed(str(error)) from error

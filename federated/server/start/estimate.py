@@ -1,0 +1,141 @@
+"""``--dry-run``: the configuration, the partition, and an estimate of the time and memory a run would take."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+
+from federated import algorithms
+from federated.client.batch_norm import with_norm
+from federated.client.evaluation import evaluate
+from federated.client.training import Client, ClientHyperparameters, weights_of
+from federated.client.workspace import Workspace
+from federated.config.run import RunConfig, to_yaml, without_secrets
+from federated.data import sets as data
+from federated.data.partition import describe, make_partition
+from federated.server.cohort import sample_clients
+from federated.server.output.progress import duration
+from federated.server.start.initialise import initial_classifier, initial_encoder
+
+PROBE_BATCHES = 4
+"""Batches that are trained on twice: to warm up, and to be timed."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """The amount of work in a run.
+
+    Attributes:
+        steps: steps of SGD, summed over rounds and their participants.
+        evaluated: examples evaluated by the server.
+        replies: replies in a round.
+    """
+
+    steps: int
+    evaluated: int
+    replies: int
+
+
+def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Work:
+    """Count a run's work.
+
+    Args:
+        config: the run.
+        sizes: examples of each client.
+        evaluation_examples: test and validation examples.
+    """
+    batches = [math.ceil(size / config.batch_size) * config.local_epochs for size in sizes]
+    steps = sum(
+        batches[client]
+        for server_round in range(1, config.rounds + 1)
+        for client in sample_clients(config.seed, server_round, config.clients, config.participants)
+    )
+    evaluations = 1 + config.rounds // config.eval_every + (config.rounds % config.eval_every > 0)
+    return Work(steps, evaluations * evaluation_examples, config.participants)
+
+
+def dry_run(config: RunConfig) -> str:
+    """The resolved configuration (YAML), the partition, and an estimate of time and memory, as one text.
+
+    Time is measured on this machine: some steps of the algorithm's local training, and an evaluation. With
+    ``--partition nodes`` the server does not know how many examples clients have: the number of steps is left open, and
+    steps are timed on test examples.
+
+    Raises:
+        UserError: the run could not be begun.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    encoder, report = initial_encoder(config)
+    dataset = data.load(config)
+    partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
+    space = Workspace.build(config, dataset, partition)
+    weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
+    work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
+    step, example = seconds_of(space, weights)
+    workers = config.workers or 1
+    evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
+    if config.partition == "nodes":
+        spread = f"{config.clients} clients, who tell how many examples they have when the run begins"
+        amount = f"the nodes' training, {1e3 * step:.1f} ms a step here"
+    else:
+        spread = describe(partition, dataset.train.labels, len(dataset.classes))
+        seconds = work.steps * step / workers + work.evaluated * example
+        side_by_side = f" on {workers} workers" if workers > 1 else ""
+        amount = f"{duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms{side_by_side}"
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    parameters = sum(weights[name].numel() for name in space.parameters)
+    resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # All replies of a round are in memory when they are combined, as messages and as tensors.
+    peak = resident + 2 * work.replies * size
+    lines = [
+        to_yaml(without_secrets(config)).rstrip(),
+        "",
+        f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
+        f"examples, {len(dataset.classes)} classes",
+        f"partition  {config.partition_title}: {spread}",
+        f"init       {report or 'random weights'}",
+        f"model      {parameters:,} parameters, {size / 1e6:.1f} MB a message",
+        f"time       {amount}, {evaluation}",
+        f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {work.replies} replies",
+        f"traffic    {2 * config.rounds * work.replies * size / 1e9:.2f} GB between server and clients",
+        f"folder     {config.folder}",
+    ]
+    if space.device.type == "cuda":
+        lines.insert(-2, f"GPU        {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    return "\n".join(lines)
+
+
+def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
+    """Seconds of a training step, by the run's algorithm, and of evaluating an example."""
+    config = space.config
+    images, labels = space.train if len(space.train[1]) else space.held_out_of(0)
+    count = min(len(labels), PROBE_BATCHES * config.batch_size)
+    images, labels = images[:count], labels[:count]
+    # What a server sends beside the model (SCAFFOLD's control variate) has the shapes of its parameters.
+    beside = {name: torch.zeros_like(weights[name]) for name in space.parameters}
+    client = Client(
+        model=space.model,
+        examples=images,
+        targets=labels,
+        hyper=ClientHyperparameters.of(config, 1),
+        key=(config.seed, 1, 0),
+        options=algorithms.load(config).options,
+        received=defaultdict(lambda: beside),
+    )
+    train = algorithms.load(config).train_client
+    for _ in range(2):
+        started = time.perf_counter()
+        steps = train(client, weights).steps
+        step = (time.perf_counter() - started) / steps
+    for _ in range(2):
+        started = time.perf_counter()
+        evaluate(space.model, weights, images, labels, config.eval_batch_size)
+        example = (time.perf_counter() - started) / count
+    return step, example

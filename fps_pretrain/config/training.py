@@ -1,0 +1,112 @@
+"""Options of pre-training beside those of the pairs: what is trained, how, where, and what is written."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
+
+from fps_pretrain.common.options import MAY_DIFFER, Count, Decay, NotNegative, Option, OptionSet, Positive, Whole
+from fps_pretrain.config.method import defaults, names
+from fps_pretrain.config.presets import Preset
+
+MAX_THREADS = 1024
+
+
+@dataclass(frozen=True)
+class MethodChoice(OptionSet):
+    """Method and encoder"""
+
+    method: Annotated[str | None, Option(choices=names)] = None
+    """Self-supervised method; None for simsiam, with the short preset simclr."""
+    method_options: Annotated[tuple[str, ...], Option(more=defaults)] = ()
+    """The method's own numbers as NAME=VALUE."""
+    source: str = "fractals"
+    """fractals, or folder:PATH for two crops of every image below a folder."""
+    preset: Preset = "auto"
+    """paper: the paper's recipe (100 epochs of 1,000,000 pairs); short: what beats random weights soonest (SimCLR, 20
+    epochs of 256,000 pairs, a cosine per step after a warm-up), hours on a CPU; quick: minutes on a CPU; auto: paper on
+    a GPU, quick without one. It fills the fields that are None."""
+    arch: str = "resnet20"
+    """Encoder: resnet20, resnet32, resnet44 or resnet56, or one of torchvision's by name, such as resnet18."""
+    width: Count = 1
+    """Multiplies the channels of resnet20 to resnet56 (the paper's expand)."""
+
+
+@dataclass(frozen=True)
+class TrainingOptions(OptionSet):
+    """Budget and optimiser"""
+
+    epochs: Count | None = None
+    """Epochs; the learning rate follows a cosine over them."""
+    pairs_per_epoch: Count | None = None
+    """Pairs in an epoch; every class comes equally often. None with --source folder: the number of images."""
+    batch_size: Annotated[int, Ge(2)] | None = None
+    """Pairs in a batch, over all devices together."""
+    lr: Positive | None = None
+    """Learning rate; None for batch / 256 times the method's own with SGD (0.05 for simsiam, 0.03 for moco, 0.12 for
+    simclr, 0.06 for the others) and times 0.001 with AdamW."""
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """The paper's is SGD."""
+    schedule: Literal["epoch", "step"] | None = None
+    """How often the learning rate follows its cosine: every epoch as in the paper, or every step; None for the
+    preset's."""
+    warmup_pairs: Whole | None = None
+    """Pairs over which the learning rate rises to its full value, with --schedule step; None for the preset's."""
+    momentum: Decay = 0.9
+    """Momentum of SGD (of AdamW: beta 1)."""
+    weight_decay: Decay = 1e-4
+    """Weight decay."""
+    precision: Literal["auto", "32", "bf16"] = "auto"
+    """bf16: bfloat16 autocast; auto: bf16 where the processor has instructions for it, else 32."""
+    compile: bool = False
+    """Compile the networks with torch.compile: a minute at the start, then about a third more pairs a second on a CPU
+    (where it needs a C++ compiler)."""
+
+
+@dataclass(frozen=True)
+class ExecutionOptions(OptionSet):
+    """Where it is computed"""
+
+    render: Annotated[Literal["auto", "cpu", "device"], MAY_DIFFER] = "auto"
+    """Where fractal pairs are made: by the CPU's threads, or on the device that trains; auto: on a GPU that trains."""
+    workers: Annotated[Annotated[int, Ge(0), Le(MAX_THREADS)] | None, MAY_DIFFER] = None
+    """Threads that make pairs on the CPU while the network trains (processes, for a folder of images); 0 makes them
+    between two steps. None for 1 on a CPU, cores - 1 (8 at most) with a GPU."""
+    threads: Annotated[Annotated[int, Ge(1), Le(MAX_THREADS)] | None, MAY_DIFFER] = None
+    """Threads of the training process; None leaves it to torch."""
+    device: Annotated[Literal["auto", "cpu", "cuda"], MAY_DIFFER] = "auto"
+    """Where training runs."""
+    devices: Annotated[Count, MAY_DIFFER] = 1
+    """GPUs (or CPU processes) of a machine that train together; they share the batch."""
+    nodes: Annotated[Count, MAY_DIFFER] = 1
+    """Machines that train together, as in a Slurm job."""
+
+
+@dataclass(frozen=True)
+class RecordOptions(OptionSet):
+    """What is written"""
+
+    log_every: Count = 10
+    """Steps between two lines of the log."""
+    save_every: Count = 10
+    """Epochs between two encoder checkpoints in the run folder."""
+    state_every: Annotated[NotNegative, MAY_DIFFER] = 120.0
+    """Seconds between two saves of the state to resume from."""
+    probe_every: Annotated[Whole | None, MAY_DIFFER] = None
+    """Pairs between two looks at the encoder's quality (kNN accuracy, the training page); None for an epoch, 0 for only
+    at the end."""
+    probe_data: Annotated[str, MAY_DIFFER] = "digits"
+    """Labelled images for the probe: digits, or a folder that holds CIFAR-10 (train.parquet, or torchvision's batches)
+    or one folder of images for each class. A part of the training images is held out; test images are never used."""
+    linear_probe: Annotated[bool, MAY_DIFFER] = False
+    """Also train a linear classifier on the frozen features at every probe."""
+    output: Annotated[Path | None, MAY_DIFFER] = None
+    """Encoder checkpoint to write; None for checkpoints/fps_r20.pt, fps_r20_quick.pt for the quick preset, and names in
+    that manner for other encoders, methods and sources."""
+    run_dir: Annotated[Path | None, MAY_DIFFER] = None
+    """Folder for the log and the state to resume from; None for runs/pretrain-METHOD-ARCH-PRESET."""
+    resume: Annotated[bool, MAY_DIFFER] = True
+    """Go on from the state in the run folder; --no-resume keeps that folder beside the new one and starts over."""

@@ -1,0 +1,22 @@
+"""From uint8 images to what an encoder takes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""Mean of each channel (red, green, blue) of ImageNet's images, in [0, 1]."""
+
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Standard deviation of each channel of ImageNet's images.
+
+Pre-training normalises its views with these, so every user of an encoder must, too (see ``normalise``).
+"""
+
+
+def normalise(images: Tensor) -> Tensor:
+    """The encoder's input of images: uint8 ``(N, H, W, 3)`` RGB to float ``(N, 3, H, W)``, in channels_last memory."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return (images.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)

@@ -1,0 +1,105 @@
+"""What counts as a busy machine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import psutil
+import pytest
+
+from federated.config.run import RunConfig
+from federated.server.output import progress
+from federated.server.run import run
+
+SPIN = "while True: pass"
+Tiny = Callable[..., RunConfig]
+
+
+class Machine:
+    """Stands in for psutil on a machine of four cores, where ``own`` and ``others`` are the cores that are used."""
+
+    Error = psutil.Error
+
+    def __init__(self, own: float, others: float) -> None:
+        self.own, self.others, self.seconds = own, others, 0.0
+
+    def cpu_count(self) -> int:
+        return 4
+
+    def cpu_percent(self, seconds: float) -> float:
+        self.seconds += seconds
+        return 100 * (self.own + self.others) / 4
+
+    def Process(self) -> Machine:
+        return self
+
+    def children(self, recursive: bool) -> list[Machine]:
+        return [self]  # this process and its child do half of the work each
+
+    def cpu_times(self) -> Machine:
+        return self
+
+    @property
+    def user(self) -> float:
+        return self.own * self.seconds / 2
+
+    system = 0.0
+
+
+def test_own_load_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "psutil", Machine(own=3.0, others=0.5))
+    assert progress.cores_used_by_others() == pytest.approx(0.5)
+    assert not progress.machine_is_busy()
+    monkeypatch.setattr(progress, "psutil", Machine(own=0.0, others=2.5))
+    assert progress.machine_is_busy()
+
+
+@contextmanager
+def spinning(in_another_session: bool) -> Iterator[None]:
+    """A program that keeps a core busy: this process's child, or nobody's."""
+    command = [sys.executable, "-c", SPIN]
+    if not in_another_session:
+        child = subprocess.Popen(command)
+        try:
+            yield
+        finally:
+            child.kill()
+            child.wait()
+        return
+    start = f"import subprocess as s; print(s.Popen({command!r}, stdout=s.DEVNULL, stderr=s.DEVNULL).pid)"
+    process = psutil.Process(int(subprocess.run([sys.executable, "-c", start], capture_output=True, check=True).stdout))
+    try:
+        yield
+    finally:
+        process.kill()
+
+
+def test_processes_are_told_apart() -> None:
+    """Shares of a core, since other programs may run beside this test."""
+    with spinning(in_another_session=False):
+        time.sleep(0.2)
+        before = progress._own_cpu_seconds()
+        progress.cores_used_by_others(1.0)
+        own = progress._own_cpu_seconds() - before
+    assert own > 0.2
+    with spinning(in_another_session=True):
+        time.sleep(0.2)
+        before = progress._own_cpu_seconds()
+        used = progress.cores_used_by_others(1.0)
+        assert progress._own_cpu_seconds() - before < 0.2
+    assert used > 0.2
+
+
+@pytest.mark.parametrize("others", [0.0, 4.0])
+def test_a_run_says_that_the_machine_is_busy_with_other_programs(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: float
+) -> None:
+    """A comparison runs its arms one after the other: the load of the arm before is not that of other programs."""
+    monkeypatch.setattr(progress, "psutil", Machine(own=4.0 - others, others=others))
+    monkeypatch.setattr("os.getloadavg", lambda: (4.0, 4.0, 4.0))
+    run(tiny(rounds=1, threads=None, device="cpu"))
+    assert ("this machine is busy" in capsys.readouterr().err) == bool(others)

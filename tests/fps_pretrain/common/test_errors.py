@@ -1,0 +1,79 @@
+"""What becomes one line for the user, and what keeps its traceback."""
+
+import errno
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fps_pretrain.common import cli
+from fps_pretrain.common.errors import TrainingDiverged, UserError
+from fps_pretrain.config.pretrain import PretrainConfig
+from tests.conftest import REPOSITORY
+
+
+def outcome(error):
+    """Exit code and stderr of a program that raises ``error``."""
+
+    def main(config):
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        cli.run("program", main, None)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(("error", "code"), [(UserError("no such\nthing"), 2), (TrainingDiverged("nan"), 3)])
+def test_a_user_error_is_one_line_with_its_exit_code(error, code, capsys):
+    assert outcome(error) == code
+    assert capsys.readouterr().err == f"program: error: {' '.join(str(error).split())}\n"
+
+
+@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENAMETOOLONG"])
+def test_what_the_machine_refuses_is_one_line_with_the_files_name(name, capsys):
+    assert outcome(OSError(getattr(errno, name), "refused", "runs/a/state.ckpt")) == 2
+    assert capsys.readouterr().err == "program: error: refused: runs/a/state.ckpt\n"
+
+
+@pytest.mark.parametrize(
+    "error", [FileNotFoundError(errno.ENOENT, "none", "x"), OSError("no number"), BrokenPipeError()]
+)
+def test_an_os_error_that_is_a_bug_keeps_its_traceback(error):
+    def main(config):
+        raise error
+
+    with pytest.raises(type(error)):
+        cli.run("program", main, None)
+
+
+def allocate_too_much():
+    return torch.empty(2**50, dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), None])
+def test_lack_of_memory_is_one_line_that_says_what_to_lower(error, capsys):
+    if error is None:  # PyTorch's own, on a CPU
+        with pytest.raises(RuntimeError) as raised:
+            allocate_too_much()
+        error = raised.value
+    assert outcome(error) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    for words in ("out of memory", "batch size", "image size", "width"):
+        assert words in said
+
+
+def test_a_library_s_value_error_is_not_mistaken_for_a_user_error():
+    assert not issubclass(UserError, ValueError)
+    with pytest.raises(UserError, match="--lr"):
+        PretrainConfig(lr=-1.0)
+
+
+def test_a_refused_configuration_is_still_one_line():
+    command = [sys.executable, "run_pretrain.py", "--lr", "-1"]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert (
+        done.stderr == "run_pretrain.py: error: --lr must be a positive number, got -1.0 (see run_pretrain.py --help)\n"
+    )
