@@ -1,8 +1,8 @@
 """MkDocs hooks: pages from elsewhere in the repository, and links that are right there and on the site.
 
-Links in Markdown files are those that work in the repository. The site has the files of docs/ at its root and everything else
-at its own path, so that a link from docs/ to ``../CONTRIBUTING.md`` becomes one to ``CONTRIBUTING.md``. A file that a page links to
-is copied.
+Links in Markdown files are those that work in the repository. The site has the files of docs/ at its root and all else
+at its own path, so that a link from docs/ to ``../CONTRIBUTING.md`` becomes one to ``CONTRIBUTING.md``. A file
+outside of docs/ that a page links to is copied.
 """
 
 from __future__ import annotations

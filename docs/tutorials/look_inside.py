@@ -1,7 +1,8 @@
 """Pre-train an encoder and see what it learned: ``python docs/tutorials/look_inside.py [FOLDER]``.
 
-An encoder that has learned something puts images of one class near each other. This script trains one on fractals alone for
-about a minute, and asks how often the nearest neighbours of a handwritten digit show the same digit, before and after.
+An encoder that has learned something puts images of one class near each other. This script trains one on fractals
+alone for up to a minute, and asks how often the nearest neighbours of a handwritten digit show the same digit, before
+and after.
 """
 
 import subprocess

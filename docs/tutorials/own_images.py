@@ -1,8 +1,9 @@
 """Your own images in a federation, warm-started: ``python docs/tutorials/own_images.py [FOLDER]``.
 
-Your images lie in ``train/CLASS/*.png`` and ``test/CLASS/*.png``. This script makes such a folder from scikit-learn's digits,
-deals it to five clients of whom each has few classes, and trains from random weights and from the fractal encoder. One run of
-each shows how it works; for a fair comparison, with several seeds and learning rates, take experiments.compare.
+Your images lie in ``train/CLASS/*.png`` and ``test/CLASS/*.png``. This script makes such a folder from scikit-learn's
+digits, deals it to five clients of whom each has few classes, and trains from random weights and from the fractal
+encoder. One run of each shows how it works. For a fair comparison, with several seeds and learning rates, take
+experiments.compare.
 """
 
 import json
