@@ -24,6 +24,9 @@ class EvaluationOptions(OptionSet):
     per_client_every: Whole = 0
     """After every so many rounds, and after the last, clients evaluate the global model on test examples like their
     own; 0 never."""
+    keep_clients_every: Annotated[Whole, MAY_DIFFER] = 0
+    """Keep the clients' models of every so many rounds, and of the last, for experiments.analyses (at most 5 rounds,
+    spread over the run); 0 never."""
 
 
 @dataclass(frozen=True)
