@@ -144,6 +144,26 @@ def test_adamw_is_another_optimiser():
     assert (group["lr"], group["betas"], group["weight_decay"]) == (pytest.approx(1e-3 * 8 / 256), (0.8, 0.999), 0.01)
 
 
+def test_simsiams_targets_may_be_centred():
+    module = make("simsiam", method_options=("centre=1",))
+    (z1, p1), (z2, p2) = module.embed_pair(views(1), views(2))
+    loss = module.pair_loss((z1, p1), (z2, p2))
+    expected = 0.0
+    for p, z in ((p1, z2), (p2, z1)):
+        target = F.normalize(z, dim=1)
+        target = target - target.mean(0)
+        expected = expected - 0.5 * (F.normalize(p, dim=1) * target).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+    # A predictor that gives all views the same vector scores nothing, however skewed the targets are.
+    skewed = torch.where(torch.arange(8).view(8, 1) == 0, 3.0, -0.4) * torch.ones(1, 512)
+    constant = -torch.ones(8, 512)
+    centred = module.pair_loss((skewed, constant), (skewed, constant))
+    assert centred.item() == pytest.approx(0, abs=1e-6)
+    assert make("simsiam").pair_loss((skewed, constant), (skewed, constant)) < -0.7
+    with pytest.raises(UserError, match="--method-options centre"):
+        make("simsiam", method_options=("centre=2",))
+
+
 @pytest.mark.parametrize(("arch", "sizes"), [("resnet20", (64, 512, 128)), ("resnet18", (512, 2048, 512))])
 def test_simsiam_has_the_papers_heads(arch, sizes):
     features, out, hidden = sizes
@@ -192,9 +212,37 @@ def test_mocos_loss_is_lightlys_and_so_is_its_gradient():
     torch.testing.assert_close(queue.bank, reference.memory_bank.bank)
 
 
+def test_mocos_similarities_are_float32_whatever_the_precision():
+    """In bfloat16 similarities that are nearly alike, as at the start, would be the same few numbers."""
+    queries, keys = (F.normalize(1 + 0.01 * torch.randn(8, 64), dim=1).requires_grad_() for _ in range(2))
+    bank = F.normalize(1 + 0.01 * torch.randn(2_000, 64), dim=1)
+    losses = []
+    for mixed in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            losses.append(info_nce(queries, keys, bank, 0.2))
+    assert torch.equal(*losses)
+    assert losses[1].dtype == torch.float32
+
+
+def test_mocos_head_may_have_batchnorm_and_take_the_whole_batch():
+    module = make("moco", method_options=("queue=16", "head_batchnorm=1", "group=0"))
+    layers = list(module.projector.layers)
+    assert [type(layer).__name__ for layer in layers] == ["Linear", "BatchNorm1d", "ReLU", "Linear", "BatchNorm1d"]
+    assert (layers[1].affine, layers[4].affine) == (True, False)
+    assert (layers[3].weight.shape, layers[4].num_features) == ((128, 64), 128)
+    batch = views(1)
+    with torch.no_grad():
+        expected = F.normalize(module.projector(module.encoder(batch)), dim=1)
+        torch.testing.assert_close(module._encode_queries(batch), expected)
+        torch.testing.assert_close(module._encode_keys(batch), expected)
+    loss, _ = module.forward_pair(batch, views(2))
+    loss.backward()
+    assert all(p.grad is not None for p in module.projector.parameters())
+
+
 def test_moco_takes_keys_from_a_momentum_encoder_and_queues_them():
     module = make("moco", method_options=("queue=16", "momentum=0.75"))
-    assert math.isclose(module.options["temperature"], 0.2)
+    assert math.isclose(module.options.temperature, 0.2)
     before = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
     bank = module.queue.bank.clone()
     with torch.no_grad():

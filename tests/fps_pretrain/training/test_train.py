@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
@@ -405,7 +406,14 @@ def test_training_lowers_the_loss_and_logs_it(baseline, tmp_path, no_probe):
     assert lrs[0] == pytest.approx(0.2)
     assert float(baseline["log"][0]["lr"]) == pytest.approx(0.05 * 8 / 256)  # the default, linear in the batch
     assert lrs[-1] == pytest.approx(lrs[0] * 0.5 * (1 + np.cos(np.pi * 3 / 4)))
-    assert list((tmp_path / "run" / "tensorboard").rglob("events*"))
+    for row in rows:
+        assert 1 <= float(row["embedding_rank"]) <= 31
+        assert 1 <= float(row["feature_rank"]) <= 63
+        assert float(row["gradient_norm"]) > 0
+    gaps = [float(row["loss_shuffled"]) - float(row["loss"]) for row in rows]
+    assert abs(np.mean(gaps[:5])) < 0.02  # a random predictor knows no pairs
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard" / "version_0")).Reload()
+    assert {"loss", "loss_shuffled", "embedding_rank", "feature_rank", "gradient_norm"} <= set(events.Tags()["scalars"])
 
 
 @pytest.mark.slow
