@@ -44,7 +44,7 @@ def main(command: Command) -> int:
     """Carry the run to its end; returns the exit code."""
     # PyTorch and Flower take seconds to import: only once the flags are known to be right.
     if command.dry_run:
-        from federated.server.estimate import dry_run
+        from federated.server.start.estimate import dry_run
 
         print(dry_run(command.run))
         return 0

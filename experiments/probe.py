@@ -53,7 +53,7 @@ def main(config: ProbeConfig) -> int:
     import torch
 
     from federated.data import sets as data
-    from federated.server.initialise import initial_encoder
+    from federated.server.start.initialise import initial_encoder
     from fps_pretrain.images.pixels import normalise
     from fps_pretrain.probing.probe import extract_features, knn_accuracy
 

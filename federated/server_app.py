@@ -14,7 +14,7 @@ from flwr.serverapp import Grid, ServerApp
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from federated.server import run as rounds
-from federated.server.progress import console, log
+from federated.server.output.progress import console, log
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 
@@ -57,6 +57,8 @@ def config_of(run_config: Mapping[str, Any]) -> RunConfig:
     Raises:
         UserError: the file cannot be read, or a flag or value is wrong.
     """
+    for name in set(run_config) - {"config", "flags"}:
+        raise UserError(f'{name} is no option of the app: flags="--{name} VALUE" takes those of run_fl.py')
     path, line = (str(run_config.get(name, "")) for name in ("config", "flags"))
     try:
         flags = shlex.split(line)

@@ -125,7 +125,7 @@ def measure(run: Path) -> list[tuple[int, dict[str, Drift]]]:
     import torch
 
     from experiments.analyses.models import kept_rounds
-    from federated.server import client_models
+    from federated.server.output import client_models
 
     found = []
     for number in kept_rounds(run):

@@ -14,7 +14,7 @@ from federated.client.batch_norm import estimate_statistics, has_statistics, wit
 from federated.client.evaluation import evaluate
 from federated.config.run import RunConfig, from_yaml
 from federated.data import sets as data
-from federated.server import client_models
+from federated.server.output import client_models
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import read_file
 from fps_pretrain.models.encoders import build_classifier, build_encoder

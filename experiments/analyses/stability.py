@@ -73,7 +73,7 @@ def measure(run: Path, config: StabilityConfig) -> list[Stability]:
         UserError: it keeps none, or its data are not there.
     """
     from experiments.analyses.models import Judge, combine, kept_rounds, read_config
-    from federated.server import client_models
+    from federated.server.output import client_models
 
     rounds = kept_rounds(run)
     judge = Judge.of(read_config(run), config.limit)

@@ -49,7 +49,7 @@ def candidates(encoders: Sequence[str]) -> list[Candidate]:
 
 def classify_frozen(run: RunConfig, measures: Sequence[str], table: Any) -> dict[str, float]:
     """Accuracies of classifiers on the frozen features of the encoder that ``run`` starts from, by measure."""
-    from federated.server.initialise import initial_encoder
+    from federated.server.start.initialise import initial_encoder
     from fps_pretrain.probing.probe import extract_features, knn_accuracy, linear_accuracy
 
     encoder = initial_encoder(run)[0]

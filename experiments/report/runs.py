@@ -61,7 +61,7 @@ def read_run(folder: Path) -> Run:
         UserError: it is no run folder, or nothing was evaluated yet.
     """
     # Imports PyTorch, for which --help and a wrong flag must not wait.
-    from federated.server.run_folder import read_history
+    from federated.server.output.run_folder import read_history
 
     try:
         config = from_yaml((folder / "config.yaml").read_text())

@@ -83,7 +83,7 @@ class Workspace:
         return _on_device(self.dataset.test, self.device) if len(self.dataset.test) else self.examples_of(client)
 
     def correct_mask(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
-        """Which of the test examples the weights have right."""
+        """Which of the ``N`` test examples the weights classify correctly, ``(N,)``."""
         images, labels = _on_device(self.dataset.test, self.device)
         return correct_mask(self.model, weights, images, labels, self.config.eval_batch_size)
 

@@ -54,6 +54,9 @@ def options_class(name: str) -> type[AlgorithmOptions]:
 
 
 AlgorithmFields: Any = make_dataclass(
-    "AlgorithmFields", shared(_FILES.all, "strategy"), frozen=True, namespace={"__module__": __name__}
+    "AlgorithmFields",
+    shared(_FILES.all, "strategy"),
+    frozen=True,
+    namespace={"__module__": __name__, "__doc__": "Options of the algorithms"},
 )
 """The options of all algorithms as fields that are None unless an algorithm is chosen that has them."""

@@ -14,7 +14,7 @@ from torch import Tensor
 from federated.client.failures import HANG_GRACE
 from federated.config.run import RunConfig
 from federated.engines.start import Engine
-from federated.server.progress import log
+from federated.server.output.progress import log
 from federated.server.replies import reason_of
 
 NO_ANSWER = "gave no answer in time"

@@ -17,8 +17,8 @@ from federated.config.run import RunConfig
 from federated.data.partition import Partition
 from federated.server import evaluation
 from federated.server.exchange import Clients
-from federated.server.progress import log
-from federated.server.run_folder import Row, State
+from federated.server.output.progress import log
+from federated.server.output.run_folder import Row, State
 
 
 @dataclass(frozen=True)

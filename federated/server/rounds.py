@@ -18,15 +18,15 @@ from federated.client.batch_norm import buffers_of
 from federated.client.training import learning_rate
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
-from federated.server import loggers
 from federated.server.cohort import sample_clients
 from federated.server.evaluation import reported
 from federated.server.exchange import NO_ANSWER, Clients, RunFailed
 from federated.server.judge import Judge
+from federated.server.output import loggers
+from federated.server.output.progress import RoundBar, log
+from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
-from federated.server.progress import RoundBar, log
 from federated.server.replies import BadReply, Expected
-from federated.server.run_folder import Row, RunFolder, State
 
 
 @dataclass(frozen=True)

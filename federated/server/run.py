@@ -23,16 +23,18 @@ from federated.engines import ray
 from federated.engines import start as engines
 from federated.engines.pool import EngineFailed
 from federated.engines.start import Engine
-from federated.server import initialise, loggers, opening, privacy
+from federated.server import privacy
 from federated.server.evaluation import reported
 from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
-from federated.server.initialise import initial_classifier, initial_encoder
 from federated.server.judge import Judge
+from federated.server.output import loggers
+from federated.server.output.progress import RoundBar, console, log, log_file, machine_is_busy
+from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
-from federated.server.progress import RoundBar, console, log, log_file, machine_is_busy
 from federated.server.rounds import Loop, record
-from federated.server.run_folder import Row, RunFolder, State
+from federated.server.start import initialise, opening
+from federated.server.start.initialise import initial_classifier, initial_encoder
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import LoadReport, digest
 

@@ -20,8 +20,7 @@ class MethodChoice(OptionSet):
     """Method and encoder"""
 
     method: Annotated[str | None, Option(choices=names)] = None
-    """Self-supervised method: simsiam, moco (MoCo v2), simclr, byol, barlowtwins or vicreg; None for simsiam, with the
-    short preset simclr."""
+    """Self-supervised method; None for simsiam, with the short preset simclr."""
     method_options: Annotated[tuple[str, ...], Option(more=defaults)] = ()
     """The method's own numbers as NAME=VALUE."""
     source: str = "fractals"

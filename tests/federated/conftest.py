@@ -10,8 +10,8 @@ import pytest
 
 from federated.client import workspace
 from federated.config.run import RunConfig
+from federated.server.output.run_folder import Row, RunFolder
 from federated.server.run import run
-from federated.server.run_folder import Row, RunFolder
 from tests.federated.least_squares import Federated, LeastSquares
 
 TINY: dict[str, Any] = {

@@ -26,9 +26,9 @@ from federated.data.sets import Dataset
 from federated.engines.inprocess import InProcessGrid
 from federated.engines.start import Engine
 from federated.server.exchange import Clients
-from federated.server.progress import RoundBar
+from federated.server.output.progress import RoundBar
+from federated.server.output.run_folder import State
 from federated.server.rounds import Loop, Round
-from federated.server.run_folder import State
 
 Vector = NDArray[np.float64]
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options.fields import check, fields_of, flag
+from fps_pretrain.common.options.types import either
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class OptionSet:
                 self.fill_in(one.name, defaults[chosen])
             elif one.option.choice and getattr(self, one.name) is not None:
                 raise UserError(
-                    f"{one.flag} goes with {flag(one.option.choice)} {' or '.join(defaults)}, not with {chosen}"
+                    f"{one.flag} goes with {flag(one.option.choice)} {either(list(defaults))}, not with {chosen}"
                 )
 
     def fill_in(self, name: str, value: Any) -> None:

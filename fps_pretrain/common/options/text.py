@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, get_origin
 
 from fps_pretrain.common.options.fields import OptionField, fields_of, flag
 from fps_pretrain.common.options.files import docs_of
-from fps_pretrain.common.options.types import literals, members, range_text
+from fps_pretrain.common.options.types import either, literals, members, range_text
 
 
 def help_of(options: type) -> dict[str, str]:
@@ -34,17 +35,19 @@ def facts(one: OptionField, default: Any) -> str:
     return f"({'; '.join(filter(None, parts))})" if any(parts) else ""
 
 
-def table(owner: type, documented: type) -> str:
-    """Markdown: the options that a part of a configuration has.
+def tables(options: type) -> list[tuple[str, str]]:
+    """The options of a configuration as Markdown: for each of its parts the title and a table."""
+    found = []
+    for part in reversed(options.__mro__):
+        own = [one for one in fields_of(options) if one.name in vars(part).get("__annotations__", {})]
+        if own:
+            found.append((part.__doc__ or part.__name__, _table(own, help_of(options))))
+    return found
 
-    Args:
-        owner: the part, a dataclass.
-        documented: the configuration, which knows what else goes for its options.
-    """
-    docs = help_of(documented)
-    mine = [one for one in fields_of(documented) if one.name in {field.name for field in fields_of(owner)}]
+
+def _table(options: Sequence[OptionField], docs: Mapping[str, str]) -> str:
     lines = ["| option | value | default | |", "|---|---|---|---|"]
-    for one in mine:
+    for one in options:
         default = _use(one) if one.option.choice else "" if one.default is None else f"`{_plain(one.default)}`"
         notes = (
             docs.get(one.name, ""),
@@ -72,7 +75,7 @@ def _range(one: OptionField) -> str:
 def _use(one: OptionField) -> str:
     """The values of the other option that this one goes with, and the default with each."""
     groups = [
-        (" or ".join(value for value, _ in pairs), default)
+        (either([value for value, _ in pairs]), default)
         for default, pairs in ((key, list(group)) for key, group in groupby(_by_default(one), lambda pair: pair[1]))
     ]
     texts = [f"{values}, default {_plain(default)}" if default is not None else values for values, default in groups]

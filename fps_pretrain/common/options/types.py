@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 from annotated_types import Ge, Gt, Lt
@@ -20,6 +21,11 @@ def members(kind: Any) -> list[Any]:
     if get_origin(kind) in (Literal, tuple) or not get_args(kind):
         return [kind]
     return [member for argument in get_args(kind) for member in members(argument)]
+
+
+def either(values: Sequence[str]) -> str:
+    """Names in a row: "a", "a or b", "a, b or c"."""
+    return " or ".join(filter(None, (", ".join(values[:-1]), *values[-1:])))
 
 
 def literals(kind: Any) -> list[Any]:

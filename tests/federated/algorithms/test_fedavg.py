@@ -20,9 +20,9 @@ from federated.data.partition import make_partition
 from federated.engines.inprocess import InProcessGrid
 from federated.engines.start import Engine
 from federated.server.exchange import Clients
-from federated.server.progress import RoundBar
+from federated.server.output.progress import RoundBar
+from federated.server.output.run_folder import State
 from federated.server.rounds import Loop
-from federated.server.run_folder import State
 
 
 def random_weights(seed: int) -> dict[str, Tensor]:

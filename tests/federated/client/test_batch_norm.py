@@ -27,9 +27,9 @@ from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition
 from federated.engines.inprocess import InProcessGrid
-from federated.server.initialise import centroid_head, initial_classifier, initial_encoder, pooled_statistics
+from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
-from federated.server.run_folder import RunFolder
+from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder, pooled_statistics
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.checkpoint import digest, save_encoder

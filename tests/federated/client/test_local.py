@@ -24,7 +24,7 @@ from federated.client.training import (
     weights_of,
 )
 from federated.config.run import RunConfig
-from federated.server.initialise import initial_classifier, initial_encoder
+from federated.server.start.initialise import initial_classifier, initial_encoder
 
 HYPER = ClientHyperparameters(
     lr=0.05, momentum=0.9, weight_decay=0.0005, local_epochs=2, batch_size=8, augmentation="standard"

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import logging
+import shlex
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +20,8 @@ from federated.client import training as local
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
+from federated.server.output.run_folder import read_history
 from federated.server.run import RunFailed, run
-from federated.server.run_folder import read_history
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY
 
@@ -71,6 +71,12 @@ def fields_of(places: Path, **fields: Any) -> dict[str, Any]:
     }
 
 
+def flags_of(places: Path, **fields: Any) -> str:
+    """Fields as ``flwr run``'s flags; None leaves one out."""
+    given = {name: value for name, value in fields_of(places, **fields).items() if value is not None}
+    return shlex.join(f"--{name.replace('_', '-')}={value}" for name, value in given.items())
+
+
 def config_of(places: Path, **fields: Any) -> RunConfig:
     return RunConfig(**{**fields_of(places, **fields), "output": places / "run"})
 
@@ -104,9 +110,7 @@ def test_a_node_that_cannot_evaluate_costs_its_accuracy(places: Path, monkeypatc
 
 def test_the_server_app_is_the_same_run(places: Path) -> None:
     expected = run(config_of(places), quiet=True, grid=grid_of(places)).history
-    empty = dict.fromkeys(("lr", "alpha", "init"), "")
-    fields = {name.replace("_", "-"): value for name, value in fields_of(places, output=str(places / "app")).items()}
-    context = Context(1, 1, {}, RecordDict(), {**empty, **fields})
+    context = Context(1, 1, {}, RecordDict(), {"config": "", "flags": flags_of(places, output=str(places / "app"))})
     server_app.server_app(grid_of(places), context)
     again = read_history(places / "app")
     assert [row["test_loss"] for row in again] == [row["test_loss"] for row in expected]
@@ -124,18 +128,19 @@ def test_nodes_remember_in_folders_of_their_own(places: Path) -> None:
 
 def test_the_server_app_reads_a_file_under_its_options(places: Path) -> None:
     (places / "run.yaml").write_text("rounds: 1\npartition: shards\nshards_per_client: 9\nclients: 2\n")
-    fields = {name.replace("_", "-"): value for name, value in fields_of(places, rounds="").items()}
-    context = Context(1, 1, {}, RecordDict(), {**fields, "config": str(places / "run.yaml")})
+    options = {"flags": flags_of(places, rounds=None), "config": str(places / "run.yaml")}
+    context = Context(1, 1, {}, RecordDict(), options)
     server_app.server_app(grid_of(places), context)
     assert read_history(places / "run")[-1]["round"] == 1
 
 
-def test_flower_is_told_of_every_option() -> None:
+def test_flower_knows_two_options_that_say_all_others() -> None:
     app = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["flwr"]["app"]
-    names = [field.name.replace("_", "-") for field in dataclasses.fields(RunConfig)]
-    assert sorted(app["config"]) == sorted(["config", *names])
-    assert set(app["config"].values()) == {""}
+    assert app["config"] == {"config": "", "flags": ""}
     assert server_app.config_of(app["config"]) == RunConfig()
+    flags = "--strategy scaffold --lr 0.1 --output '/a folder/run' --tensorboard"
+    expected = RunConfig(strategy="scaffold", lr=0.1, output=Path("/a folder/run"), tensorboard=True)
+    assert server_app.config_of({"flags": flags}) == expected
 
 
 def test_nodes_without_data(places: Path) -> None:
@@ -156,13 +161,23 @@ def test_without_flower_there_are_no_such_nodes(places: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "line"),
     [
-        ({"rounds": 0}, "ServerApp raised an exception: --rounds must be at least 1, got 0\n"),
-        ({"config": "nowhere.yaml"}, "ServerApp raised an exception: --config nowhere.yaml cannot be read\n"),
+        ({"flags": "--rounds 0"}, "--rounds must be at least 1, got 0\n"),
+        ({"config": "nowhere.yaml"}, "--config nowhere.yaml cannot be read\n"),
+        ({"flags": "--lerning-rate 1"}, "Unrecognized options: --lerning-rate, 1\n"),
+        ({"flags": "--rounds many"}, "--rounds: invalid literal for int() with base 10: 'many'\n"),
+        (
+            {"flags": "--partition iid --alpha 0.3"},
+            "--alpha goes with --partition dirichlet or inner-dirichlet, not with iid\n",
+        ),
+        ({"flags": "--output 'runs"}, "flags cannot be split into words: No closing quotation\n"),
+        ({"flags": "--help"}, "run_fl.py --help shows the flags\n"),
+        ({"lr": 0.1}, 'lr is no option of the app: flags="--lr VALUE" takes those of run_fl.py\n'),
     ],
 )
 def test_flower_tells_what_is_wrong_in_one_line(options: dict[str, Any], line: str) -> None:
     context = Context(1, 1, {}, RecordDict(), options)
-    assert said_by_flower(lambda: server_app.server_app(InProcessGrid(client_app, 1), context)) == line
+    said = said_by_flower(lambda: server_app.server_app(InProcessGrid(client_app, 1), context))
+    assert said == f"ServerApp raised an exception: {line}"
 
 
 def test_flower_tells_how_to_go_on_and_keeps_other_tracebacks() -> None:

@@ -26,7 +26,7 @@ from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 from tests.conftest import REPOSITORY
 from tests.federated.conftest import outcome
-from tests.federated.data.test_nodes import config_of, fields_of, grid_of, places, write_classes
+from tests.federated.data.test_nodes import config_of, flags_of, grid_of, places, write_classes
 
 __all__ = ["places"]  # the fixture
 
@@ -166,10 +166,9 @@ def test_two_nodes_with_tls_and_a_stranger(places: Path) -> None:
         ]
         for stranger in strangers:
             assert stranger.wait(timeout=120) != 0
-        fields = fields_of(places, rounds=1, init=str(places / "encoder.pt"), head="centroid", per_client_every=1)
-        options = " ".join(f"{name.replace('_', '-')}={json.dumps(value)}" for name, value in fields.items())
-        done = federation.flwr("run", REPOSITORY, "loop", "--stream", "--run-config", options)
-        refused = federation.flwr("run", REPOSITORY, "loop", "--stream", "--run-config", "rounds=0")
+        flags = flags_of(places, rounds=1, init=str(places / "encoder.pt"), head="centroid", per_client_every=1)
+        done = federation.flwr("run", REPOSITORY, "loop", "--stream", "--run-config", f'flags="{flags}"')
+        refused = federation.flwr("run", REPOSITORY, "loop", "--stream", "--run-config", 'flags="--rounds 0"')
         listed = json.loads(federation.flwr("ls", "loop", "--format", "json").stdout)
     details = {run["status"]: run["status-details"] for run in listed["runs"]}
     assert set(details) == {"finished:completed", "finished:failed"}, done.stdout

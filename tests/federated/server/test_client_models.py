@@ -5,8 +5,8 @@ import itertools
 import pytest
 import torch
 
-from federated.server import client_models
-from federated.server.client_models import ClientModels
+from federated.server.output import client_models
+from federated.server.output.client_models import ClientModels
 from fps_pretrain.common.errors import UserError
 
 

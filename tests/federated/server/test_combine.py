@@ -22,9 +22,9 @@ from federated.engines.start import Engine
 from federated.messages import from_record
 from federated.server.cohort import sample_clients
 from federated.server.exchange import Clients
-from federated.server.progress import RoundBar
+from federated.server.output.progress import RoundBar
+from federated.server.output.run_folder import State
 from federated.server.rounds import Loop
-from federated.server.run_folder import State
 
 PARAMETERS = frozenset({"weight", "affine"})
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")

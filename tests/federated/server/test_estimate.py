@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from federated.config.run import RunConfig, from_yaml
-from federated.server.estimate import dry_run, work_of
-from federated.server.progress import duration
+from federated.server.output.progress import duration
 from federated.server.run import run
+from federated.server.start.estimate import dry_run, work_of
 from fps_pretrain.common.errors import UserError
 
 Tiny = Callable[..., RunConfig]

@@ -19,9 +19,9 @@ from federated.client.failures import ClientTimeout, Deadline, injected
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
+from federated.server.output.run_folder import RunFolder, read_history
 from federated.server.replies import BadReply, Expected
 from federated.server.run import RunFailed, run
-from federated.server.run_folder import RunFolder, read_history
 from tests.federated.conftest import outcome, run_quietly
 from tests.federated.server.test_rounds import fail_in_round
 

@@ -15,9 +15,9 @@ from federated.client.evaluation import evaluate
 from federated.client.statistics import class_sums
 from federated.client.training import weights_of
 from federated.config.run import RunConfig
-from federated.server import initialise
-from federated.server.initialise import centroid_head, initial_classifier, initial_encoder
 from federated.server.run import run
+from federated.server.start import initialise
+from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import digest, save_encoder
 from fps_pretrain.models.encoders import build_encoder

@@ -9,7 +9,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from federated.config.run import RunConfig
-from federated.server import loggers
+from federated.server.output import loggers
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 

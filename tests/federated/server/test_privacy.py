@@ -124,7 +124,8 @@ def test_a_private_run_keeps_count_and_leaves_buffers_alone(tiny: Tiny, tmp_path
     weights = {name: tensor for name, tensor in torch_weights(result.folder).items()}
     assert result.history[1]["dp_epsilon"] > 0
     assert weights["encoder.bn1.num_batches_tracked"].dtype == torch.int64
-    assert float(weights["encoder.bn1.running_var"].abs().max()) < 100
+    variances = [tensor for name, tensor in weights.items() if name.endswith("running_var")]
+    assert all(float(tensor.min()) >= 0 for tensor in variances), "noise has reached a variance"
     assert float(weights["encoder.bn1.weight"].abs().max()) > 100
 
 
@@ -167,7 +168,10 @@ def test_a_private_run_resumes_exactly(
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
-        ({"dp": "fixed", "strategy": "scaffold"}, "--dp goes with --strategy fedavg"),
+        (
+            {"dp": "fixed", "strategy": "scaffold"},
+            "--dp goes with --strategy fedadagrad, .*, not with scaffold",
+        ),
         ({"dp": "fixed", "head": "centroid"}, "--dp does not cover --head centroid"),
         ({"dp": "fixed", "dp_noise": 0.0}, "--dp-noise must satisfy"),
         ({"dp": "fixed", "dp_delta": 1.0}, "--dp-delta must satisfy"),

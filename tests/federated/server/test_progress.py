@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from federated.config.run import RunConfig
-from federated.server import progress
+from federated.server.output import progress
 from federated.server.run import run
 
 SPIN = "while True: pass"

@@ -18,8 +18,8 @@ from federated import algorithms
 from federated.client.state import ClientStates
 from federated.config.algorithm import options_class
 from federated.config.run import RunConfig
+from federated.server.output.run_folder import RunFolder
 from federated.server.run import RunFailed, run
-from federated.server.run_folder import RunFolder
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly
 

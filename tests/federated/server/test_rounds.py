@@ -22,8 +22,8 @@ from federated.client_app import client_app
 from federated.config.run import RunConfig, from_yaml
 from federated.engines.inprocess import InProcessGrid
 from federated.server import run as rounds
+from federated.server.output.run_folder import RunFolder, read_history
 from federated.server.run import RunFailed, run
-from federated.server.run_folder import RunFolder, read_history
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from federated.server.run_folder import read_history
+from federated.server.output.run_folder import read_history
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 from tests.conftest import REPOSITORY, assert_refused

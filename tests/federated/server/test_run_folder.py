@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import stat
 import subprocess
@@ -18,16 +17,13 @@ from flwr.app import ArrayRecord, Message
 from federated.client_app import client_app
 from federated.config.run import RunConfig, from_yaml
 from federated.engines.inprocess import InProcessGrid
-from federated.server.estimate import dry_run
+from federated.server.output.run_folder import RunFolder, read_history
 from federated.server.run import RunFailed, run
-from federated.server.run_folder import RunFolder, read_history
+from federated.server.start.estimate import dry_run
 from fps_pretrain.common.errors import UserError
 from tests.federated.server.test_rounds import fail_in_round
 
 Tiny = Callable[..., RunConfig]
-needs_option = pytest.mark.skipif(
-    "dp_secret" not in {field.name for field in dataclasses.fields(RunConfig)}, reason="there is no --dp-secret yet"
-)
 
 
 def test_metrics_are_not_written_again_where_nothing_changes(tiny: Tiny) -> None:
@@ -141,7 +137,6 @@ def test_a_run_without_privacy_has_no_secret(tiny: Tiny) -> None:
         folder.secret()
 
 
-@needs_option
 def test_a_secret_that_is_given(tiny: Tiny) -> None:
     pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install 'fps-federated[dp]'")
     number, grid = 7234567890123456789012345678901234567, Listening(3)

@@ -1,5 +1,7 @@
 """Probes and their data."""
 
+import os
+
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -13,6 +15,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_encoder
 from fps_pretrain.probing import probe
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
+from tests.fps_pretrain.images.encoded import grey, png_header, write_table
 
 
 def test_knn_separates_what_features_separate():
@@ -90,3 +93,48 @@ def test_unusable_probe_data_is_refused(tmp_path, make):
             cv2.imwrite(str(folder / name / f"{i}.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UserError, match="--probe-data"):
         load_probe_data(str(folder), 16)
+
+
+def test_labels_of_a_table_are_numbered_by_value(tmp_path):
+    """However large they are: 10**12 would otherwise be as many classes."""
+    images, labels = labelled_images()
+    cells = [cv2.imencode(".png", image)[1].tobytes() for image in images]  # plain bytes
+    values = np.array([-5, 0, 10**12, 2**62])[labels]
+    write_table(tmp_path / "train.parquet", pa.array(cells), values)
+    data = load_probe_data(str(tmp_path), 16)
+    assert set(data.labels) == {0, 1, 2, 3}
+    assert len(data.bank_labels) == 30
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("text", "cannot be read as Parquet"),
+        ("truncated", "cannot be read as Parquet"),
+        ("null", "its cell holds no encoded bytes"),
+        ("device", "is not inside"),
+        ("giant", "100000 x 100000 pixels"),
+        ("loop", "leads back to a folder above it"),
+        ("fifo", "is not a regular file"),
+    ],
+)
+def test_damaged_probe_data_are_one_line(tmp_path, damage, words):
+    """The reader is that of federations, and so are its refusals."""
+    path = tmp_path / "train.parquet"
+    bad = {"null": None, "device": {"bytes": None, "path": "/dev/zero"}, "giant": png_header(100_000, 100_000)}
+    cells = [{"bytes": grey(), "path": None}] * 40
+    if damage in ("loop", "fifo"):
+        (tmp_path / "train" / "cat").mkdir(parents=True)
+        if damage == "loop":
+            (tmp_path / "train" / "cat" / "loop").symlink_to("..")
+        else:
+            os.mkfifo(tmp_path / "train" / "cat" / "1.png")
+    else:
+        write_table(path, [bad[damage]] * 40 if damage in bad else cells, np.arange(40) % 4)
+    if damage == "text":
+        path.write_text("img,label\n")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=words) as refused:
+        load_probe_data(str(tmp_path), 16)
+    assert "\n" not in str(refused.value)

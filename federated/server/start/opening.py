@@ -15,11 +15,11 @@ from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.data.partition import describe_counts
 from federated.data.partition_plot import plot_counts
-from federated.server import initialise
 from federated.server.exchange import Arrived, Clients, RunFailed
-from federated.server.progress import log
+from federated.server.output.progress import log
+from federated.server.output.run_folder import RunFolder, State
 from federated.server.replies import BadReply, read_sums
-from federated.server.run_folder import RunFolder, State
+from federated.server.start import initialise
 
 MOST_EXAMPLES = 2**40
 """More training examples than a node can have."""

@@ -20,8 +20,8 @@ from federated.config.run import RunConfig, to_yaml, without_secrets
 from federated.data import sets as data
 from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
-from federated.server.initialise import initial_classifier, initial_encoder
-from federated.server.progress import duration
+from federated.server.output.progress import duration
+from federated.server.start.initialise import initial_classifier, initial_encoder
 
 PROBE_BATCHES = 4
 """Batches that are trained on twice: to warm up, and to be timed."""
@@ -78,7 +78,7 @@ def dry_run(config: RunConfig) -> str:
     space = Workspace.build(config, dataset, partition)
     weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
-    step, example = _seconds(space, weights)
+    step, example = seconds_of(space, weights)
     workers = config.workers or 1
     evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
     if config.partition == "nodes":
@@ -112,7 +112,7 @@ def dry_run(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
+def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Seconds of a training step, by the run's algorithm, and of evaluating an example."""
     config = space.config
     images, labels = space.train if len(space.train[1]) else space.held_out_of(0)

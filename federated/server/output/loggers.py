@@ -1,4 +1,4 @@
-"""Where a run's rounds go beside its folder's metrics.jsonl: TensorBoard and Weights & Biases."""
+"""TensorBoard and Weights & Biases, which get a run's rounds beside metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def loggers(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Lo
     Args:
         config: the run.
         folder: the run folder.
-        done: the rows of rounds completed before; a resumed run's log has them once, like that of any other.
+        done: the rows of rounds completed before; a resumed run's log has each of them once.
     """
     with ExitStack() as stack:
         chosen: list[Logger] = []
@@ -70,7 +70,7 @@ def scalars(row: Row) -> dict[str, float]:
 def _tensorboard(folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
     from torch.utils.tensorboard import SummaryWriter
 
-    # Written anew from the rows, which are few: an interrupted run may have logged a round that did not count.
+    # Written anew from the rows, which are few: an interrupted run may have logged a round that is repeated now.
     shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
     with SummaryWriter(str(folder / TENSORBOARD)) as writer:
 
@@ -89,11 +89,12 @@ def _wandb(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Log
     import wandb
     import yaml
 
-    # The same folder and configuration are the same run there, too, however often it was interrupted.
-    identifier = hashlib.sha256(f"{folder.resolve()}\n{to_yaml(config, for_clients=True)}".encode()).hexdigest()[:16]
-    values = yaml.safe_load(to_yaml(config, for_clients=True))
+    # A run that is resumed, in the same folder with the same configuration, goes on there as the same run.
+    text = to_yaml(config, for_clients=True)
+    identifier = hashlib.sha256(f"{folder.resolve()}\n{text}".encode()).hexdigest()[:16]
+    values = yaml.safe_load(text)
     with wandb.init(id=identifier, name=folder.name, dir=str(folder), config=values, resume="allow") as run:
-        # Rounds that it has already are ignored: its steps only grow.
+        # It ignores rounds that it has already: steps only increase.
         for row in done:
             run.log(scalars(row), step=row["round"])
         yield lambda row: run.log(scalars(row), step=row["round"])

@@ -1,0 +1,1 @@
+"""What a run leaves and says: its folder, its log, its progress."""

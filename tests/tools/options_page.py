@@ -1,0 +1,37 @@
+"""Write docs/options.md, the tables of all options: ``python -m tests.tools.options_page``."""
+
+from __future__ import annotations
+
+from federated.config.run import RunConfig
+from fps_pretrain.common.options.text import tables
+from fps_pretrain.config import method
+from fps_pretrain.config.pairs import PreviewConfig
+from fps_pretrain.config.pretrain import PretrainConfig
+from tests.conftest import REPOSITORY
+
+PAGE = REPOSITORY / "docs" / "options.md"
+
+START = """# Options
+
+`python -m tests.tools.options_page` writes this page from the fields that define the options; `--help` shows the same.
+An option that the others leave without use is refused: "with --partition shards" says that it goes with that choice
+alone.
+
+## run_fl.py
+
+All of these may stand in a YAML file, too (`--config`); the programs in `experiments/` take them as well.
+"""
+
+
+def page() -> str:
+    """The page, made of what the fields of both programs' configurations say."""
+    parts = [START, *(f"### {title}\n\n{table}" for title, table in tables(RunConfig))]
+    parts += ["## run_pretrain.py\n", *(f"### {title}\n\n{table}" for title, table in tables(PretrainConfig))]
+    parts += ["## Numbers of the methods: run_pretrain.py --method-options NAME=VALUE\n"]
+    parts += [f"### {name}\n\n{table}" for name in method.names() for _, table in tables(method.options_class(name))]
+    parts += ["## run_pretrain.py preview\n\nBeside the options of pairs:\n", tables(PreviewConfig)[-1][1]]
+    return "\n".join(parts)
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
