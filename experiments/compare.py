@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from experiments.comparison.config import CompareConfig
+from experiments.comparison.running import ADVICE, ComparisonFailed, one_by_one, side_by_side
 from experiments.comparison.tuning import choose, record
 from experiments.report.comparable import check, check_revisions
-from experiments.report.page import CURVES, PAGE, points, write
-from experiments.report.runs import read_run
+from experiments.report.headline import cautions, sentences
+from experiments.report.page import ANALYSES, CURVES, PAGE, write
+from experiments.report.runs import Run, read_run
+from experiments.report.summary import Summary
 from federated.config import file as config_file
 from federated.config.run import RunConfig
-from fps_pretrain.common import cli, environment
+from fps_pretrain.common import cli
 
 PROG = "experiments.compare"
 
@@ -23,66 +27,76 @@ EXIT_FAILED = 3
 """Exit code when a run could not go on, as of run_fl.py."""
 
 
-def _carry_out(runs: Sequence[RunConfig]) -> None:
-    """Run what is missing.
+def _carry_out(config: CompareConfig, runs: Sequence[RunConfig], failures: dict[Path, str]) -> list[Run]:
+    """Run what is missing and read what is finished; with --jobs, note in ``failures`` which runs could not go on.
 
     Raises:
-        RunFailed: a run could not go on; the message names its folder.
+        ComparisonFailed: without --jobs, a run could not go on.
     """
-    from federated.server import run as rounds
+    if config.jobs == 1:
+        one_by_one(runs)
+    else:
+        from experiments.comparison.plan import plan
 
-    for number, run in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
-        try:
-            environment.record(rounds.run(run).folder)
-        except rounds.RunFailed as error:
-            advice = "the same command goes on from the last completed round"
-            raise rounds.RunFailed(f"{PROG}: failed in {run.folder}: {error}; {advice}") from error
+        for line in plan(runs, config.jobs):
+            print(line, file=sys.stderr)
+        failures.update(side_by_side(runs, config.jobs))
+    return [read_run(run.folder) for run in runs if run.folder not in failures]
 
 
-def _tune(config: CompareConfig) -> dict[str, float]:
-    """The learning rate for each initialisation; what was tried is written into the comparison's folder."""
-    candidates = list(config.candidates())
-    _carry_out(candidates)
-    tried = [read_run(run.folder) for run in candidates]
+def _tune(config: CompareConfig, failures: dict[Path, str]) -> dict[str, float]:
+    """The learning rate for each arm; what was tried is written into the comparison's folder."""
+    tried = _carry_out(config, list(config.candidates()), failures)
     chosen = choose(tried)
     record(config.folder, tried, chosen)
     return chosen
 
 
+def _say(summaries: Sequence[Summary]) -> None:
+    for summary in summaries:
+        print(f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}", file=sys.stderr)
+    for line in (*sentences(summaries), *cautions(summaries)):
+        print(line, file=sys.stderr)
+
+
 def main(config: CompareConfig) -> int:
     """Run what is missing, then write the page; returns the exit code."""
-    from federated.server.output.run_folder import RunFolder
-    from federated.server.run import RunFailed
     from federated.server.start.initialise import initial_encoder
+    from federated.server.output.run_folder import RunFolder
 
     for run in [*config.candidates(), *config.runs({})]:  # refuse now what would be refused hours from now
         RunFolder.find(run.folder, run)
         initial_encoder(run)
-    check_revisions([run.folder for run in config.runs({})], config.allow_different)
+    check_revisions([run.folder for run in (*config.candidates(), *config.runs({}))], config.allow_different)
+    failures: dict[Path, str] = {}
     try:
-        runs = list(config.runs(_tune(config) if config.lrs else {}))
-        _carry_out(runs)
-    except RunFailed as error:
-        print(error, file=sys.stderr)
+        lrs = _tune(config, failures) if config.lrs else {}
+        done = _carry_out(config, list(config.runs(lrs)), failures)
+    except ComparisonFailed as error:
+        print(f"{PROG}: {error}", file=sys.stderr)
         return EXIT_FAILED
-    command = f"python -m {PROG} " + " ".join(sys.argv[1:])
-    done = [read_run(run.folder) for run in runs]
+    if done:
+        _report(config, done)
+    for folder, reason in failures.items():
+        print(f"{PROG}: failed in {folder}: {reason}; {ADVICE}", file=sys.stderr)
+    return EXIT_FAILED if failures else 0
+
+
+def _report(config: CompareConfig, done: Sequence[Run]) -> None:
+    """Write the page and what stands on it, and say what came out."""
     check(done, config.allow_different)
-    summaries = write(done, config.folder, config.targets, config.title, command)
-    for summary in summaries:
-        line = f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}"
-        if summary.difference:
-            mean, bracket, rest = points(summary.difference).partition(" [")
-            line += f"; final {mean} points to {summaries[0].arm}{bracket}{rest}"
-        print(line, file=sys.stderr)
+    if config.analyses:
+        from experiments.analyses.every import run_all
+
+        run_all([run.folder for run in done], config.folder / ANALYSES)
+    command = f"python -m {PROG} " + " ".join(sys.argv[1:])
+    _say(write(done, config.folder, config.targets, config.title, command))
     print(f"wrote {config.folder / PAGE} and {config.folder / CURVES}", file=sys.stderr)
-    return 0
 
 
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; exits with one line and code 2 if they are wrong."""
-    lists = ("inits", "seeds", "lrs", "targets", "allow_different")
+    lists = ("inits", "seeds", "lrs", "targets", "allow_different", "centralised", "analyses", "jobs", "tuning_rounds")
     return config_file.parse(CompareConfig, PROG, arguments, lists=lists, left_out=("init", "seed"))
 
 

@@ -74,8 +74,9 @@ def _measure(config: CurveConfig, work: Work, table: Any, number: str) -> list[V
 
 def parse(arguments: list[str]) -> CurveConfig:
     """The curve in these arguments; exits with one line and code 2 if they are wrong."""
-    lists = ("measures", "seeds", "lrs", "inits", "targets")
-    left_out = ("init", "seed", "inits", "targets")
+    of_comparisons = ("inits", "targets", "allow_different", "centralised", "analyses", "jobs", "tuning_rounds")
+    lists = ("measures", "seeds", "lrs", *of_comparisons)
+    left_out = ("init", "seed", *of_comparisons)
     return config_file.parse(CurveConfig, PROG, arguments, lists=lists, left_out=left_out)
 
 

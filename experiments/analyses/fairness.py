@@ -18,7 +18,7 @@ import tyro
 from experiments.analyses import output
 from experiments.report.arms import Arm, group
 from experiments.report.runs import Run, read_run
-from experiments.report.statistics import paired_difference
+from experiments.report.statistics import paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 
@@ -95,9 +95,7 @@ def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
     shared = [seed for seed in worst if seed in theirs]
     if arm is not baseline and len(shared) > 1:
         found = paired_difference(np.array([worst[s] for s in shared]), np.array([theirs[s] for s in shared]))
-        text += (
-            f", {100 * found.mean:+.1f} points [{100 * found.low:+.1f}, {100 * found.high:+.1f}] to {baseline.label}"
-        )
+        text += f", to {baseline.label} {points(found, ' points')}"
     return f"{text} ({len(mine)} seeds)."
 
 

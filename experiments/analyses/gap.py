@@ -21,7 +21,7 @@ from experiments.report.arms import is_centralised
 from experiments.report.comparable import check
 from experiments.report.headline import count
 from experiments.report.runs import Run, read_run
-from experiments.report.statistics import Interval, paired_difference
+from experiments.report.statistics import paired_difference, points
 from federated.config.run import init_name
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -109,25 +109,19 @@ def analyse(config: GapConfig) -> output.Result:
     return output.Result("gap", sentences, header, rows, _draw(found))
 
 
-def _points(interval: Interval) -> str:
-    ends = f" [{100 * interval.low:+.1f}, {100 * interval.high:+.1f}]" if interval.pairs > 1 else ""
-    return f"{100 * interval.mean:+.1f} points{ends}"
-
-
 def _sentence(gap: Gap) -> str:
     difference = paired_difference(gap.centralised, gap.federated)
     return (
         f"{init_name(gap.init)}: centralised {100 * gap.centralised.mean():.1f}%, federated "
-        f"{100 * gap.federated.mean():.1f}%, a gap of {_points(difference)}, {count(len(gap.seeds))}."
+        f"{100 * gap.federated.mean():.1f}%, a gap of {points(difference, ' points')}, {count(len(gap.seeds))}."
     )
 
 
 def _compared(gap: Gap, baseline: Gap) -> str:
     seeds = sorted(gap.values.keys() & baseline.values.keys())
-    closed = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (baseline, gap)))
-    share = 1 - np.mean([gap.values[s] for s in seeds]) / np.mean([baseline.values[s] for s in seeds])
+    difference = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (gap, baseline)))
     return (
-        f"{init_name(gap.init)} closes {_points(closed)} of {init_name(baseline.init)}'s gap ({share:.0%} of it), "
+        f"The gap of {init_name(gap.init)} less that of {init_name(baseline.init)}: {points(difference, ' points')}, "
         f"{count(len(seeds))}."
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +36,11 @@ class Result:
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     figure: Figure | None = None
+
+
+def named(result: Result, name: str) -> Result:
+    """The result under another name, where one analysis is made several times."""
+    return replace(result, name=name)
 
 
 def write(folder: Path, result: Result) -> None:

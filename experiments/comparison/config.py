@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.report.arms import arm_key, centralise
 from experiments.report.comparable import Difference
 from experiments.report.summary import check_targets
 from federated.config.run import RunConfig, init_name
@@ -26,8 +27,17 @@ class CompareConfig:
     lrs: tuple[float, ...] = ()
     """Learning rates to choose from, for each initialisation by itself: that with the best validation accuracy after
     the last round of the first seed's run, the test set unseen; none for --lr."""
+    tuning_rounds: int | None = None
+    """Rounds of the runs that --lrs are tried with; none for --rounds, so that the best one counts as a run, too."""
     targets: tuple[float, ...] = ()
     """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
+    centralised: bool = False
+    """Beside each initialisation, train it on one client that holds all data and sees as many examples, to see what
+    federation costs."""
+    jobs: int = 1
+    """Runs side by side, each a process with one thread (or --threads); a run that fails then stops no other."""
+    analyses: bool = False
+    """Put experiments.analyses' answers on the page, those that the runs' options allow."""
     allow_different: tuple[Difference, ...] = ()
     """Go on with runs that another revision of the code made."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
@@ -55,6 +65,10 @@ class CompareConfig:
         check_targets(self.targets)
         if (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} is the folder of a run: choose another --output")
+        if self.tuning_rounds is not None and not 1 <= self.tuning_rounds <= self.run.rounds:
+            raise UserError(f"--tuning-rounds must lie between 1 and --rounds, got {self.tuning_rounds}")
+        if self.jobs < 1:
+            raise UserError(f"--jobs must be at least 1, got {self.jobs}")
         list(self.runs({})), list(self.candidates())
 
     @property
@@ -70,27 +84,42 @@ class CompareConfig:
         """Data set, clients and partition, for page and picture."""
         return f"{self.run.dataset}, {self.run.clients} clients, {self.run.partition_title}"
 
-    def _run(self, init: str, seed: int, lr: float | None) -> RunConfig:
+    def _run(
+        self, init: str, seed: int, lr: float | None, *, centralised: bool, rounds: int | None = None
+    ) -> RunConfig:
         name = init_name(init)
         if sum(init_name(other) == name for other in self.inits) > 1:
             name = f"{self.inits.index(init)}-{name}"
+        if centralised:
+            name += "-centralised"
         if lr is not None:
             name += f"-lr{lr:g}"
+        if rounds is not None:
+            name += f"-r{rounds}"
         output = self.folder / "runs" / f"{name}-s{seed}"
-        return replace(self.run, init=init, seed=seed, output=output, lr=self.run.lr if lr is None else lr)
+        lr = self.run.lr if lr is None else lr
+        run = replace(self.run, init=init, seed=seed, output=output, lr=lr, rounds=rounds or self.run.rounds)
+        return centralise(run) if centralised else run
+
+    def _arms(self) -> Iterator[tuple[str, bool]]:
+        """Each initialisation, and whether it is trained centralised; the federated ones first."""
+        for centralised in (False, True) if self.centralised else (False,):
+            for init in self.inits:
+                yield init, centralised
 
     def candidates(self) -> Iterator[RunConfig]:
-        """The first seed's runs with each of ``lrs``, one of which each initialisation goes on with."""
-        for init in self.inits:
+        """The first seed's runs with each of ``lrs``, one of which each arm goes on with."""
+        for init, centralised in self._arms():
             for lr in self.lrs:
-                yield self._run(init, self.seeds[0], lr)
+                yield self._run(init, self.seeds[0], lr, centralised=centralised, rounds=self.tuning_rounds)
 
     def runs(self, lrs: Mapping[str, float]) -> Iterator[RunConfig]:
-        """The runs' configurations: all initialisations of a seed before the next seed.
+        """The runs' configurations: all arms of a seed before the next seed.
 
         Args:
-            lrs: the learning rate chosen for an initialisation; --lr where there is none.
+            lrs: the learning rate chosen for an arm, by ``arm_key``; --lr where there is none.
         """
         for seed in self.seeds:
-            for init in self.inits:
-                yield self._run(init, seed, lrs.get(init))
+            for init, centralised in self._arms():
+                run = self._run(init, seed, None, centralised=centralised)
+                yield self._run(init, seed, lrs.get(arm_key(run)), centralised=centralised)

@@ -1,4 +1,4 @@
-"""The choice of a learning rate for each initialisation, on the validation split."""
+"""The choice of a learning rate for each arm, on the validation split."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from experiments.report.arms import arm_key, is_centralised
 from experiments.report.runs import Run
 from experiments.report.tables import csv_text
 from federated.config.run import init_name
@@ -16,26 +17,27 @@ TUNING = "tuning.csv"
 
 
 def choose(candidates: Sequence[Run]) -> dict[str, float]:
-    """For each initialisation the learning rate of the run with the best last validation accuracy.
+    """For each arm, by ``arm_key``, the learning rate of the run with the best last validation accuracy.
 
     Of two that tie the lower one is taken.
     """
     best: dict[str, Run] = {}
     for run in sorted(candidates, key=lambda run: run.config.lr):
-        other = best.get(run.config.init)
+        other = best.get(arm_key(run.config))
         if other is None or run.history[-1]["val_accuracy"] > other.history[-1]["val_accuracy"]:
-            best[run.config.init] = run
-    return {init: run.config.lr for init, run in best.items()}
+            best[arm_key(run.config)] = run
+    return {key: run.config.lr for key, run in best.items()}
 
 
 def record(folder: Path, candidates: Sequence[Run], chosen: dict[str, float]) -> None:
     """Write what was tried into the comparison's ``folder``, and say what was chosen on stderr."""
     rows = []
     for run in candidates:
-        mark = "yes" if chosen[run.config.init] == run.config.lr else "no"
+        mark = "yes" if chosen[arm_key(run.config)] == run.config.lr else "no"
+        name = init_name(run.config.init) + (", centralised" if is_centralised(run.config) else "")
         accuracy = run.history[-1]["val_accuracy"]
-        rows.append((init_name(run.config.init), f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
+        rows.append((name, f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
         if mark == "yes":
-            print(f"{run.config.init}: lr {run.config.lr:g}, validation accuracy {accuracy:.1%}", file=sys.stderr)
+            print(f"{arm_key(run.config)}: lr {run.config.lr:g}, validation accuracy {accuracy:.1%}", file=sys.stderr)
     header = ("init", "lr", "seed", "val_accuracy", "chosen")
     write_text_atomically(folder / TUNING, csv_text(header, rows))

@@ -60,6 +60,11 @@ def is_centralised(config: RunConfig) -> bool:
     return config.clients == 1
 
 
+def arm_key(config: RunConfig) -> str:
+    """What is tuned by itself: an initialisation, or, as ``centralised INIT``, its centralised training."""
+    return f"centralised {config.init}" if is_centralised(config) else config.init
+
+
 def centralise(config: RunConfig) -> RunConfig:
     """The centralised run of the same budget: one client holds all data and sees as many examples.
 

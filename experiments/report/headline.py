@@ -9,9 +9,12 @@ from experiments.report.summary import Summary
 
 
 def sentences(summaries: Sequence[Summary]) -> list[str]:
-    """One sentence for each arm beside the baseline, which is the first; for a baseline alone, where it ends."""
+    """One sentence for each arm beside the baseline, which is the first; for a baseline alone, where it ends.
+
+    Centralised arms have none: what they are compared with is their own start's federation (``analyses.gap``).
+    """
     baseline = summaries[0]
-    found = [_sentence(summary, baseline.arm) for summary in summaries[1:]]
+    found = [_sentence(summary, baseline.arm) for summary in summaries[1:] if not summary.centralised]
     return found or [f"{baseline.arm} ends at {100 * baseline.final:.1f}% test accuracy, {count(baseline.seeds)}."]
 
 
@@ -41,15 +44,20 @@ def count(seeds: int) -> str:
     return f"{seeds} seed" + ("" if seeds == 1 else "s")
 
 
-def cautions(summaries: Sequence[Summary]) -> list[str]:
-    """What a reader should know before believing the intervals: few seeds, and many intervals."""
+def cautions(summaries: Sequence[Summary], others: int = 0) -> list[str]:
+    """What a reader should know before believing the intervals: few seeds, and many intervals.
+
+    Args:
+        summaries: the arms.
+        others: how many intervals the page holds beside those of the arms.
+    """
     found = []
     pairs = [summary.difference.pairs for summary in summaries if summary.difference]
     if pairs and min(pairs) == 1:
         found.append("From one seed there is no interval: another seed may turn the result round.")
     elif pairs and min(pairs) < FEW_SEEDS:
         found.append(f"An interval from {min(pairs)} seeds means little: run at least {FEW_SEEDS}.")
-    if number := sum(len(summary.intervals) for summary in summaries):
+    if number := others + sum(len(summary.intervals) for summary in summaries):
         chance = min(1.0, number * (1 - CONFIDENCE))
         found.append(
             f"This page holds {number} interval{'s' if number > 1 else ''} of {CONFIDENCE:.0%} each, not corrected for "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -14,7 +15,7 @@ from experiments.report.curves import curves
 from experiments.report.headline import cautions, sentences
 from experiments.report.picture import draw
 from experiments.report.runs import Run
-from experiments.report.statistics import Interval
+from experiments.report.statistics import percent, points
 from experiments.report.summary import Summary, default_targets, summarise
 from experiments.report.tables import rounds_csv, summary_csv
 from federated.config.run import FREE_ON_RESUME
@@ -25,6 +26,9 @@ PAGE, CURVES, TABLE, ROUNDS = "index.html", "curves.png", "summary.csv", "rounds
 
 ANALYSES = "analyses"
 """Folder beside the page in which ``experiments.analyses`` leave NAME.txt and NAME.png to be shown on it."""
+
+_INTERVAL = re.compile(r"\[[+-][\d.]+, [+-][\d.]+\]")
+"""How ``statistics.points`` writes an interval."""
 
 MOST_PARTITIONS = 4
 """Pictures of different partitions that the page shows at most."""
@@ -49,16 +53,17 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     arms = group(runs)
     summaries = summarise(arms, targets or default_targets(arms[0]))
     picture = draw(arms, title)
+    analyses = _analyses(output / ANALYSES)
     page = _render(
         title=title,
         headline=sentences(summaries),
-        cautions=cautions(summaries),
+        cautions=cautions(summaries, sum(len(_INTERVAL.findall(analysis["text"])) for analysis in analyses)),
         curves=curves(arms),
         picture=base64.b64encode(picture).decode(),
         summaries=summaries,
         targets=list(summaries[0].rounds_to),
         partitions=_partitions(arms),
-        analyses=_analyses(output / ANALYSES),
+        analyses=analyses,
         command=command,
         again=[f"python run_fl.py --config {shlex.quote(str(arm.runs[0].folder / 'config.yaml'))}" for arm in arms],
         shared=_shared_options(runs),
@@ -133,16 +138,3 @@ def _machines(runs: Sequence[Run]) -> list[dict[str, Any]]:
         which = "All runs" if len(of) == 1 else ", ".join(names)
         found.append({"runs": f"{which}:" if key else f"{which}: not recorded.", "environment": dict(key)})
     return [*found, {"runs": "This page:", "environment": environment.describe()}]
-
-
-def percent(value: float) -> str:
-    """A share in [0, 1] as a percentage with one decimal; a dash for NaN."""
-    return "–" if value != value else f"{100 * value:.1f}%"
-
-
-def points(interval: Interval | None) -> str:
-    """A difference in percentage points, with its interval where there is one."""
-    if interval is None:
-        return "–"
-    mean, low, high = (f"{100 * value:+.1f}" for value in interval[:3])
-    return f"{mean} [{low}, {high}]" if interval.pairs > 1 else mean

@@ -61,3 +61,21 @@ def rounds_to(rounds: Sequence[int], accuracy: np.ndarray, target: float) -> int
     """
     reached = np.flatnonzero(np.asarray(accuracy) >= target)
     return int(rounds[reached[0]]) if len(reached) else None
+
+
+def percent(value: float) -> str:
+    """A share in [0, 1] as a percentage with one decimal; a dash for NaN."""
+    return "–" if value != value else f"{100 * value:.1f}%"
+
+
+def points(interval: Interval | None, unit: str = "") -> str:
+    """A difference of shares in percentage points, with its interval where there is one; a dash for None.
+
+    Args:
+        interval: the difference.
+        unit: what follows the difference, such as " points".
+    """
+    if interval is None:
+        return "–"
+    mean, low, high = (f"{100 * value:+.1f}" for value in interval[:3])
+    return f"{mean}{unit} [{low}, {high}]" if interval.pairs > 1 else f"{mean}{unit}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.report.arms import Arm
+from experiments.report.arms import Arm, is_centralised
 from experiments.report.runs import CLIENT_KEYS
 from experiments.report.statistics import Interval, paired_difference, rounds_to, spread
 from fps_pretrain.common.errors import UserError
@@ -50,6 +50,7 @@ class Summary:
         mean_difference: of ``mean_over_rounds``, likewise.
         seconds_per_round: mean over rounds and seeds.
         clients: accuracy at the clients, None where it was not measured.
+        centralised: trained on one client that holds all data, beside federated arms.
     """
 
     arm: str
@@ -64,6 +65,7 @@ class Summary:
     mean_difference: Interval | None
     seconds_per_round: float
     clients: AtClients | None
+    centralised: bool = False
 
     @property
     def intervals(self) -> list[Interval]:
@@ -115,6 +117,7 @@ def _summary(arm: Arm, baseline: Arm, targets: Sequence[float]) -> Summary:
         mean_difference=mean_difference,
         seconds_per_round=float(np.mean(seconds)) if seconds else float("nan"),
         clients=_at_clients(arm, baseline),
+        centralised=is_centralised(arm.runs[0].config) and not is_centralised(baseline.runs[0].config),
     )
 
 

@@ -10,6 +10,7 @@ from federated.config.run import FIELDS, unused_beside
 from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import check_value, from_plain
+from fps_pretrain.common.suggest import suggest
 
 ConfigT = TypeVar("ConfigT")
 
@@ -82,8 +83,9 @@ def read_file(path: Path, lists: Collection[str] = ()) -> dict[str, Any]:
         if name in values:
             raise UserError(f"{source}: {name} is there twice")
         values[name] = value
-    if unknown := sorted(set(values) - set(FIELDS) - set(lists)):
-        raise UserError(f"{source} has options that there are not: {', '.join(unknown)}")
+    known = {*FIELDS, *lists}
+    if unknown := sorted(set(values) - known):
+        raise UserError(f"{source} has options that there are not: {suggest(unknown, known)}")
     for name, value in values.items():
         if name in lists:
             if any(isinstance(item, (dict, list)) for item in (value if isinstance(value, list) else [value])):

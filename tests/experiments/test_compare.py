@@ -10,7 +10,7 @@ import pytest
 from experiments import compare
 from experiments.compare import CompareConfig
 from experiments.report import page as report
-from experiments.report.arms import group
+from experiments.report.arms import centralise, group
 from experiments.report.runs import read_run
 from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common.errors import UserError
@@ -130,6 +130,21 @@ def test_arms_are_labelled_by_what_differs(tmp_path):
     ]
     arms = group(made)
     assert [(arm.label, arm.seeds) for arm in arms] == [("alpha 0.3", [0]), ("alpha 0.1", [0, 5])]
+
+
+def test_a_centralised_arm_is_called_so(tmp_path):
+    federated = [RunConfig(rounds=2, lr=0.1), RunConfig(rounds=2, lr=0.2, init="x/fps_r20.pt")]
+    configs = [*federated, *(centralise(config) for config in federated)]
+    made = [write_run(tmp_path / str(number), config, [0.1, 0.2, 0.3]) for number, config in enumerate(configs)]
+    labels = [arm.label for arm in group(made)]
+    assert labels[:2] == ["random, lr 0.1", "fps_r20, lr 0.2"]
+    assert labels[2:] == [f"{label}, centralised" for label in labels[:2]]
+    page = report.write(made, tmp_path / "page", (), "t", "c")
+    assert [summary.centralised for summary in page] == [False, False, True, True]
+    headline = re.findall(r'class="headline">(.*?)<', (tmp_path / "page" / "index.html").read_text())
+    assert len(headline) == 1
+    alone = write_run(tmp_path / "alone", configs[2], [0.1, 0.2, 0.3])
+    assert [arm.label for arm in group([alone])] == ["random"]
 
 
 def test_runs_of_different_length_and_other_folders_are_refused(tmp_path):

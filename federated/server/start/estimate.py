@@ -78,7 +78,7 @@ def dry_run(config: RunConfig) -> str:
     space = Workspace.build(config, dataset, partition)
     weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
-    step, example = _seconds(space, weights)
+    step, example = seconds_of(space, weights)
     workers = config.workers or 1
     evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
     if config.partition == "nodes":
@@ -112,7 +112,7 @@ def dry_run(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
-def _seconds(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
+def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Seconds of a training step, by the run's algorithm, and of evaluating an example."""
     config = space.config
     images, labels = space.train if len(space.train[1]) else space.held_out_of(0)

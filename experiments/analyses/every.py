@@ -1,0 +1,87 @@
+"""All analyses that runs allow: ``python -m experiments.analyses.every RUN... --output COMPARISON/analyses``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from experiments.analyses import convergence, drift, fairness, gap, landscape, output, stability
+from experiments.report.runs import Run, read_run
+from fps_pretrain.common import cli
+from fps_pretrain.common.errors import UserError
+
+PROG = "experiments.analyses.every"
+
+
+@dataclass(frozen=True)
+class EveryConfig:
+    """Every analysis that the runs' options allow."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Folders of finished runs; the first one's arm is the baseline."""
+    output: Path = output.FOLDER
+    """Folder for the analyses' files."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a run.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.runs:
+            raise UserError("name at least one run folder")
+
+
+def run_all(folders: Sequence[Path], where: Path) -> None:
+    """Write every analysis that the runs allow into ``where``, and say why others are left out.
+
+    Raises:
+        UserError: a folder is no run.
+    """
+    runs = [read_run(folder) for folder in folders]
+    federated = [run.folder for run in runs if run.config.clients > 1]
+    todo: list[Callable[[], output.Result]] = [
+        lambda: convergence.analyse(convergence.ConvergenceConfig(tuple(federated))),
+        lambda: fairness.analyse(fairness.FairnessConfig(tuple(federated))),
+        lambda: gap.analyse(gap.GapConfig(tuple(folders))),
+        lambda: stability.analyse(stability.StabilityConfig(tuple(federated))),
+        lambda: drift.analyse(drift.DriftConfig(tuple(federated))),
+        *(_landscape(chosen) for chosen in _by_start(runs)),
+    ]
+    for analyse in todo:
+        try:
+            output.write(where, analyse())
+        except UserError as error:
+            print(f"left out: {error}", file=sys.stderr)
+
+
+def _by_start(runs: Sequence[Run]) -> list[list[Run]]:
+    """Federated runs of one start, up to three seeds: whether they end in one basin is asked of each start."""
+    of: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.config.clients > 1:
+            of.setdefault(run.config.init, []).append(run)
+    return [chosen[:3] for chosen in of.values() if len(chosen) > 1]
+
+
+def _landscape(chosen: Sequence[Run]) -> Callable[[], output.Result]:
+    def analyse() -> output.Result:
+        found = landscape.analyse(landscape.LandscapeConfig(tuple(run.folder for run in chosen)))
+        return output.named(found, f"landscape-{chosen[0].folder.name}")
+
+    return analyse
+
+
+def main(config: EveryConfig) -> int:
+    """Analyse and write; returns the exit code."""
+    run_all(config.runs, config.output)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(PROG, main, cli.parse(EveryConfig, PROG)))

@@ -1,0 +1,33 @@
+"""One run of a comparison as a process of its own: ``python -m experiments.comparison.arm CONFIG.yaml``.
+
+It says nothing unless it fails: its progress is what it writes into its run folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from federated.config.run import from_yaml
+from fps_pretrain.common import cli, environment
+
+PROG = "experiments.comparison.arm"
+
+EXIT_FAILED = 3
+"""Exit code when a run could not go on, as of run_fl.py."""
+
+
+def main(path: str) -> int:
+    """Carry out or resume the run that a YAML file describes; returns the exit code."""
+    from federated.server import run as rounds
+
+    try:
+        environment.record(rounds.run(from_yaml(Path(path).read_text()), quiet=True).folder)
+    except rounds.RunFailed as error:
+        print(error, file=sys.stderr)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(cli.run(PROG, main, sys.argv[1]))

@@ -1,0 +1,159 @@
+"""The runs of a comparison, one after the other or side by side."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from federated.config.run import RunConfig, init_name, to_yaml
+from fps_pretrain.common import environment
+
+POLL_SECONDS = 0.2
+"""Pause between looks at the processes."""
+
+PATIENCE_SECONDS = 30
+"""How long an interrupted process may take to save its state before it is killed."""
+
+ADVICE = "the same command goes on from the last completed round"
+
+
+class ComparisonFailed(RuntimeError):
+    """Runs could not go on; the message names each with its folder."""
+
+
+def name_of(run: RunConfig) -> str:
+    """A run in a few words, for the screen."""
+    return f"{init_name(run.init)}{', centralised' if run.clients == 1 else ''}, lr {run.lr:g}, seed {run.seed}"
+
+
+def one_by_one(runs: Sequence[RunConfig]) -> None:
+    """Run what is missing in this process.
+
+    Raises:
+        ComparisonFailed: a run could not go on; those after it were not begun.
+    """
+    from federated.server import run as rounds
+
+    for number, run in enumerate(runs, 1):
+        print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
+        try:
+            environment.record(rounds.run(run).folder)
+        except rounds.RunFailed as error:
+            raise ComparisonFailed(f"failed in {run.folder}: {error}; {ADVICE}") from error
+
+
+@dataclass
+class _Job:
+    """A process that carries out a run, the file it complains into, its bar and the bar's line on the screen."""
+
+    run: RunConfig
+    process: subprocess.Popen[bytes]
+    errors: Path
+    bar: Any
+    slot: int
+
+    def show(self) -> None:
+        """Bring the bar to the number of completed rounds."""
+        self.bar.update(done_rounds(self.run) - self.bar.n)
+
+
+def done_rounds(run: RunConfig) -> int:
+    """How many rounds a run's folder holds, the evaluation before the first left out."""
+    try:
+        with (run.folder / "metrics.jsonl").open("rb") as file:
+            return max(0, sum(1 for _ in file) - 1)
+    except OSError:
+        return 0
+
+
+def side_by_side(runs: Sequence[RunConfig], jobs: int) -> dict[Path, str]:
+    """Run what is missing, ``jobs`` at a time, each as a process with one thread; all on one screen.
+
+    A run that fails does not stop the others. An interruption is passed on to the processes, which save their state.
+
+    Args:
+        runs: the runs; each has a folder of its own.
+        jobs: how many processes.
+
+    Returns:
+        Why runs could not go on, by folder.
+    """
+    waiting, running = list(reversed(runs)), list[_Job]()
+    failures: dict[Path, str] = {}
+    with tempfile.TemporaryDirectory() as scratch, _total_bar(len(runs)) as total:
+        try:
+            while waiting or running:
+                while waiting and len(running) < jobs:
+                    slot = min(set(range(1, jobs + 1)) - {job.slot for job in running})
+                    running.append(_start(waiting.pop(), Path(scratch), slot))
+                time.sleep(POLL_SECONDS)
+                for job in list(running):
+                    job.show()
+                    if job.process.poll() is not None:
+                        running.remove(job)
+                        _end(job, failures)
+                        total.update()
+        finally:
+            _stop(running)
+    return failures
+
+
+def _total_bar(count: int) -> Any:
+    return tqdm(total=count, unit="run", position=0, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+
+
+def _start(run: RunConfig, scratch: Path, slot: int) -> _Job:
+    """Begin a process in a session of its own, so that Ctrl-C reaches it through ``_stop`` alone."""
+    stem = run.folder.name
+    (scratch / f"{stem}.yaml").write_text(to_yaml(replace(run, threads=run.threads or 1)))
+    errors = scratch / f"{stem}.txt"
+    threads = {"OMP_NUM_THREADS": str(run.threads or 1), "OMP_WAIT_POLICY": "passive"}
+    command = [sys.executable, "-m", "experiments.comparison.arm", str(scratch / f"{stem}.yaml")]
+    with errors.open("wb") as file:
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
+            env={**threads, **os.environ},
+        )  # fmt: skip
+    shown = sys.stderr.isatty()
+    if not shown:
+        print(f"began    {name_of(run)}", file=sys.stderr)
+    bar = tqdm(
+        total=run.rounds, initial=done_rounds(run), unit="round", desc=name_of(run), position=slot, leave=False,
+        disable=not shown, dynamic_ncols=True,
+    )  # fmt: skip
+    return _Job(run, process, errors, bar, slot)
+
+
+def _end(job: _Job, failures: dict[Path, str]) -> None:
+    """Note why a process failed, if it did."""
+    job.bar.close()
+    code = job.process.returncode
+    if code:
+        said = job.errors.read_text(errors="replace").strip().splitlines()
+        reason = said[-1] if said else ""
+        killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        failures[job.run.folder] = f"{reason} ({killed})" if reason else killed
+    tqdm.write(f"{'FAILED  ' if code else 'finished'} {name_of(job.run)}", file=sys.stderr)
+
+
+def _stop(running: Sequence[_Job]) -> None:
+    """Have processes save their state and end."""
+    for job in running:
+        job.process.send_signal(signal.SIGINT)
+    for job in running:
+        try:
+            job.process.wait(PATIENCE_SECONDS)
+        except subprocess.TimeoutExpired:
+            job.process.kill()
+            job.process.wait()
+        job.bar.close()

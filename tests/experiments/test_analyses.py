@@ -1,0 +1,217 @@
+"""Analyses of models and runs: what they compute, on examples with known answers, and their programs on tiny runs."""
+
+import csv
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from experiments.analyses import convergence, drift, every, fairness, gap, landscape, stability
+from experiments.analyses.models import Judge, combine, final_weights
+from experiments.report.arms import centralise, passes
+from experiments.report.runs import read_run
+from federated.config.run import RunConfig
+from federated.server import run as rounds
+from federated.server.output import client_models
+from fps_pretrain.common.errors import UserError
+from tests.conftest import assert_refused
+from tests.experiments.runs import write_run
+
+TINY = RunConfig(
+    dataset="digits", image_size=16, limit_train=120, limit_test=60, clients=3, partition="iid", rounds=1,
+    local_epochs=1, batch_size=32, per_client_every=1, threads=1,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Folders: three federated runs of different seeds and a centralised one; the first keeps clients' models."""
+    root = tmp_path_factory.mktemp("runs")
+    federated = [replace(TINY, seed=seed, output=root / f"s{seed}") for seed in range(3)]
+    centralised = centralise(replace(TINY, output=root / "c0"))
+    for config in (*federated, centralised):
+        rounds.run(config, quiet=True)
+    weights = final_weights(root / "s0")
+    generator = torch.Generator().manual_seed(0)
+    updates = [
+        {n: t + 0.05 * torch.randn(t.shape, generator=generator) if t.is_floating_point() else t
+         for n, t in weights.items() if "running_var" not in n}
+        for _ in range(3)
+    ]  # fmt: skip
+    for number in (1, 2):
+        models = client_models.ClientModels(number, [0, 1, 2], [10, 20, 30], weights, updates, weights)
+        client_models.save(root / "s0", models)
+    return root
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_combination_is_the_weighted_sum():
+    models = [
+        {"w": torch.tensor([1.0, 2.0]), "n": torch.tensor(3)},
+        {"w": torch.tensor([3.0, 6.0]), "n": torch.tensor(7)},
+    ]
+    found = combine(models, [0.25, 0.75])
+    assert found["w"].tolist() == [2.5, 5.0]
+    assert found["n"] == 7
+
+
+def test_the_barrier_is_the_rise_above_the_line_between_the_ends():
+    at = np.linspace(0, 1, 5)
+    assert landscape.barrier(at, np.array([1.0, 1.5, 2.0, 2.5, 3.0])) == pytest.approx(0)
+    assert landscape.barrier(at, np.array([1.0, 3.0, 2.0, 2.0, 3.0])) == pytest.approx(1.5)
+    assert landscape.barrier(at, np.array([1.0, 0.5, 0.5, 0.5, 1.0])) == 0
+
+
+def test_drift_of_updates_that_agree_and_of_orthogonal_ones():
+    half = torch.tensor([0.5, 0.5])
+    same = drift.drift(torch.tensor([[3.0, 4.0], [3.0, 4.0]]), half)
+    assert same == pytest.approx((5, 0, 1, 1, 0, 0.5))
+    apart = drift.drift(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), half)
+    assert apart == pytest.approx((2, 2**0.5, 0.5**0.5, 0, 2, 1))
+    one = drift.drift(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([1.0, 0.0]))
+    assert one.variance == pytest.approx(0)
+
+
+def test_drift_is_measured_by_layer_without_buffers():
+    start = {"a.weight": torch.zeros(2), "a.bias": torch.zeros(1), "b.weight": torch.zeros(1)}
+    start |= {"b.running_mean": torch.zeros(9)}
+    updates = [
+        {"a.weight": torch.tensor([3.0, 0.0]), "a.bias": torch.tensor([4.0]), "b.weight": torch.tensor([12.0])},
+        {"a.weight": torch.tensor([3.0, 0.0]), "a.bias": torch.tensor([4.0]), "b.weight": torch.tensor([-12.0])},
+    ]
+    found = drift.by_layer(start, updates, torch.tensor([0.5, 0.5]))
+    assert list(found) == ["a", "b", "all"]
+    assert [one.norm for one in found.values()] == pytest.approx([5, 12, 13])
+    assert found["b"].to_clients == pytest.approx(-1)
+
+
+def test_models_are_judged_as_their_run_judged_them(runs):
+    run = read_run(runs / "s0")
+    loss, accuracy = Judge.of(run.config).evaluate(final_weights(run.folder))
+    assert accuracy == pytest.approx(run.history[-1]["test_accuracy"])
+    assert loss == pytest.approx(run.history[-1]["test_loss"], rel=1e-5)
+
+
+def test_landscape(runs, tmp_path):
+    folders = tuple(runs / f"s{seed}" for seed in range(3))
+    config = landscape.LandscapeConfig(folders, points=3, grid=3, limit=40, output=tmp_path)
+    assert landscape.main(config) == 0
+    rows = table(tmp_path / "landscape.csv")
+    lines = [row for row in rows if row["from"] != "plane"]
+    assert len(lines) == 3 * 2 * 3
+    assert len(rows) - len(lines) == 9
+    # The end of one line is the start of another.
+    end = next(row for row in lines if (row["from"], row["to"], row["split"], row["at"]) == ("s0", "s1", "test", "1"))
+    start = next(row for row in lines if (row["from"], row["to"], row["split"], row["at"]) == ("s1", "s2", "test", "0"))
+    assert end["loss"] == start["loss"]
+    assert (tmp_path / "landscape.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "landscape.txt").read_text().startswith("s0 to s1: the loss rises by at most")
+
+
+def test_the_plane_goes_through_the_three_models():
+    class ByWeight:
+        def with_statistics(self, weights):
+            return weights
+
+        def evaluate(self, weights):
+            return float(weights["w"] @ torch.tensor([1.0, 10.0, 100.0], dtype=torch.float64)), 0.0
+
+    rng = np.random.default_rng(0)
+    models = [{"w": torch.tensor(rng.normal(size=3))} for _ in range(3)]
+    found = landscape.plane(ByWeight(), models, 5)
+    # A linear function of the weights is linear on the plane: it is known everywhere from the three corners.
+    corners = np.c_[found.corners, np.ones(3)]
+    values = np.linalg.solve(corners, [ByWeight().evaluate(model)[0] for model in models])
+    x, y = np.meshgrid(found.x, found.y)
+    assert found.loss == pytest.approx(x * values[0] + y * values[1] + values[2])
+
+
+def test_stability_and_drift_of_kept_rounds(runs, tmp_path):
+    config = stability.StabilityConfig((runs / "s0",), samples=4, limit=40, output=tmp_path)
+    assert stability.main(config) == 0
+    rows = table(tmp_path / "stability.csv")
+    assert [(row["round"], row["weights"]) for row in rows] == [
+        (number, weights) for number in "12" for weights in ("fedavg", *["random"] * 4)
+    ]
+    assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+    stability.main(config)
+    assert table(tmp_path / "stability.csv") == rows
+    assert drift.main(drift.DriftConfig((runs / "s0",), tmp_path)) == 0
+    layers = {row["layer"] for row in table(tmp_path / "drift.csv")}
+    assert {"all", "head", "encoder.conv1"} <= layers
+    for name in ("stability.png", "drift.png"):
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_convergence_counts_rounds_and_bytes(runs, tmp_path):
+    config = convergence.ConvergenceConfig((runs / "s0", runs / "s1"), targets=(0.01, 0.99), output=tmp_path)
+    assert convergence.main(config) == 0
+    rows = table(tmp_path / "convergence.csv")
+    assert [row["round"] for row in rows] == ["0", "", "0", ""]
+    size = convergence.model_bytes(read_run(runs / "s0"))
+    assert convergence.traffic(read_run(runs / "s0"), size).tolist() == [0, 2 * 3 * size]
+    assert "99.0% in 0 of 2 runs" in (tmp_path / "convergence.txt").read_text()
+
+
+def test_fairness_reads_the_clients_accuracies(runs, tmp_path):
+    assert fairness.main(fairness.FairnessConfig((runs / "s0", runs / "s1"), tmp_path)) == 0
+    rows = table(tmp_path / "fairness.csv")
+    assert [row["client"] for row in rows] == ["0", "1", "2"] * 2
+    run = read_run(runs / "s0")
+    assert fairness.accuracies(run).mean() == pytest.approx(run.history[-1]["client_accuracy_mean"], abs=1e-5)
+    assert fairness.worst_tenth(np.array([0.5, np.nan, 0.1])) == 0.1
+    bare = write_run(tmp_path / "bare", TINY, [0.1, 0.2])
+    with pytest.raises(UserError, match="--per-client-every"):
+        fairness.accuracies(bare)
+
+
+def test_the_gap_to_centralised_training(tmp_path):
+    finals = {"random": [(0.3, 0.6), (0.4, 0.6)], "x/fps_r20.pt": [(0.5, 0.65), (0.5, 0.6)]}
+    made = []
+    for init, seeds in finals.items():
+        for seed, pair in enumerate(seeds):
+            config = replace(TINY, init=init, seed=seed)
+            for kind, end in zip((config, centralise(config)), pair, strict=True):
+                made.append(write_run(tmp_path / f"{len(made)}", kind, [0.1, end]))
+    result = gap.analyse(gap.GapConfig(tuple(run.folder for run in made)))
+    assert result.sentences[0].startswith("random: centralised 60.0%, federated 35.0%, a gap of +25.0 points [")
+    assert result.sentences[2].startswith("The gap of fps_r20 less that of random: -12.5 points [")
+    with pytest.raises(UserError, match="--centralised"):
+        gap.gaps(made[::2])
+
+
+def test_a_centralised_run_sees_as_many_examples():
+    federated = RunConfig(clients=100, participation=0.1, rounds=100, local_epochs=5, alpha=0.1, strategy="fedprox")
+    found = centralise(federated)
+    assert (found.clients, found.rounds, found.local_epochs, found.strategy) == (1, 50, 1, "fedavg")
+    assert passes(found) == passes(federated) == 50
+    assert centralise(RunConfig(rounds=15, local_epochs=2)).rounds == 15
+    assert passes(centralise(RunConfig(rounds=3, local_epochs=3, clients=20, participation=0.5))) in (4, 5)
+    for config in (found, RunConfig(dp="fixed")):
+        with pytest.raises(UserError, match="--centralised"):
+            centralise(config)
+
+
+def test_every_analysis_that_the_runs_allow(runs, tmp_path, capsys, monkeypatch):
+    chosen = []
+    monkeypatch.setattr(every, "_landscape", lambda members: lambda: chosen.append(members) or _refuse())
+    every.run_all([runs / name for name in ("s0", "s1", "c0")], tmp_path)
+    assert {path.stem for path in tmp_path.iterdir()} == {"convergence", "fairness", "gap"}
+    assert [run.folder.name for run in chosen[0]] == ["s0", "s1"]
+    assert "left out: " in capsys.readouterr().err
+
+
+def _refuse():
+    raise UserError("none")
+
+
+@pytest.mark.parametrize("name", ["landscape", "stability", "gap"])
+def test_bad_input_is_one_line(run_script, tmp_path, name):
+    folders = [tmp_path / "nothing"] * 2
+    assert_refused(run_script(f"experiments.analyses.{name}", *folders, cwd=tmp_path), "nothing")
+    assert not list(tmp_path.iterdir())

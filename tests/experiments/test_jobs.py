@@ -1,0 +1,123 @@
+"""Runs of a comparison side by side: the same runs, one screen, and a crash that stops no other."""
+
+import csv
+import json
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+
+from experiments import compare
+from experiments.comparison import running
+from experiments.comparison.config import CompareConfig
+from experiments.comparison.plan import plan
+from experiments.comparison.running import side_by_side
+from federated.client.failures import injected
+from federated.config.run import RunConfig
+from federated.server import run as rounds
+from fps_pretrain.common.errors import UserError
+
+TINY = RunConfig(
+    dataset="digits", image_size=16, limit_train=100, limit_test=50, clients=2, partition="iid", rounds=1, threads=1
+)
+SIZES = {"rounds": 1, "limit-train": 100, "limit-test": 50, "image-size": 16, "clients": 2, "threads": 1}
+FLAGS = [*(part for name, value in SIZES.items() for part in (f"--{name}", str(value))), "--partition", "iid"]
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def without_times(folder):
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
+
+
+def test_side_by_side(tmp_path, capsys):
+    """A run that fails stops no other, and the others are what they are one by one."""
+    run = replace(TINY, inject_failures=0.4, min_clients=2)
+    fails = {seed: any(injected(replace(run, seed=seed), 1, client) for client in (0, 1)) for seed in range(30)}
+    bad = next(seed for seed, failed in fails.items() if failed)
+    good = [seed for seed, failed in fails.items() if not failed][:2]
+    flags = [*FLAGS, "--inject-failures", "0.4", "--min-clients", "2", "--inits", "random"]
+    flags += ["--seeds", str(bad), *map(str, good), "--jobs", "2"]
+    assert compare.main(compare.parse([*flags, "--output", str(tmp_path / "c")])) == 3
+    said = capsys.readouterr().err
+    assert "plan     3 runs, 2 at a time: about" in said
+    assert said.index("plan  ") < said.index("began  ")
+    last = said.splitlines()[-1]
+    assert last.startswith(f"experiments.compare: failed in {tmp_path}/c/runs/random-s{bad}: ")
+    assert "of 2 clients failed in round 1" in last
+    assert table(tmp_path / "c" / "summary.csv")[0]["seeds"] == "2"
+
+    together, alone = tmp_path / "c" / "runs" / f"random-s{good[0]}", tmp_path / "alone"
+    rounds.run(replace(run, seed=good[0], output=alone), quiet=True)
+    assert without_times(together) == without_times(alone)
+    assert {"revision", "torch", "processor"} <= json.loads((together / "environment.json").read_text()).keys()
+
+
+def test_a_process_that_is_killed_is_reported(tmp_path, monkeypatch):
+    (tmp_path / "fake.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
+    popen = running.subprocess.Popen
+
+    def start(command, **options):
+        return popen([sys.executable, str(tmp_path / "fake.py")], **options)
+
+    monkeypatch.setattr(running.subprocess, "Popen", start)
+    folder = tmp_path / "r"
+    assert side_by_side([replace(TINY, output=folder)], 2) == {folder: "killed by SIGKILL"}
+
+
+def test_an_interruption_reaches_the_processes(tmp_path, monkeypatch):
+    script = "import sys, time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n open(sys.argv[1], 'w').close()\n"
+    (tmp_path / "fake.py").write_text(script)
+    popen = running.subprocess.Popen
+
+    def start(command, **options):
+        return popen([sys.executable, str(tmp_path / "fake.py"), f"{command[-1]}.stopped"], **options)
+
+    stopped = []
+
+    def interrupt(seconds):
+        time.sleep(1)
+        raise KeyboardInterrupt
+
+    stop = running._stop
+    monkeypatch.setattr(running.subprocess, "Popen", start)
+    monkeypatch.setattr(running, "time", type("Time", (), {"sleep": staticmethod(interrupt)}))
+    monkeypatch.setattr(running, "_stop", lambda jobs: [stop(jobs), stopped.extend(job.process.poll() for job in jobs)])
+    with pytest.raises(KeyboardInterrupt):
+        side_by_side([replace(TINY, output=tmp_path / str(n)) for n in range(2)], 2)
+    assert stopped == [0, 0]
+
+
+def test_the_plan_counts_what_is_left(tmp_path):
+    runs = [replace(TINY, rounds=4, seed=seed, output=tmp_path / str(seed)) for seed in range(2)]
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0" / "metrics.jsonl").write_text("{}\n" * 3)
+    lines = list(plan(runs, 1))
+    assert "4 rounds, 2 done, about" in lines[0]
+    assert "4 rounds, about" in lines[1]
+    (tmp_path / "0" / "metrics.jsonl").write_text("{}\n" * 5)
+    assert next(plan(runs, 1)).endswith("finished")
+
+
+def test_rates_may_be_tried_in_fewer_rounds():
+    config = CompareConfig(inits=("random",), seeds=(3,), lrs=(0.1, 0.2), tuning_rounds=2, run=RunConfig(rounds=8))
+    assert [(run.rounds, run.output.name) for run in config.candidates()] == [
+        (2, "random-lr0.1-r2-s3"), (2, "random-lr0.2-r2-s3")
+    ]  # fmt: skip
+    (run,) = config.runs({"random": 0.2})
+    assert (run.rounds, run.lr, run.output.name) == (8, 0.2, "random-lr0.2-s3")
+    for changes in ({"tuning_rounds": 9}, {"tuning_rounds": 0}, {"jobs": 0}):
+        with pytest.raises(UserError, match="must"):
+            CompareConfig(run=RunConfig(rounds=8), **changes)
+
+
+def test_a_centralised_arm_is_tuned_by_itself():
+    config = CompareConfig(inits=("random",), seeds=(0,), lrs=(0.1, 0.2), centralised=True)
+    assert [(run.clients, run.lr) for run in config.candidates()] == [(10, 0.1), (10, 0.2), (1, 0.1), (1, 0.2)]
+    runs = list(config.runs({"random": 0.1, "centralised random": 0.2}))
+    assert [(run.clients, run.lr) for run in runs] == [(10, 0.1), (1, 0.2)]

@@ -1,0 +1,83 @@
+"""What experiments/results claims is backed by the files beside it."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.report.statistics import paired_difference, spread
+from experiments.table import updated
+
+RESULTS = Path(__file__).parents[2] / "experiments" / "results"
+DOCUMENT = RESULTS / "README.md"
+COMPARISONS = sorted(path.parent for path in RESULTS.glob("*/summary.csv"))
+BLOCK = re.compile(r"^<!-- table: .*? -->$.*?^<!-- end of table -->$", re.M | re.S)
+WITHOUT_A_FILE = "## Without a file"
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_tables_are_those_of_the_files():
+    assert updated(DOCUMENT) == DOCUMENT.read_text()
+
+
+def test_no_table_is_typed():
+    assert not re.findall(r"^\s*\|", BLOCK.sub("", DOCUMENT.read_text()), re.M)
+
+
+def test_every_number_with_decimals_in_the_text_stands_in_a_table_or_is_an_option():
+    text = DOCUMENT.read_text()
+    tables = " ".join(BLOCK.findall(text))
+    prose, _, unbacked = BLOCK.sub("", text).partition(WITHOUT_A_FILE)
+    prose = re.sub(
+        r"```.*?```|`[^`]*`|Dirichlet\([^)]*\)|\]\([^)]*\)|\b(?:torch|flwr|lr|momentum) [\d.]+", "", prose, flags=re.S
+    )
+    for number in re.findall(r"\d+\.\d+%?", prose):
+        if number != "1.28":  # million pairs
+            assert number in tables, number
+    assert not re.findall(r"\d+\.\d+ ?(?:%|points)", unbacked)
+
+
+@pytest.mark.parametrize("folder", COMPARISONS, ids=lambda folder: folder.name)
+def test_a_summary_follows_from_its_rounds(folder):
+    accuracy = {}
+    for row in table(folder / "rounds.csv"):
+        if row["test_accuracy"]:
+            accuracy.setdefault(row["arm"], {}).setdefault(int(row["seed"]), []).append(float(row["test_accuracy"]))
+    arms = {arm: np.array([seeds[seed] for seed in sorted(seeds)]) for arm, seeds in accuracy.items()}
+    assert len({tuple(sorted(seeds)) for seeds in accuracy.values()}) == 1
+    baseline = next(iter(arms.values()))
+    for row in table(folder / "summary.csv"):
+        mine = arms[row["arm"]]
+        final, best, mean = mine[:, -1], mine.max(axis=1), mine[:, 1:].mean(axis=1)
+        expected = {
+            "seeds": len(mine), "final_accuracy": final.mean(), "final_std": spread(final),
+            "best_accuracy": best.mean(), "best_std": spread(best), "mean_over_rounds": mean.mean(),
+        }  # fmt: skip
+        if mine is not baseline:
+            ends = {"": "mean", "_low": "low", "_high": "high"}
+            for name, pair in {
+                "difference": (final, baseline[:, -1]),
+                "mean_difference": (mean, baseline[:, 1:].mean(axis=1)),
+            }.items():
+                found = paired_difference(*pair)
+                expected |= {f"{name}{end}": getattr(found, attribute) for end, attribute in ends.items()}
+        for name, value in expected.items():
+            assert float(row[name]) == pytest.approx(value, abs=1e-5), name
+
+
+def test_the_tuned_rates_are_those_of_the_comparison():
+    folder = RESULTS / "cifar10-tuned"
+    rows = table(folder / "tuning.csv")
+    chosen = {f"{row['init']}, lr {row['lr']}" for row in rows if row["chosen"] == "yes"}
+    assert chosen == {row["arm"] for row in table(folder / "summary.csv")}
+    for init in {row["init"] for row in rows}:
+        mine = [row for row in rows if row["init"] == init]
+        best = max(float(row["val_accuracy"]) for row in mine)
+        (row,) = (row for row in mine if row["chosen"] == "yes")
+        assert float(row["val_accuracy"]) == best
