@@ -20,7 +20,7 @@ def client_accuracies(
 ) -> NDArray[np.float64]:
     """The accuracy that each client can expect of a model on examples like its own, ``(clients,)``.
 
-    Clients share one test set. Where it says who made its examples and a client's owners made some, theirs are counted.
+    Clients share one test set. Where it has user ids and a client's users made some of it, those are counted.
     Otherwise a partition by labels has given clients different classes of the same images: the accuracy on each class
     is weighted by its share of the client's training examples. A class that the test set lacks is left out.
 

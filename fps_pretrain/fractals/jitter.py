@@ -64,9 +64,8 @@ def _jitter_once(
             plus, minus = math.atan2(h, e), math.atan2(g, f)
             u, v = (plus + minus) / 2.0, (plus - minus) / 2.0
             s1 = (q + r) * uniform_in(key, slot + 4 * k, numbers.jitter_low, numbers.jitter_high)
-            s2 = (q - r) * uniform_in(
-                key, slot + 4 * k + 1, numbers.jitter_low, numbers.jitter_high
-            )  # negative for a map that mirrors
+            # q - r is negative if the map mirrors.
+            s2 = (q - r) * uniform_in(key, slot + 4 * k + 1, numbers.jitter_low, numbers.jitter_high)
             if mode == JITTER_SVD:
                 u += uniform_in(key, slot + 4 * k + 2, -math.pi / 18.0, math.pi / 18.0)
                 v += uniform_in(key, slot + 4 * k + 3, -math.pi / 18.0, math.pi / 18.0)

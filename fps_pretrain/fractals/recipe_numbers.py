@@ -7,7 +7,7 @@ Sources of the defaults, as the fields name them:
   Learning", ICLR 2023 (arXiv 2206.11488; section 4 and appendix describe the method).
 
 A pair of fields ``..._low`` and ``..._high`` holds the bounds of a uniform distribution: a value is drawn from
-[low, high). A probability is the chance that something happens once.
+[low, high). An ``Interval`` is the range that a number may be set to, both ends included.
 """
 
 from __future__ import annotations
@@ -16,38 +16,32 @@ import difflib
 from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple, get_type_hints
 
+from annotated_types import Interval
+
 from fps_pretrain.common.errors import UserError
 
 MAX_MAPS = 4
 """Most maps that a code can have."""
 
-
-class Allowed(NamedTuple):
-    """The range that a number of the recipe may be set to, both ends included."""
-
-    low: float
-    high: float
-
-
-Probability = Annotated[float, Allowed(0.0, 1.0)]
-Share = Annotated[float, Allowed(0.0, 1.0)]
-PositiveShare = Annotated[float, Allowed(0.01, 1.0)]
-BlurSigma = Annotated[float, Allowed(0.01, 100.0)]
+Probability = Annotated[float, Interval(ge=0.0, le=1.0)]
+Share = Annotated[float, Interval(ge=0.0, le=1.0)]
+PositiveShare = Annotated[float, Interval(ge=0.01, le=1.0)]
+BlurSigma = Annotated[float, Interval(ge=0.01, le=100.0)]
 
 
 class CodeNumbers(NamedTuple):
     """How codes are sampled: iterated function systems of n affine maps."""
 
-    min_maps: Annotated[int, Allowed(2, MAX_MAPS)] = 2
+    min_maps: Annotated[int, Interval(ge=2, le=MAX_MAPS)] = 2
     """Lower bound of n, the number of maps, which is uniform on the integers min_maps .. max_maps. Source: Release."""
-    max_maps: Annotated[int, Allowed(2, MAX_MAPS)] = 4
+    max_maps: Annotated[int, Interval(ge=2, le=MAX_MAPS)] = 4
     """Upper bound of n, included. Source: Release."""
-    sigma_low: Annotated[float, Allowed(4.0, 6.0)] = 5.0
+    sigma_low: Annotated[float, Interval(ge=4.0, le=6.0)] = 5.0
     """Sets the lower bound of the sigma-factor (the sum of s1 + 2 s2 over the singular values s1 >= s2 of all maps):
     it is drawn from (sigma_low + n) / 2 to (sigma_high + n) / 2. No unit. Source: Anderson and Farrell."""
-    sigma_high: Annotated[float, Allowed(4.0, 6.0)] = 6.0
+    sigma_high: Annotated[float, Interval(ge=4.0, le=6.0)] = 6.0
     """Sets the upper bound of the sigma-factor, (sigma_high + n) / 2. No unit. Source: Anderson and Farrell."""
-    translation: Annotated[float, Allowed(1e-3, 1e3)] = 1.0
+    translation: Annotated[float, Interval(ge=1e-3, le=1e3)] = 1.0
     """Upper bound of both coordinates of a translation; the lower bound is its negative. In units of the plane. No
     image shows it, since every image is scaled to the extent of its points. Source: Anderson and Farrell."""
 
@@ -55,13 +49,13 @@ class CodeNumbers(NamedTuple):
 class ImageNumbers(NamedTuple):
     """How images of one code differ, and how an object is coloured."""
 
-    jitter_low: Annotated[float, Allowed(0.0, 10.0)] = 0.8
+    jitter_low: Annotated[float, Interval(ge=0.0, le=10.0)] = 0.8
     """Lower bound of the factor by which jitter multiplies a map or its singular values. Source: Release."""
-    jitter_high: Annotated[float, Allowed(0.0, 10.0)] = 1.1
+    jitter_high: Annotated[float, Interval(ge=0.0, le=10.0)] = 1.1
     """Upper bound of that factor. Source: Release."""
-    cell_probability: Annotated[float, Allowed(0.01, 1.0)] = 0.5
+    cell_probability: Annotated[float, Interval(ge=0.01, le=1.0)] = 0.5
     """Probability that a cell of an image's 3 x 3 patch is on. Source: Release."""
-    hue_range: Annotated[float, Allowed(0.0, 255.0)] = 255.0
+    hue_range: Annotated[float, Interval(ge=0.0, le=255.0)] = 255.0
     """Upper bound of the hue shift of an object; the lower bound is 0. In steps of 2 degrees, OpenCV's 8-bit unit of
     hue. Source: Release."""
     saturation_low: Share = 0.3
@@ -101,7 +95,7 @@ class ViewNumbers(NamedTuple):
     """Lower bound of the area of a crop, as a share of the image's area (RandomResizedCrop). Source: Release."""
     crop_high: PositiveShare = 1.0
     """Upper bound of that share. Source: Release."""
-    crop_ratio: Annotated[float, Allowed(1.0, 10.0)] = 4.0 / 3.0
+    crop_ratio: Annotated[float, Interval(ge=1.0, le=10.0)] = 4.0 / 3.0
     """Upper bound of a crop's width over its height, which is log-uniform; the lower bound is its reciprocal. Source:
     torchvision's default."""
     mirror_probability: Probability = 0.5
@@ -114,7 +108,7 @@ class ViewNumbers(NamedTuple):
     """Half-width of the range of the contrast factor around 1. Source: Release."""
     saturation: Share = 0.4
     """Half-width of the range of the saturation factor around 1. Source: Release."""
-    hue: Annotated[float, Allowed(0.0, 0.5)] = 0.1
+    hue: Annotated[float, Interval(ge=0.0, le=0.5)] = 0.1
     """Upper bound of the hue shift; the lower bound is its negative. In turns of the colour wheel. Source: Release."""
     grey_probability: Probability = 0.2
     """Probability that a view is turned to grey. Source: Release."""
@@ -140,16 +134,16 @@ GROUPS: dict[str, Any] = {
 _BOUNDS = (("_low", "_high"), ("min_", "max_"))
 
 
-def allowed_ranges() -> dict[str, Allowed]:
+def allowed_ranges() -> dict[str, tuple[float, float]]:
     """The allowed range of every number, by names such as ``compose.scale_low``."""
     return {
-        f"{group}.{name}": hint.__metadata__[0]
+        f"{group}.{name}": (hint.__metadata__[0].ge, hint.__metadata__[0].le)
         for group, numbers in GROUPS.items()
         for name, hint in get_type_hints(numbers, include_extras=True).items()
     }
 
 
-def _check_range(name: str, value: float, ranges: Mapping[str, Allowed]) -> None:
+def _check_range(name: str, value: float, ranges: Mapping[str, tuple[float, float]]) -> None:
     """Check one number.
 
     Raises:

@@ -35,7 +35,7 @@ MAX_FILE_BYTES = 2**29
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
-# Pillow reads headers only; what it thinks of large images and odd metadata is no news to the user.
+# Pillow reads headers only. Its warnings of large images and odd metadata would add lines to our one.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 

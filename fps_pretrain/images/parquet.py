@@ -7,6 +7,7 @@ are no bytes, and only if it leads to a regular file inside the folders that the
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -195,7 +196,10 @@ def _read_path_cell(text: str, name: str, folders: Sequence[Path]) -> bytes:
         inside = [path for folder in folders if (path := (folder / text).resolve()).is_relative_to(folder.resolve())]
     except (ValueError, OSError, RuntimeError):  # a NUL, a name too long, a link in a loop
         inside = []
+    lack = f"{name} is not an image: its cell has no bytes, and the path {text[:200]!r}"
     if not inside:
-        allowed = " or ".join(map(str, folders)) or "the table"
-        raise UserError(f"{name} is not an image: its cell has no bytes, and the path {text!r} is not inside {allowed}")
-    return read_image_file(next((path for path in inside if path.exists()), inside[0]))
+        raise UserError(f"{lack} is not inside {' or '.join(map(str, folders)) or 'the table'}")
+    found = next((path for path in inside if os.path.exists(path)), None)
+    if found is None:
+        raise UserError(f"{lack} leads to no file")
+    return read_image_file(found)

@@ -75,7 +75,7 @@ class FolderPairs:
         return torch.from_numpy(out)
 
     def description(self) -> dict[str, Any]:
-        """Number of images and a digest of their names."""
+        """See ``sources.PairSource``: the number of images and a digest of their names."""
         names = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape")).hexdigest()
         return {
             "source": "folder",

@@ -66,24 +66,47 @@ class Neighbours:
         return data.tobytes()
 
 
-def read_log(folder: Path, name: str) -> list[dict[str, float]]:
-    """The lines of a run's log ``name``, one for each step, whatever interruptions have divided it into.
+def _numbers(path: Path) -> tuple[list[dict[str, float]], int]:
+    """The rows of a CSV of numbers, without empty cells, and how many cells are no numbers."""
+    rows, unreadable = [], 0
+    with path.open(newline="", errors="replace") as file:
+        for line in csv.DictReader(file):
+            row = {}
+            for name, text in line.items():
+                if not name or not text:
+                    continue
+                try:
+                    row[name] = float(text)
+                except ValueError:
+                    unreadable += 1
+            rows.append(row)
+    return rows, unreadable
 
-    A resumed run writes a part of its own, from the state it went on from; what an earlier part says of the steps after
-    that did not come to be.
+
+def read_log(folder: Path, name: str) -> tuple[list[dict[str, float]], int]:
+    """A run's log ``name``, one row for each step, whatever interruptions have divided it into.
+
+    Args:
+        folder: the run folder.
+        name: ``csv`` for the losses, ``probes`` for the probes.
+
+    Returns:
+        The rows, and how many cells were left out because they are no numbers: a kill in mid-line or a power failure
+        leaves such cells.
     """
     rows: list[dict[str, float]] = []
+    unreadable = 0
     parts = [p for p in (folder / name).glob("version_*") if p.name.removeprefix("version_").isdigit()]
     for part in sorted(parts, key=lambda p: int(p.name.removeprefix("version_"))):
         try:
-            with (part / "metrics.csv").open(newline="") as file:
-                lines = [{k: float(v) for k, v in line.items() if k and v} for line in csv.DictReader(file)]
-        except (OSError, ValueError):  # a kill in mid-line
+            lines, bad = _numbers(part / "metrics.csv")
+        except (OSError, csv.Error):  # killed before there was a line, or no text at all
             continue
+        unreadable += bad
         lines = [line for line in lines if "step" in line]
         if lines:
             rows = [row for row in rows if row["step"] < lines[0]["step"]] + lines
-    return rows
+    return rows, unreadable
 
 
 def _series(rows: list[dict[str, float]], name: str) -> Series:
@@ -151,7 +174,8 @@ def write_page(
     """
     from jinja2 import Environment, PackageLoader, select_autoescape
 
-    train, probes = read_log(folder, "csv"), read_log(folder, "probes")
+    train, bad_losses = read_log(folder, "csv")
+    probes, bad_probes = read_log(folder, "probes")
     probes = [{"step": 0.0, "pairs_seen": 0.0, **baseline}, *probes]
     environment = Environment(loader=PackageLoader("fps_pretrain.probing"), autoescape=select_autoescape())
     last = {**(train[-1] if train else {}), **probes[-1]}
@@ -169,6 +193,7 @@ def write_page(
         baseline=baseline,
         settings={name: value for name, value in config.to_dict().items() if value is not None},
         probes=probes,
+        unreadable=bad_losses + bad_probes,
     )
     write_text_atomically(folder / PAGE, text)
     _write_table(folder / "metrics.csv", [*train, *probes])

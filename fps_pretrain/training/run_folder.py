@@ -44,7 +44,9 @@ def open_run(config: PretrainConfig, native: Precision, held: ExitStack) -> tupl
     _examine(config, native)
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(folder))
-    config = _examine(config, native)  # Check again under the lock.
+    asked, config = config, _examine(config, native)  # Check again under the lock.
+    if asked.precision == "auto" and config.precision == "bf16" and native != "bf16":
+        logger.info(f"{folder} goes on in bfloat16, as it began: slowly, without instructions for it here")
     for path in _partials(folder):
         path.unlink(missing_ok=True)
     write_yaml(folder / CONFIG, config)
@@ -105,8 +107,6 @@ def _with_precision_of(saved: dict[str, Any] | None, config: PretrainConfig, nat
     resolved = with_precision(config, native, stored)
     if saved is not None and stored == config.precision == "auto":  # written before the resolved value was stored
         saved["precision"] = resolved.precision
-    if config.precision == "auto" and resolved.precision == "bf16" and native != "bf16":
-        logger.info(f"{config.run_dir} goes on in bfloat16, as it began: slowly, without instructions for it here")
     return resolved
 
 

@@ -18,7 +18,7 @@ from fps_pretrain.fractals.compose.slots import (
     SLOT_SHIFTS,
     SLOT_VIEWS,
 )
-from fps_pretrain.fractals.recipe import Recipe
+from fps_pretrain.fractals.recipe import RENDERS_SHARED, Recipe
 from fps_pretrain.fractals.rng import IMAGE_STREAM, PAIR_STREAM
 
 
@@ -89,5 +89,9 @@ def choose_objects(recipe: Recipe, seed: int, epoch: int, index: Tensor) -> Obje
         requested = (offset + (index % recipe.num_classes) * stride) % recipe.num_classes
         classes = _choose_positions(recipe, keys, requested, recipe.num_classes)
         image_keys = subkeys(object_keys, SLOT_IMAGE)
+        if recipe.renders == RENDERS_SHARED:
+            block = index // recipe.num_classes * recipe.num_classes
+            shared = make_keys(seed, IMAGE_STREAM, epoch, block[:, None] + classes)
+            image_keys = shared.expand(recipe.composed_views, -1, -1)
     shifts = uniforms(keys[:, None], SLOT_SHIFTS + number, 0.0, recipe.image.hue_range)
     return Objects(classes, number < count[:, None], view_keys, object_keys, image_keys, shifts)

@@ -12,6 +12,7 @@ from fps_pretrain.fractals.batched.paste import blur3, paste
 from fps_pretrain.fractals.batched.render import render
 from fps_pretrain.fractals.batched.rng import integers, make_keys, subkeys, uniforms
 from fps_pretrain.fractals.batched.texture import textures
+from fps_pretrain.fractals.compose.scratch import views_share_images
 from fps_pretrain.fractals.compose.slots import (
     SLOT_BLUR,
     SLOT_COLOUR,
@@ -43,17 +44,20 @@ def _render_objects(recipe: Recipe, table: CodeTable, objects: Objects, present:
     """
     device, views = table.maps.device, recipe.composed_views
     shown = present.expand(views, -1, -1).reshape(-1)
-    to_render = shown.nonzero()[:, 0]
+    to_colour = shown.nonzero()[:, 0]
     numbers = torch.zeros(shown.numel(), dtype=torch.int64)
-    numbers[to_render] = torch.arange(len(to_render))
-    to_render, numbers = to_render.to(device, non_blocking=True), numbers.to(device, non_blocking=True)
+    numbers[to_colour] = torch.arange(len(to_colour))
+    rendered_views = 1 if views_share_images(recipe) else views
+    to_render = to_colour[: len(to_colour) // views * rendered_views]  # the first view's objects come first
+    to_colour, to_render, numbers = (t.to(device, non_blocking=True) for t in (to_colour, to_render, numbers))
 
     classes = objects.classes.expand(views, -1, -1).reshape(-1)
     grey_images = render(recipe, table, classes[to_render], objects.images.reshape(-1)[to_render])
+    grey_images = grey_images.repeat(views // rendered_views, 1, 1)
     shifts, saturation, value = draw_colours(recipe, objects.keys.reshape(-1), SLOT_COLOUR)
     if recipe.colour == COLOUR_JITTER:
         shifts = objects.shifts.expand(views, -1, -1).reshape(-1)
-    return colour(grey_images, shifts[to_render], saturation[to_render], value[to_render]), numbers
+    return colour(grey_images, shifts[to_colour], saturation[to_colour], value[to_colour]), numbers
 
 
 def _placements(numbers: ComposeNumbers, size: int, keys: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:

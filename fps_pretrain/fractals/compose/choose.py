@@ -2,7 +2,8 @@
 
 The authors' release draws images from a pool that changes as it goes. Here a pair depends on its key alone. By default
 every object of every view has an image of its own, and the other classes of a pair are uniform over all classes. With
-``Recipe.pool`` the pool is a function of the key, too: see ``choose_classes``.
+``Recipe.renders`` "shared" a class has one image for all pairs of a block of ``num_classes`` pairs, the number in which
+every class is requested once. With ``Recipe.pool`` the pool is a function of the key, too: see ``choose_classes``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from fps_pretrain.fractals.compiled import kernel
 from fps_pretrain.fractals.compose.scratch import Scratch
 from fps_pretrain.fractals.compose.slots import SLOT_CHOICE, SLOT_COUNT, SLOT_IMAGE, SLOT_OTHERS
-from fps_pretrain.fractals.recipe import Recipe
+from fps_pretrain.fractals.recipe import RENDERS_SHARED, Recipe
 from fps_pretrain.fractals.rng import EPOCH_STREAM, IMAGE_STREAM, integer, make_key, subkey
 
 
@@ -87,17 +88,19 @@ def choose_classes(
 
 @kernel()
 def image_key(recipe: Recipe, seed: int, epoch: int, index: int, position: int, object_key: np.uint64) -> np.uint64:
-    """The key of an object's image: one of its own, or with a pool one that the block shares.
+    """The key of an object's image: of its own, or shared by all pairs of a block.
 
     Args:
         recipe: what pairs look like.
         seed: the seed of the pairs.
         epoch: the epoch.
         index: the pair within the epoch.
-        position: of the object's class in the block, from ``choose_classes``.
+        position: of the object's class, from ``choose_classes``: with a pool its position in the block, else the class.
         object_key: the object's key.
     """
     if recipe.pool == 0:
+        if recipe.renders == RENDERS_SHARED:
+            return make_key(seed, IMAGE_STREAM, epoch, index // recipe.num_classes * recipe.num_classes + position)
         return subkey(object_key, SLOT_IMAGE)
     images = min(recipe.pool_images, 1 + (recipe.pool - 1 - position) // recipe.num_classes)
     choice = integer(object_key, SLOT_CHOICE, images)

@@ -8,8 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from fps_pretrain.fractals.chaos_game import LANES, MAX_SINGLE_WALK
-from fps_pretrain.fractals.compiled import compiled
-from fps_pretrain.fractals.recipe import Recipe
+from fps_pretrain.fractals.compiled import compiled, kernel
+from fps_pretrain.fractals.recipe import RENDERS_SHARED, Recipe
 from fps_pretrain.fractals.recipe_numbers import MAX_MAPS
 from fps_pretrain.fractals.render import Images, empty_images
 
@@ -57,13 +57,18 @@ class Scratch(NamedTuple):
     texture: np.ndarray
 
 
+@kernel()
+def views_share_images(recipe: Recipe) -> bool:
+    """Whether both views of a pair always show the same image of a class, so that it is rendered once."""
+    return bool(recipe.renders == RENDERS_SHARED or 0 < recipe.pool <= recipe.num_classes)
+
+
 @compiled()
 def empty_scratch(recipe: Recipe) -> Scratch:
     """Scratch memory for as many pairs of a recipe as fill the lanes of the chaos game."""
     objects, size = recipe.max_objects, recipe.size
     extent = 2 ** math.ceil(math.log2(size - 1)) + 1 if recipe.background else 1
-    shared = 0 < recipe.pool <= recipe.num_classes  # a class has one image, which both views show
-    images = objects * (1 if shared else recipe.composed_views)
+    images = objects * (1 if views_share_images(recipe) else recipe.composed_views)
     pairs = max(1, LANES // images) if recipe.points <= MAX_SINGLE_WALK else 1
     return Scratch(
         pairs,

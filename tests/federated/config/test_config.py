@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from federated.config.run import RunConfig, differences, from_yaml, to_yaml
+import run_fl
+from experiments import compare
+from federated.config.run import FIELDS, RunConfig, differences, from_yaml, identity, to_yaml
+from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.options import Option, check_value
 from tests.conftest import REPOSITORY
 
 
@@ -74,6 +78,84 @@ def test_fields_that_the_choice_does_not_use_are_refused(field: str, value: Any,
         RunConfig(**{field: value, **around})
 
 
+USED_BY = [(one.name, one.option) for one in FIELDS.values() if one.option.choice]
+
+
+@pytest.mark.parametrize(("field", "option"), USED_BY, ids=lambda value: value if isinstance(value, str) else "")
+def test_an_option_that_would_do_nothing_is_refused_whatever_its_value(
+    field: str, option: Option, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the command line, in a file of a run, and from Python; the default of another choice, too."""
+    taken = dict(option.defaults)
+    other = {"partition": "iid", "strategy": "fednova", "norm": "group", "dp": "none"}[option.choice]
+    value = next(
+        (default for default in taken.values() if default is not None),
+        {"id_column": "x", "bn_stats": "average"}.get(field, 1),
+    )
+    words = f"--{field.replace('_', '-')} goes with --{option.choice} "
+    with pytest.raises(UserError, match=words):
+        RunConfig(**{option.choice: other, field: value})
+    with pytest.raises(UserError, match=words):
+        from_yaml(yaml_file.dump({option.choice: other, field: value}))
+    given = [f"--{option.choice}={other}", f"--{field.replace('_', '-')}={value}"]
+    for program in (run_fl, compare):
+        with pytest.raises(SystemExit) as exit_:
+            program.parse(given)
+        assert exit_.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert f"error: {words}" in line
+        assert line.endswith(f"not with {other} (see {program.PROG} --help)")
+
+
+def test_what_a_choice_implies_is_worked_out_anew() -> None:
+    assert replace(RunConfig(strategy="scaffold"), strategy="fedadam").server_lr == 0.01
+    assert replace(RunConfig(strategy="fedprox"), strategy="fedavg").prox_mu is None
+    assert replace(RunConfig(), dataset="tiny-imagenet", data_dir=Path("x")).image_size == 64
+    assert replace(RunConfig(image_size=8), dataset="tiny-imagenet", data_dir=Path("x")).image_size == 8
+    assert replace(RunConfig(), norm="group") == RunConfig(norm="group")
+
+
+def test_every_default_is_in_its_range() -> None:
+    for one in FIELDS.values():
+        check_value(one, one.default)
+        for _, default in one.option.defaults:
+            check_value(one, default)
+
+
+def test_the_options_of_a_strategy() -> None:
+    options = RunConfig(strategy="bulyan", clients=11, malicious=2).algorithm_options()
+    assert (asdict(options), options.least_replies, options.robust) == ({"malicious": 2}, 11, True)
+    assert RunConfig(strategy="fedprox").algorithm_options().mean_only
+
+
+def test_the_servers_secret_stays_with_the_server() -> None:
+    config = RunConfig(dp="fixed", dp_secret=987654321)
+    assert "987654321" in to_yaml(config)
+    sent = to_yaml(config, for_clients=True)
+    assert "987654321" not in sent
+    assert "dp_secret" not in sent
+    received = from_yaml(sent)
+    assert received == replace(config, dp_secret=None)
+    assert identity(received) == identity(config)
+    assert "987654321" not in identity(config)
+    assert not differences(config, received)  # drawn, or from the run
+    assert not differences(config, config)
+    (line,) = differences(config, replace(config, dp_secret=5))
+    assert line == "another --dp-secret"
+
+
+def test_privacy_takes_batch_norms_statistics_from_the_server() -> None:
+    assert (RunConfig().bn_stats, RunConfig(dp="fixed").bn_stats) == ("average", "server")
+    assert replace(RunConfig(), dp="adaptive").bn_stats == "server"
+    assert replace(RunConfig(dp="fixed"), dp="none").bn_stats == "average"
+    assert RunConfig(dp="fixed", norm="group").bn_stats is None
+    for given in ("average", "local"):
+        with pytest.raises(UserError, match=f"--dp does not cover --bn-stats {given}.* or --norm group"):
+            RunConfig(dp="fixed", bn_stats=given)
+    with pytest.raises(UserError, match=r"--validation above 0: .*\(or --norm group\)"):
+        RunConfig(dp="fixed", validation=0.0)
+
+
 def test_details_have_the_defaults_of_their_choice() -> None:
     assert (RunConfig().alpha, RunConfig(partition="iid").alpha) == (0.3, None)
     assert RunConfig(partition="shards").shards_per_client == 2
@@ -99,7 +181,17 @@ def test_default_folder_tells_runs_apart() -> None:
     assert folder == Path("runs/pets-dirichlet0.1-fps_r20-s3")
 
 
-def test_the_command_line_waits_for_nothing_heavy() -> None:
-    check = "import sys, run_fl; print([m for m in ('torch', 'flwr', 'datasets', 'sklearn') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", check], cwd=REPOSITORY, capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
+HEAVY = ("torch", "flwr", "datasets", "sklearn", "pytorch_lightning", "lightly", "numba", "matplotlib")
+
+
+@pytest.mark.parametrize("program", ["run_fl", "run_pretrain"])
+@pytest.mark.parametrize("flags", [["--help"], ["--lr", "-1"], ["--lerning-rate", "1"]])
+def test_the_command_line_waits_for_nothing_heavy(program: str, flags: list[str]) -> None:
+    script = f"""
+import atexit, sys, {program}
+atexit.register(lambda: print([m for m in {HEAVY} if m in sys.modules]))
+({program}.parse if hasattr({program}, "parse") else {program}.main)({flags})
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == (0 if flags == ["--help"] else 2)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -72,6 +72,54 @@ def test_files_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str],
     assert words in line
 
 
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"rounds: 3\nlr: -1\n", "run.yaml: --lr must satisfy 0 < value, got -1"),
+        (b"clients: ten\n", "run.yaml: --clients must be of type int, got 'ten'"),
+        (b"clients: true\n", "run.yaml: --clients must be of type int, got True"),
+        (b"partition: random\n", "run.yaml: --partition random is unknown: choose one of iid"),
+        (b"lr: &a [*a]\n", "run.yaml"),
+        (b"lr: .inf\n", "run.yaml: --lr must satisfy 0 < value, got inf"),
+        (b"rounds: 2024-02-31\n", "run.yaml, line 1: rounds is not a value"),
+        (b"rounds: 1\nrounds: 2\n", "run.yaml, line 2: rounds is there twice"),
+        (b"local-epochs: 1\nlocal_epochs: 2\n", "run.yaml: local_epochs is there twice"),
+        (b"rounds: \x00", "run.yaml is not YAML"),
+        (b"seed: " + b"9" * 5000, "run.yaml, line 1: seed is not a value"),
+        (b"lr: {a: 1}\n", "run.yaml: lr must be a single value"),
+        (b"partition: iid\nalpha: 0.3\n", "--alpha goes with --partition dirichlet or inner-dirichlet, not with iid"),
+    ],
+)
+def test_a_bad_value_is_one_line_with_file_and_field(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes, words: str
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_bytes(content)
+    with pytest.raises(SystemExit) as exit_:
+        run_fl.parse(["--config", str(path)])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert words in line
+
+
+def test_numbers_as_people_write_them(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("lr: 1e-3\nprecision: 32\noutput: --help\nid_column:\naugment: none\n")
+    config = parse(path)
+    assert (config.lr, config.precision, config.output, config.augment) == (0.001, "32", Path("--help"), "none")
+
+
+def test_a_runs_configuration_gives_way_to_another_choice(tmp_path: Path) -> None:
+    """What belongs to the file's own choice is dropped, be it given or a default."""
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(RunConfig(alpha=0.7, strategy="scaffold", dp_noise=None)))
+    assert parse(path).alpha == 0.7
+    assert parse(path, "--partition", "iid", "--strategy", "fedadam") == RunConfig(partition="iid", strategy="fedadam")
+    path.write_text(to_yaml(RunConfig(dp="adaptive", dp_secret=3)))
+    assert parse(path).dp_secret == 3
+    assert parse(path, "--dp", "none") == RunConfig(bn_stats="server")
+
+
 def test_one_file() -> None:
     with pytest.raises(UserError, match="--config may be given once"):
         expand(["--config", "a", "--config=b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,23 +12,27 @@ from typing import Any
 import pytest
 import torch
 
+from federated.client import evaluation
 from federated.client import training as local
 from federated.config.run import RunConfig
 from federated.server.output import run_folder
+from federated.server.output.run_folder import Row
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
-from tests.federated.conftest import run_quietly
+from tests.federated.conftest import TINY, run_quietly
 
 Tiny = Callable[..., RunConfig]
 
-CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
+Outcome = tuple[list[Row], dict[str, bytes]]
+Outcomes = Callable[..., Outcome]
+
+WEIGHTS: dict[str, tuple[dict[str, Any], Any]] = {
     # field: (what the run around it needs, another value than the tiny run's)
     "arch": ({}, "resnet32"),
     "width": ({}, 2),
     "limit_train": ({}, 70),
-    "limit_test": ({}, 30),
     "image_size": ({}, 16),
     "validation": ({}, 0.2),
     "clients": ({}, 4),
@@ -46,7 +51,6 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "weight_decay": ({}, 0.1),
     "augment": ({}, "none"),
     "seed": ({}, 1),
-    "eval_every": ({"rounds": 2}, 2),
     "server_lr": ({"strategy": "fedavgm"}, 0.5),
     "server_momentum": ({"strategy": "fedavgm", "rounds": 2}, 0.1),
     "beta1": ({"strategy": "fedadam"}, 0.5),
@@ -67,52 +71,88 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "head": ({}, "centroid"),
     "init_statistics": ({}, "clients"),
     "dp": ({}, "fixed"),
-    "dp_noise": ({"dp": "fixed"}, 2.0),
-    "dp_clip": ({"dp": "fixed"}, 0.1),
-    "dp_quantile": ({"dp": "adaptive", "rounds": 2}, 0.9),
-    "dp_delta": ({"dp": "fixed"}, 1e-3),
-    "per_client_every": ({}, 1),
+    "dp_noise": ({"dp": "fixed", "dp_secret": 1}, 2.0),
+    "dp_clip": ({"dp": "fixed", "dp_secret": 1}, 0.1),
+    "dp_quantile": ({"dp": "adaptive", "dp_secret": 1, "rounds": 2}, 0.9),
+    "dp_secret": ({"dp": "fixed", "dp_secret": 1}, 2),
     "precision": ({}, "bf16"),
 }
-"""Fields whose change changes the weights or the measurements."""
+"""Fields whose change changes the weights."""
+
+ROWS: dict[str, tuple[dict[str, Any], Any]] = {
+    "limit_test": ({}, 30),
+    "eval_every": ({"rounds": 2}, 2),
+    "dp_delta": ({"dp": "fixed", "dp_secret": 1}, 1e-3),
+    "per_client_every": ({}, 1),
+}
+"""Fields whose change changes what is measured, and not the weights."""
 
 OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
-    "eval_batch_size", "engine", "device", "threads", "output", "workers", "client_timeout", "min_clients",
+    "eval_batch_size", "engine", "device", "threads", "output", "workers", "client_timeout", "node_timeout",
+    "min_clients",
 }  # fmt: skip
-"""Fields with a test of their own, below or in test_data.py, test_failures.py, test_loggers.py and test_workers.py."""
+"""Fields with a test of their own: below, or in the tests of data, failures, loggers, workers and nodes."""
 
 
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_folder, "plot_partition", lambda *_: None)
-    monkeypatch.setattr(run_folder, "plot_curve", lambda *_, **__: None)
+    take_no_pictures(monkeypatch)
+
+
+def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(run_folder, "plot_partition", lambda *_: None)
+    patch.setattr(run_folder, "plot_curve", lambda *_, **__: None)
+
+
+@pytest.fixture(scope="module")
+def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """The rows and weights of a run with these fields. A run that several tests compare with is made once."""
+    known: dict[str, Outcome] = {}
+
+    def of(**fields: Any) -> Outcome:
+        key = repr(sorted(fields.items()))
+        if key not in known:
+            folder = tmp_path_factory.mktemp("run") / "run"
+            with pytest.MonkeyPatch.context() as patch:
+                take_no_pictures(patch)
+                patch.setattr(os, "fsync", lambda _: None)
+                known[key] = run_quietly(RunConfig(**{**TINY, **SMALLER, **fields, "output": folder}))
+        return known[key]
+
+    return of
+
+
+SMALLER = {"rounds": 1, "limit_train": 40, "limit_test": 10}
 
 
 def test_every_field_has_a_case() -> None:
-    assert set(CHANGES) | OTHERWISE == {field.name for field in dataclasses.fields(RunConfig)}
+    assert not (set(WEIGHTS) & set(ROWS) | (set(WEIGHTS) | set(ROWS)) & OTHERWISE)
+    assert set(WEIGHTS) | set(ROWS) | OTHERWISE == {field.name for field in dataclasses.fields(RunConfig)}
 
 
-@pytest.mark.parametrize("field", CHANGES)
-def test_field_changes_the_outcome(tiny: Tiny, tmp_path: Path, field: str) -> None:
-    around, value = CHANGES[field]
-    base = {"rounds": 1, **around}
-    before = run_quietly(tiny(output=tmp_path / "before", **base))
-    after = run_quietly(tiny(output=tmp_path / "after", **{**base, field: value}))
-    assert before != after
+@pytest.mark.parametrize("field", WEIGHTS)
+def test_field_changes_the_weights(outcomes: Outcomes, field: str) -> None:
+    around, value = WEIGHTS[field]
+    assert outcomes(**around)[1] != outcomes(**{**around, field: value})[1]
+
+
+@pytest.mark.parametrize("field", ROWS)
+def test_field_changes_what_is_measured(outcomes: Outcomes, field: str) -> None:
+    around, value = ROWS[field]
+    before, after = outcomes(**around), outcomes(**{**around, field: value})
+    assert before[0] != after[0]
+    assert before[1] == after[1]
 
 
 @pytest.mark.parametrize("augment", ["crop", "standard"])
-def test_auto_augmentation_is_crop_for_digits(tiny: Tiny, tmp_path: Path, augment: str) -> None:
-    automatic = run_quietly(tiny(output=tmp_path / "auto", rounds=1))
-    named = run_quietly(tiny(output=tmp_path / "named", rounds=1, augment=augment))
-    assert (automatic == named) == (augment == "crop")
+def test_auto_augmentation_is_crop_for_digits(outcomes: Outcomes, augment: str) -> None:
+    assert (outcomes()[1] == outcomes(augment=augment)[1]) == (augment == "crop")
 
 
-def test_init(tiny: Tiny, tmp_path: Path) -> None:
+def test_init(outcomes: Outcomes, tmp_path: Path) -> None:
     save_encoder(tmp_path / "encoder.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
-    before = run_quietly(tiny(output=tmp_path / "before", rounds=1))
-    assert before != run_quietly(tiny(output=tmp_path / "after", rounds=1, init=str(tmp_path / "encoder.pt")))
+    assert outcomes()[1] != outcomes(init=str(tmp_path / "encoder.pt"))[1]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +179,8 @@ def observe_batches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
         seen.append((len(images), torch.get_num_threads()))
         return original(images)
 
-    monkeypatch.setattr(local, "normalise", normalise)
+    for module in (evaluation, local):
+        monkeypatch.setattr(module, "normalise", normalise)
     return seen
 
 

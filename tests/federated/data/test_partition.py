@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flwr_datasets.partitioner import DirichletPartitioner
 
 from federated.config.run import RunConfig
+from federated.data import partition_plot
 from federated.data.partition import count_labels, describe, make_partition
 from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
@@ -154,6 +156,49 @@ def test_file_round_trip_and_damage(tmp_path: Path) -> None:
         load_partition(path)
 
 
+@pytest.mark.parametrize(
+    ("indices", "ends"),
+    [
+        ([0, 1, 2, 2], [2, 4]),
+        ([0, 1, 2, -1], [2, 4]),
+        ([0, 1, 2, 9], [2, 4]),
+        ([0, 1, 2, 3], [3, 2, 4]),
+        ([0, 1, 2, 3], [2, 3]),
+        ([0, 1, 2, 3], [-1, 4]),
+        ([0, 1, 2, 3], []),
+    ],
+)
+def test_a_file_that_is_no_partition(tmp_path: Path, indices: list[int], ends: list[int]) -> None:
+    np.savez(tmp_path / "partition.npz", indices=indices, ends=np.array(ends, np.int64))
+    with pytest.raises(UserError, match="damaged"):
+        load_partition(tmp_path / "partition.npz")
+
+
+def test_clients_without_examples_round_trip(tmp_path: Path) -> None:
+    save_partition(tmp_path / "partition.npz", [np.empty(0, np.int64)] * 3)
+    assert [len(part) for part in load_partition(tmp_path / "partition.npz")] == [0, 0, 0]
+
+
+def test_the_order_of_examples_and_the_dirichlet_draw_have_seeds_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    class Recorded(DirichletPartitioner):
+        def __init__(self, *args: Any, seed: int, **options: Any) -> None:
+            seeds.append(seed)
+            super().__init__(*args, seed=seed, **options)
+
+    generator = np.random.default_rng
+
+    def recorded(seed: Any = None) -> np.random.Generator:
+        seeds.append(seed)
+        return generator(seed)
+
+    monkeypatch.setattr("flwr_datasets.partitioner.DirichletPartitioner", Recorded)
+    monkeypatch.setattr(np.random, "default_rng", recorded)
+    make_partition(RunConfig(clients=5, partition="dirichlet"), LABELS)
+    assert len(set(seeds)) == 2
+
+
 def test_picture_and_summary(tmp_path: Path) -> None:
     parts = make_partition(RunConfig(clients=4, partition="iid"), LABELS)
     plot_partition(tmp_path / "partition.png", parts, LABELS, [str(i) for i in range(10)])
@@ -163,3 +208,11 @@ def test_picture_and_summary(tmp_path: Path) -> None:
     width, height = np.frombuffer((tmp_path / "many.png").read_bytes()[16:24], ">u4")
     assert width < 2000 > height  # a map, not a hundred bars
     assert describe(parts, LABELS, 10) == "4 clients with 250 to 251 examples (median 251) of 10 to 10 classes"
+
+
+def test_a_picture_of_many_classes_is_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bars of 60,000 classes take minutes."""
+    monkeypatch.setattr(partition_plot, "_draw_bars", lambda *_: pytest.fail("bars"))
+    counts = np.random.default_rng(0).integers(0, 3, (4, 20_000))
+    partition_plot.plot_counts(tmp_path / "partition.png", counts, [str(label) for label in range(20_000)])
+    assert (tmp_path / "partition.png").read_bytes().startswith(b"\x89PNG")

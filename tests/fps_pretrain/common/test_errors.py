@@ -74,6 +74,4 @@ def test_a_refused_configuration_is_still_one_line():
     command = [sys.executable, "run_pretrain.py", "--lr", "-1"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert done.returncode == 2
-    assert (
-        done.stderr == "run_pretrain.py: error: --lr must be a positive number, got -1.0 (see run_pretrain.py --help)\n"
-    )
+    assert done.stderr == "run_pretrain.py: error: --lr must satisfy 0 < value, got -1.0 (see run_pretrain.py --help)\n"

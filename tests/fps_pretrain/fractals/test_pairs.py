@@ -1,8 +1,12 @@
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.fractals.batched.codes import code_table
+from fps_pretrain.fractals.batched.compose import compose as compose_batch
+from fps_pretrain.fractals.codes import SEEDED_CODES
 from fps_pretrain.fractals.compose import choose, pairs, paste
 from fps_pretrain.fractals.compose.colours import pack, unpack
 from fps_pretrain.fractals.compose.scratch import empty_scratch
@@ -78,6 +82,46 @@ def test_a_pool_has_an_image_for_every_request_of_a_class():
     few = make_recipe(32, num_classes=2, pool=200)
     keys = {int(choose.image_key(few, 0, 0, 3, 1, np.uint64(make_key(0, 0, k, 0)))) for k in range(2000)}
     assert len(keys) == 32  # the released code keeps no more of a class
+
+
+def silhouette(view):
+    """Where an object is, within its bounding box."""
+    lit = view.any(axis=-1)
+    rows, columns = np.flatnonzero(lit.any(axis=1)), np.flatnonzero(lit.any(axis=0))
+    return lit[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_shared_renders_show_one_image_in_both_views(batched):
+    """White objects of one size that are neither turned, blurred nor cut off have the shape of their image."""
+    plain = {"compose.turn_probability": 0, "compose.blur_probability": 0, "compose.overhang": 0}
+    plain |= {"compose.scale_low": 0.75, "compose.scale_high": 0.75, "image.value_low": 1, "image.value_high": 1}
+    plain |= {"image.saturation_low": 0, "image.saturation_high": 0}
+
+    def alike(renders):
+        recipe = make_recipe(32, objects=(1, 1), renders=renders, numbers=plain)
+        made = [compose(recipe, index) for index in range(30)]
+        if batched:
+            table = code_table(recipe, SEEDED_CODES, 0, torch.device("cpu"))
+            made = list(unpack(compose_batch(recipe, table, 0, 0, torch.arange(30))[0].transpose(0, 1).numpy()))
+        return sum(np.array_equal(silhouette(a), silhouette(b)) for a, b in made)
+
+    assert alike("shared") == 30
+    assert alike("fresh") < 10
+
+
+def test_a_shared_render_lasts_until_its_class_is_requested_again():
+    recipe = make_recipe(32, num_classes=50, renders="shared")
+    keys = {
+        (e, i, k): int(choose.image_key(recipe, 0, e, i, k, np.uint64(9)))
+        for e in (0, 1)
+        for i in (0, 49, 50)
+        for k in (3, 4)
+    }
+    assert keys[0, 0, 3] == keys[0, 49, 3]  # any pair of the block
+    assert len(set(keys.values())) == 8  # another class, block or epoch is another image
+    others = {int(choose.image_key(recipe, 0, 0, 0, 3, np.uint64(own))) for own in range(20)}
+    assert others == {keys[0, 0, 3]}  # whatever object shows it
 
 
 def test_no_view_is_blank():
@@ -184,6 +228,8 @@ def test_background_fills_what_objects_leave():
         ({"composed_views": 3}, "composed-views"),
         ({"pool": 1}, "pool"),
         ({"pool": -5}, "pool"),
+        ({"renders": "stale"}, "renders must be one of fresh, shared"),
+        ({"renders": "shared", "pool": 64}, "renders must be fresh with a pool"),
         ({"numbers": {"compose.scale": 0.3}}, "did you mean compose.scale_low or compose.scale_high"),
         ({"numbers": {"compose.scale_low": 0.8}}, r"compose.scale_low \(0.8\) must not exceed compose.scale_high"),
         ({"numbers": {"augment.grey_probability": 1.5}}, "augment.grey_probability must be in 0 .. 1"),

@@ -71,6 +71,7 @@ STRUCTURE = {
     "one composed image": {"composed_views": 1},
     "more objects": {"max_objects": 3},
     "a shared image": {"pool": 1024},
+    "a shared render": {"renders": 1},
 }
 
 
@@ -118,6 +119,9 @@ def test_every_pixel_is_the_references(options, count):
         {"size": 32, "background": "diamond-square", "jitter": "fractaldb"},
         {"size": 64, "composed_views": 1, "jitter": "svd"},
         {"size": 32, "pool": 64, "num_classes": 20, "jitter": "sval"},
+        {"size": 32, "pool": 64, "jitter": "sval"},
+        {"size": 32, "renders": "shared", "num_classes": 60, "objects": (1, 4), "colour": "jitter"},
+        {"size": 32, "renders": "shared", "composed_views": 1},
         {"size": 224},
     ],
 )

@@ -37,9 +37,10 @@ def test_batches_do_not_depend_on_the_number_of_workers(workers):
         assert torch.equal(batch, reference[step])
 
 
+@pytest.mark.parametrize("renders", ["fresh", "shared"])
 @pytest.mark.parametrize("threads", [2, 5, 16])
-def test_batches_do_not_depend_on_the_number_of_threads(threads):
-    source = FractalSource(make_recipe(32, objects=(1, 3)), seed=1)
+def test_batches_do_not_depend_on_the_number_of_threads(threads, renders):
+    source = FractalSource(make_recipe(32, objects=(1, 3), renders=renders, num_classes=110), seed=1)
     assert torch.equal(source.batch(2, 100, 37, threads), source.batch(2, 100, 37))
     assert torch.equal(source.batch(2, 110, 5, threads), source.batch(2, 100, 37)[:, 10:15])
 
@@ -78,9 +79,10 @@ def test_a_million_codes_cost_no_memory():
     assert peak < 8 * 2 * 64 * 3 * 32 * 32 * 4  # a few times the batch; the codes alone would be 192 MB
 
 
+@pytest.mark.parametrize("renders", ["fresh", "shared"])
 @pytest.mark.parametrize("block", [4, 16, 100])
-def test_a_device_makes_the_same_pairs_in_blocks(block):
-    recipe = make_recipe(32)
+def test_a_device_makes_the_same_pairs_in_blocks(block, renders):
+    recipe = make_recipe(32, renders=renders)
     ours = DeviceFractalSource(recipe, seed=4, device=CPU, block=block)
     theirs = FractalSource(recipe, seed=4)
     for epoch, first, count in ((0, 0, 10), (0, 10, 10), (0, 20, 10), (2, 95, 6), (2, 3, 8)):

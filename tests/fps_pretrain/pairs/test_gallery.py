@@ -18,6 +18,7 @@ CHANGES = {
     "background": "diamond-square",
     "composed_views": 1,
     "pool": 64,
+    "renders": "shared",
     "recipe_numbers": ("compose.scale_low=0.7",),
     "seed": 1,
     "output": None,

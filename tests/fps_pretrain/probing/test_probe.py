@@ -1,5 +1,6 @@
 """Probes, their data, the collapse alarm and the training page."""
 
+import os
 import re
 from types import SimpleNamespace
 
@@ -17,6 +18,7 @@ from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models.encoders import build_encoder
 from fps_pretrain.probing import probe, quality, training_page
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
+from tests.fps_pretrain.images.encoded import grey, png_header, write_table
 
 
 def test_knn_separates_what_features_separate():
@@ -96,6 +98,51 @@ def test_unusable_probe_data_is_refused(tmp_path, make):
         load_probe_data(str(folder), 16)
 
 
+def test_labels_of_a_table_are_numbered_by_value(tmp_path):
+    """However large they are: 10**12 would otherwise be as many classes."""
+    images, labels = labelled_images()
+    cells = [cv2.imencode(".png", image)[1].tobytes() for image in images]  # plain bytes
+    values = np.array([-5, 0, 10**12, 2**62])[labels]
+    write_table(tmp_path / "train.parquet", pa.array(cells), values)
+    data = load_probe_data(str(tmp_path), 16)
+    assert set(data.labels) == {0, 1, 2, 3}
+    assert len(data.bank_labels) == 30
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        ("text", "cannot be read as Parquet"),
+        ("truncated", "cannot be read as Parquet"),
+        ("null", "its cell holds no encoded bytes"),
+        ("device", "is not inside"),
+        ("giant", "100000 x 100000 pixels"),
+        ("loop", "leads back to a folder above it"),
+        ("fifo", "is not a regular file"),
+    ],
+)
+def test_damaged_probe_data_are_one_line(tmp_path, damage, words):
+    """The reader is that of federations, and so are its refusals."""
+    path = tmp_path / "train.parquet"
+    bad = {"null": None, "device": {"bytes": None, "path": "/dev/zero"}, "giant": png_header(100_000, 100_000)}
+    cells = [{"bytes": grey(), "path": None}] * 40
+    if damage in ("loop", "fifo"):
+        (tmp_path / "train" / "cat").mkdir(parents=True)
+        if damage == "loop":
+            (tmp_path / "train" / "cat" / "loop").symlink_to("..")
+        else:
+            os.mkfifo(tmp_path / "train" / "cat" / "1.png")
+    else:
+        write_table(path, [bad[damage]] * 40 if damage in bad else cells, np.arange(40) % 4)
+    if damage == "text":
+        path.write_text("img,label\n")
+    elif damage == "truncated":
+        path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(UserError, match=words) as refused:
+        load_probe_data(str(tmp_path), 16)
+    assert "\n" not in str(refused.value)
+
+
 def test_the_collapse_alarm_speaks_once_and_again_when_it_is_over(capsys):
     alarm = quality.CollapseAlarm(every=1, total_steps=100)
 
@@ -118,8 +165,18 @@ def test_the_log_of_a_resumed_run_is_one(tmp_path):
         folder = tmp_path / "csv" / f"version_{version}"
         folder.mkdir(parents=True)
         (folder / "metrics.csv").write_text(text)
-    rows = training_page.read_log(tmp_path, "csv")
+    rows, unreadable = training_page.read_log(tmp_path, "csv")
     assert [(row["step"], row["loss"]) for row in rows] == [(0, 5), (1, 4), (2, 2.5), (3, 2)]
+    assert not unreadable
+
+
+def test_one_cell_that_is_no_number_costs_that_cell_only(tmp_path):
+    folder = tmp_path / "csv" / "version_0"
+    folder.mkdir(parents=True)
+    (folder / "metrics.csv").write_bytes(b"step,loss,lr\n0,5,0.1\n1,4.\xff\x00,0.2\n2,3,0.3\nx,2,0.4\n")
+    rows, unreadable = training_page.read_log(tmp_path, "csv")
+    assert rows == [{"step": 0, "loss": 5, "lr": 0.1}, {"step": 1, "lr": 0.2}, {"step": 2, "loss": 3, "lr": 0.3}]
+    assert unreadable == 2
 
 
 def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
@@ -135,7 +192,7 @@ def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
     assert frame[72:].any()
 
     for name, text in {
-        "csv": "step,pairs_seen,loss,data_wait\n0,8,5,0.25\n1,16,4,0.5\n",
+        "csv": "step,pairs_seen,loss,data_wait,lr\n0,8,5,0.25,\n1,16,4,0.5,0.!\n",
         "probes": "step,pairs_seen,knn_accuracy,pair_retrieval\n1,16,0.625,0.5\n",
     }.items():
         (tmp_path / name / "version_0").mkdir(parents=True)
@@ -145,7 +202,7 @@ def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
         tmp_path, config, neighbours, "digits", {"knn_accuracy": 0.375, "pair_retrieval": 0}
     )
     text = page.read_text()
-    for words in ("62.5%", "37.5%", "4.000", "50%", "16 of 16 pairs", "96.7%"):
+    for words in ("62.5%", "37.5%", "4.000", "50%", "16 of 16 pairs", "96.7%", "1 values of the log are no"):
         assert words in text
     assert len(re.findall("data:image/png;base64,", text)) == 2
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from fps_pretrain.common.errors import TrainingDiverged, UserError
-from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.fractals.code_file import write_codes
 from fps_pretrain.models import checkpoint
 from fps_pretrain.pairs.data_module import make_source
@@ -21,7 +21,7 @@ from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.probing import quality
 from fps_pretrain.training import resume as state
 from fps_pretrain.training import run as train
-from fps_pretrain.training import trainer
+from fps_pretrain.training import run_folder, trainer
 from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 from tests.tools import random_kills
 
@@ -243,6 +243,31 @@ def test_a_run_folder_of_another_run_is_refused(tmp_path, no_probe):
     with pytest.raises(UserError, match="not a pre-training run"):
         run(tmp_path, run_dir=tmp_path / "notes")
     assert [p.name for p in (tmp_path / "notes").iterdir()] == ["a.txt"]
+
+
+def test_the_precision_is_resolved_once_and_kept_on_another_machine(tmp_path, capsys):
+    config = PretrainConfig(output=tmp_path / "out.pt", run_dir=tmp_path / "run", **TINY | {"precision": "auto"})
+    config = config.resolve(has_gpu=False)
+    begun, _ = run_folder.open_run(config, native="bf16")
+    assert begun.precision == "bf16"
+    assert read_yaml(tmp_path / "run" / "config.yaml")["precision"] == "bf16"
+    assert not capsys.readouterr().err
+    resumed, _ = run_folder.open_run(config, native="32")
+    assert resumed == begun
+    assert capsys.readouterr().err.count("goes on in bfloat16") == 1
+    with pytest.raises(UserError, match="--precision"):
+        run_folder.open_run(dataclasses.replace(config, precision="32"), native="32")
+    # a folder of revision 0.1 holds what was asked for, not what was taken
+    write_yaml(tmp_path / "run" / "config.yaml", config)
+    assert run_folder.open_run(config, native="32")[0].precision == "32"
+
+
+def test_a_run_stores_its_precision(tmp_path, no_probe, monkeypatch):
+    monkeypatch.setattr(train, "native_precision", lambda gpu: "bf16")
+    assert run(tmp_path, precision="auto")["recorded"]["precision"] == "bf16"
+    monkeypatch.setattr(train, "native_precision", lambda gpu: "32")
+    (tmp_path / "out.pt").unlink()  # made again from the state
+    assert run(tmp_path, precision="auto")["recorded"]["precision"] == "bf16"
 
 
 @pytest.mark.parametrize("method", ["simsiam", "moco"])

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-import io
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from federated.data import downloads
 from federated.data import sets as data
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY
+from tests.fps_pretrain.images.encoded import encoded, grey, png_header, write_table
 
 CIFAR10 = Path(os.environ.get("FPS_CIFAR10", REPOSITORY.parent / "shared" / "data" / "cifar10"))
 
@@ -24,18 +25,6 @@ CIFAR10 = Path(os.environ.get("FPS_CIFAR10", REPOSITORY.parent / "shared" / "dat
 @pytest.fixture(autouse=True)
 def forget() -> None:
     data._load.cache_clear()
-
-
-def png(image: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
-    return buffer.getvalue()
-
-
-def write_parquet(path: Path, images: list[bytes], labels: list[Any], image: str = "img", label: str = "label") -> None:
-    pyarrow.parquet.write_table(
-        pyarrow.table({image: [{"bytes": i, "path": None} for i in images], label: labels}), path
-    )
 
 
 def test_digits() -> None:
@@ -72,9 +61,9 @@ def test_parquet_is_decoded_exactly(tmp_path: Path) -> None:
     colour = rng.integers(0, 256, (5, 16, 16, 3), dtype=np.uint8)
     grey = rng.integers(0, 256, (16, 16), dtype=np.uint8)
     (tmp_path / "data").mkdir()
-    write_parquet(tmp_path / "data" / "train-0.parquet", [png(image) for image in colour[:3]], [0, 1, 2])
-    write_parquet(tmp_path / "data" / "train-1.parquet", [png(image) for image in colour[3:]], [1, 1])
-    write_parquet(tmp_path / "data" / "validation-0.parquet", [png(grey)], [2])
+    write_table(tmp_path / "data" / "train-0.parquet", [encoded(image) for image in colour[:3]], [0, 1, 2])
+    write_table(tmp_path / "data" / "train-1.parquet", [encoded(image) for image in colour[3:]], [1, 1])
+    write_table(tmp_path / "data" / "validation-0.parquet", [encoded(grey)], [2])
     loaded = data.load(RunConfig(dataset=f"parquet:{tmp_path}", image_size=16, validation=0.0))
     np.testing.assert_array_equal(loaded.train.images, colour)
     np.testing.assert_array_equal(loaded.train.labels, [0, 1, 2, 1, 1])
@@ -89,8 +78,8 @@ def test_parquet_is_decoded_exactly(tmp_path: Path) -> None:
         ({"images": [b""], "label": [0]}, "needs an image column"),
         ({"img": [b"junk"], "label": [0]}, "image 0 is not an image"),
         ({"img": [None], "label": [0]}, "image 0 is not an image"),
-        ({"img": [png(np.zeros((9, 9, 3), np.uint8))], "label": ["cat"]}, "must be integers"),
-        ({"img": [png(np.zeros((9, 9, 3), np.uint8))], "label": [-1]}, "must lie in"),
+        ({"img": [grey()], "label": ["cat"]}, "must be integers"),
+        ({"img": [grey()], "label": [-1]}, "must lie in"),
         ({"img": pyarrow.array([], pyarrow.binary()), "label": pyarrow.array([], pyarrow.int64())}, "no training"),
     ],
 )
@@ -98,6 +87,42 @@ def test_parquet_of_another_kind(tmp_path: Path, columns: dict[str, Any], words:
     for split in ("train", "test"):
         pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / f"{split}.parquet")
     with pytest.raises(UserError, match=words):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+@pytest.mark.parametrize(
+    ("label", "words"),
+    [
+        (10**6, "label 1000000 is too large"),
+        (10**12, "label 1000000000000 is too large"),
+        (2**62, "is too large"),
+        (2**63, "labels must lie in 0..1"),  # as a signed integer it is negative
+        (-1, "labels must lie in 0..1"),
+    ],
+)
+def test_labels_that_number_no_classes(tmp_path: Path, label: int, words: str) -> None:
+    """Each label up to the largest would be an output of the classifier, and a line of every table of classes."""
+    kind = pyarrow.uint64() if label >= 2**63 else pyarrow.int64()
+    for split in ("train", "test"):
+        write_table(tmp_path / f"{split}.parquet", [grey()] * 3, pyarrow.array([0, 1, label], kind))
+    with pytest.raises(UserError, match=words):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+def test_names_in_the_schema_bound_the_labels(tmp_path: Path) -> None:
+    for split, label in (("train", 1), ("test", 2)):
+        features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
+        metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+        table = pyarrow.table({"img": [grey()] * 2, "label": [0, label]}).replace_schema_metadata(metadata)
+        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=r"labels must lie in 0\.\.1, the classes"):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+def test_images_that_claim_to_be_giant_are_named(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_table(tmp_path / f"{split}.parquet", [grey(), png_header(100_000, 100_000)], [0, 1])
+    with pytest.raises(UserError, match=r"train\.parquet image 1 is an image of 100000 x 100000 pixels"):
         data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
 
 
@@ -116,7 +141,7 @@ def test_folder(tmp_path: Path) -> None:
             for number in range(count):
                 level = 200 if name == "dog" else 20
                 image = np.full((20, 30, 3), level, np.uint8)
-                (tmp_path / split / name / f"{number}.png").write_bytes(png(image))
+                (tmp_path / split / name / f"{number}.png").write_bytes(encoded(image))
     loaded = data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0))
     assert loaded.classes == ("cat", "dog")
     assert loaded.train.images.shape == (6, 16, 16, 3)
@@ -153,7 +178,7 @@ def test_folder_with_who_made_it(tmp_path: Path) -> None:
 
 
 def test_parquet_with_an_id_column(tmp_path: Path) -> None:
-    images = [{"bytes": png(np.zeros((9, 9, 3), np.uint8)), "path": None}] * 3
+    images = [{"bytes": grey(), "path": None}] * 3
     table = pyarrow.table({"image": images, "label": [0, 1, 1], "writer": [7, 8, 7]})
     for split in ("train", "test"):
         pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
@@ -210,7 +235,7 @@ def test_what_nodes_hold_themselves(tmp_path: Path) -> None:
     (tmp_path / "tables").mkdir()
     with pytest.raises(UserError, match=r"neither train/ with one folder of images a class nor train\*\.parquet"):
         data.load_of_node(tmp_path / "tables", config, server.classes)
-    write_parquet(tmp_path / "tables" / "train.parquet", [png(np.zeros((9, 9, 3), np.uint8))], [1])
+    write_table(tmp_path / "tables" / "train.parquet", [grey()], [1])
     train, test = data.load_of_node(tmp_path / "tables", config, server.classes)
     assert (train.labels.tolist(), len(test)) == ([1], 0)
 
@@ -218,7 +243,7 @@ def test_what_nodes_hold_themselves(tmp_path: Path) -> None:
 def test_hub_reads_what_datasets_loads(monkeypatch: pytest.MonkeyPatch) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 16, 16, 3), dtype=np.uint8)
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "dog"])})
-    rows = {"image": [{"bytes": png(image), "path": None} for image in images], "label": [0, 1, 1, 0]}
+    rows = {"image": [{"bytes": encoded(image), "path": None} for image in images], "label": [0, 1, 1, 0]}
     table = datasets.Dataset.from_dict(rows, features=features)
     splits = datasets.DatasetDict(train=table, test=table.select([2]))
     monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: splits)
