@@ -73,6 +73,16 @@ class LandscapeConfig:
             raise UserError("--points must be at least 3, --grid at least 0 and --limit at least 2")
 
 
+class Judge(Protocol):
+    """What lines and planes need of ``models.Judge``, whose module imports PyTorch."""
+
+    def with_statistics(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights with BatchNorm's statistics taken from training images."""
+
+    def evaluate(self, weights: Mapping[str, Tensor], split: str = "test") -> tuple[float, float]:
+        """Mean loss and accuracy on ``test`` or ``train``."""
+
+
 @dataclass(frozen=True)
 class Line:
     """What lies between two models.
@@ -169,13 +179,13 @@ def analyse(config: LandscapeConfig) -> output.Result:
     Raises:
         UserError: a run is not finished, its data are not there, or its model has other tensors than the first's.
     """
-    from experiments.analyses.models import Judge, final_weights, read_config
+    from experiments.analyses import models as loading
 
-    models = [final_weights(run) for run in config.runs]
+    models = [loading.final_weights(run) for run in config.runs]
     for run, model in zip(config.runs, models, strict=True):
         if {n: t.shape for n, t in model.items()} != {n: t.shape for n, t in models[0].items()}:
             raise UserError(f"{run} has another model than {config.runs[0]}: compare runs of one architecture")
-    judge = Judge.of(read_config(config.runs[0]), config.limit)
+    judge = loading.Judge.of(loading.read_config(config.runs[0]), config.limit)
     lines = [
         between(judge, models[i], models[j], config.points, (config.runs[i].name, config.runs[j].name))
         for i, j in itertools.combinations(range(len(models)), 2)
