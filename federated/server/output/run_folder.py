@@ -1,6 +1,6 @@
 """A run's folder: everything needed to resume, to report and to reproduce it.
 
-    config.yaml    the configuration as resolved
+    config.yaml    the configuration as resolved, and environment.json, the code and the machine it began with
     metrics.jsonl  one line a round, round 0 being the evaluation before training
     partition.npz  which client holds which example, and partition.png, its picture
     state.pt       the last completed round: its weights, what the strategy carries, whose client states count
@@ -38,7 +38,7 @@ from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
 from federated.server.output import client_models
-from fps_pretrain.common import plots
+from fps_pretrain.common import environment, plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
 from fps_pretrain.models.checkpoint import read_file, write_atomically
@@ -144,6 +144,7 @@ class RunFolder:
                 save_partition(partial / "partition.npz", partition)
                 plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
                 folder.save_state(state)
+                environment.record(partial)
         except OSError as error:
             raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
         return cls(path)
