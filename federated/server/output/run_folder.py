@@ -5,6 +5,7 @@
     partition.npz  which client holds which example, and partition.png, its picture
     state.pt       the last completed round: its weights, what the strategy carries, whose client states count
     secret         with --dp: a number that only the server knows, readable by its owner alone
+    client_models/ with --keep-clients-every: the clients' models of some rounds, see client_models.py
     clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
     model.pt       the final classifier, once finished, and curve.png
     log.txt        the log, Flower's messages among it
@@ -36,6 +37,7 @@ from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
+from federated.server.output import client_models
 from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
@@ -237,6 +239,7 @@ class RunFolder:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         if text != (self.path / "metrics.jsonl").read_text():
             write_text_atomically(self.path / "metrics.jsonl", text)
+        client_models.rewind(self.path, last_round)
         return rows
 
     @property
