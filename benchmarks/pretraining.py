@@ -137,8 +137,8 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
     from pytorch_lightning.callbacks import Callback
 
     from fps_pretrain.pairs.data_module import PairData, make_source
-    from fps_pretrain.probing.quality import PairRate
     from fps_pretrain.training.devices import native_precision, with_precision
+    from fps_pretrain.training.progress import PairRate
     from fps_pretrain.training.resume import KeepState
     from fps_pretrain.training.trainer import build_method, make_trainer
 

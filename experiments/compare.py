@@ -61,8 +61,8 @@ def _say(summaries: Sequence[Summary]) -> None:
 
 def main(config: CompareConfig) -> int:
     """Run what is missing, then write the page; returns the exit code."""
-    from federated.server.start.initialise import initial_encoder
     from federated.server.output.run_folder import RunFolder
+    from federated.server.start.initialise import initial_encoder
 
     for run in [*config.candidates(), *config.runs({})]:  # refuse now what would be refused hours from now
         RunFolder.find(run.folder, run)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import numpy as np
 import tyro
@@ -28,14 +28,22 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-    from experiments.analyses.models import Judge
-
 PROG = "experiments.analyses.landscape"
 
 SPLITS = ("test", "train")
 
 MARGIN = 0.3
 """By how much of the triangle's extent the plane is shown around it."""
+
+
+class Evaluates(Protocol):
+    """What judges weights: ``experiments.analyses.models.Judge``, which imports PyTorch."""
+
+    def evaluate(self, weights: Mapping[str, Tensor], split: str = "test") -> tuple[float, float]:
+        """Loss and accuracy."""
+
+    def with_statistics(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights with BatchNorm's statistics estimated anew."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +73,16 @@ class LandscapeConfig:
             raise UserError("--points must be at least 3, --grid at least 0 and --limit at least 2")
 
 
+class Judge(Protocol):
+    """What lines and planes need of ``models.Judge``, whose module imports PyTorch."""
+
+    def with_statistics(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """The weights with BatchNorm's statistics taken from training images."""
+
+    def evaluate(self, weights: Mapping[str, Tensor], split: str = "test") -> tuple[float, float]:
+        """Mean loss and accuracy on ``test`` or ``train``."""
+
+
 @dataclass(frozen=True)
 class Line:
     """What lies between two models.
@@ -91,7 +109,9 @@ def barrier(at: np.ndarray, loss: np.ndarray) -> float:
     return float(np.max(loss - ((1 - at) * loss[0] + at * loss[-1])))
 
 
-def between(judge: Judge, a: Mapping[str, Tensor], b: Mapping[str, Tensor], points: int, ends: tuple[str, str]) -> Line:
+def between(
+    judge: Evaluates, a: Mapping[str, Tensor], b: Mapping[str, Tensor], points: int, ends: tuple[str, str]
+) -> Line:
     """Evaluate models on the line from ``a`` to ``b``."""
     from experiments.analyses.models import combine
 
@@ -121,7 +141,7 @@ class Plane:
     corners: np.ndarray
 
 
-def plane(judge: Judge, models: Sequence[Mapping[str, Tensor]], grid: int) -> Plane:
+def plane(judge: Evaluates, models: Sequence[Mapping[str, Tensor]], grid: int) -> Plane:
     """Evaluate models on a grid that covers the triangle of three, and ``MARGIN`` around it.
 
     A point of the plane is a combination of the three whose coefficients add up to 1.
@@ -159,13 +179,13 @@ def analyse(config: LandscapeConfig) -> output.Result:
     Raises:
         UserError: a run is not finished, its data are not there, or its model has other tensors than the first's.
     """
-    from experiments.analyses.models import Judge, final_weights, read_config
+    from experiments.analyses import models as loading
 
-    models = [final_weights(run) for run in config.runs]
+    models = [loading.final_weights(run) for run in config.runs]
     for run, model in zip(config.runs, models, strict=True):
         if {n: t.shape for n, t in model.items()} != {n: t.shape for n, t in models[0].items()}:
             raise UserError(f"{run} has another model than {config.runs[0]}: compare runs of one architecture")
-    judge = Judge.of(read_config(config.runs[0]), config.limit)
+    judge = loading.Judge.of(loading.read_config(config.runs[0]), config.limit)
     lines = [
         between(judge, models[i], models[j], config.points, (config.runs[i].name, config.runs[j].name))
         for i, j in itertools.combinations(range(len(models)), 2)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from federated.config.run import from_yaml
-from fps_pretrain.common import cli, environment
+from fps_pretrain.common import cli
 
 PROG = "experiments.comparison.arm"
 
@@ -22,7 +22,7 @@ def main(path: str) -> int:
     from federated.server import run as rounds
 
     try:
-        environment.record(rounds.run(from_yaml(Path(path).read_text()), quiet=True).folder)
+        rounds.run(from_yaml(Path(path).read_text()), quiet=True)
     except rounds.RunFailed as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED

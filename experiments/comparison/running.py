@@ -16,7 +16,6 @@ from typing import Any
 from tqdm import tqdm
 
 from federated.config.run import RunConfig, init_name, to_yaml
-from fps_pretrain.common import environment
 
 POLL_SECONDS = 0.2
 """Pause between looks at the processes."""
@@ -47,7 +46,7 @@ def one_by_one(runs: Sequence[RunConfig]) -> None:
     for number, run in enumerate(runs, 1):
         print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
         try:
-            environment.record(rounds.run(run).folder)
+            rounds.run(run)
         except rounds.RunFailed as error:
             raise ComparisonFailed(f"failed in {run.folder}: {error}; {ADVICE}") from error
 

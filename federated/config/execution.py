@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from fps_pretrain.common.options import MAY_DIFFER, Count, OptionSet, Positive, Whole
+from fps_pretrain.common.options import MAY_DIFFER, Count, Option, OptionSet, Positive, Whole
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,9 @@ class EvaluationOptions(OptionSet):
     per_client_every: Whole = 0
     """After every so many rounds, and after the last, clients evaluate the global model on test examples like their
     own; 0 never."""
+    keep_clients_every: Annotated[Whole, MAY_DIFFER] = 0
+    """Keep the clients' models of every so many rounds, and of the last, for experiments.analyses (at most 5 rounds,
+    spread over the run); 0 never."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,14 @@ class ExecutionOptions(OptionSet):
     """Where and how a run is computed"""
 
     engine: Annotated[Literal["inprocess", "ray"], MAY_DIFFER] = "inprocess"
-    """How clients are run: in this process (or its --workers), or in parallel by Flower's simulation on Ray."""
+    """How clients are run: in this process (or its --workers), or in parallel by actors on Ray."""
+    ray_address: Annotated[str | None, Option(choice="engine", defaults=(("ray", None),), may_differ=True)] = None
+    """Ray cluster to join, HOST:PORT, or auto for one on this machine (default: the environment variable RAY_ADDRESS;
+    without it Ray is started here and ended with the run)."""
+    gpus_per_client: Annotated[Positive | None, Option(choice="engine", defaults=(("ray", None),), may_differ=True)] = (
+        None
+    )
+    """Share of a GPU that a client on Ray gets, such as 0.25 (default: all GPUs spread over the workers)."""
     workers: Annotated[Count | None, MAY_DIFFER] = None
     """Processes that train clients side by side (default: none in process, one for every --threads cores on Ray)."""
     device: Annotated[Literal["auto", "cpu", "cuda"], MAY_DIFFER] = "auto"

@@ -1,9 +1,9 @@
 """Workers that are Ray actors, on this machine or on all machines of a Ray cluster.
 
-With the environment variable RAY_ADDRESS the run joins that cluster. Otherwise it starts Ray on this machine, and ends
-it. No file system is shared. Training examples and partition are in Ray's object store, once a node, and so are the
-global weights, once a round. What clients remember stays in the server's run folder: a client's state travels with its
-message and comes back with the reply.
+With ``--ray-address`` or the environment variable RAY_ADDRESS the run joins that cluster. Otherwise it starts Ray on
+this machine, and ends it. No file system is shared. Training examples and partition are in Ray's object store, once a
+machine, and so are the global weights, once a round. What clients remember stays in the server's run folder: a client's
+state travels with its message and comes back with the reply.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import importlib.util
 import logging
 import os
 import signal
+import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -31,6 +32,9 @@ from federated.engines.ray_actor import ClientActor
 from fps_pretrain.common.errors import UserError
 
 log = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds to wait for a cluster's machine to answer."""
 
 
 def check_installed() -> None:
@@ -68,15 +72,17 @@ def _connected(config: RunConfig) -> Iterator[None]:
         return
     # As Flower, Ray sends nothing anywhere.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS")
+    address = config.ray_address or os.environ.get("RAY_ADDRESS")
+    if address:
+        _check_reachable(address)
     threads = _threads(config)
     here = min(config.workers or (os.cpu_count() or 1) // threads, config.clients) * threads
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": here}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         ray.init(**options, include_dashboard=False, logging_level=logging.ERROR, log_to_driver=False)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        where = f"the cluster RAY_ADDRESS={address}" if address else "Ray on this machine"
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+        where = f"the cluster at {address}" if address else "Ray on this machine"
         raise UserError(f"--engine ray: {where} cannot be used: {error}") from error
     finally:
         # Ray ends the process on SIGTERM; our programs stop as on Ctrl-C.
@@ -86,6 +92,21 @@ def _connected(config: RunConfig) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Refuse an address where nothing answers, for which Ray itself tries for minutes.
+
+    Raises:
+        UserError: nothing does.
+    """
+    host, colon, port = address.rpartition(":")
+    if not (colon and host and port.isdecimal()):  # auto, say
+        return
+    try:
+        socket.create_connection((host.rpartition("//")[2], int(port)), CONNECT_TIMEOUT).close()
+    except OSError as error:
+        raise UserError(f"--engine ray: no Ray cluster answers at {address}: {error}") from error
 
 
 def _threads(config: RunConfig) -> int:
@@ -140,11 +161,14 @@ class ActorWorker(Worker):
 
 def _in_a_line(error: Exception) -> str:
     """Why an actor is gone; Ray's own text fills a page."""
-    if "node" in str(error) and "died" in str(error):
+    text = str(error).strip()
+    if "its node has died" in text:
         return "its machine left the cluster"
-    cause = getattr(error, "cause", None)
-    last = " ".join(str(cause or error).strip().splitlines()[-1:])
-    return f"its actor ended ({type(error).__name__}{': ' + last if cause else ''})"
+    if type(error).__name__ == "ActorUnavailableError":  # Ray does not know yet whether the machine or the actor died
+        return "its actor cannot be reached"
+    if "creation task" in text:  # with the traceback of what was raised
+        return f"its actor cannot start: {text.splitlines()[-1].strip()}"
+    return f"its actor ended ({type(error).__name__})"
 
 
 class RayGrid(PoolGrid):
@@ -229,7 +253,7 @@ class RayGrid(PoolGrid):
 
 def _gpu_share(config: RunConfig, gpus: float, workers: int) -> float:
     """How much of a GPU an actor reserves: ``gpus_per_client``, or an equal share of all there are, one at most."""
-    share = getattr(config, "gpus_per_client", None)
+    share = config.gpus_per_client
     if share is None:
         share = min(1.0, gpus / workers)
     if not gpus or share * workers > gpus + 1e-6:

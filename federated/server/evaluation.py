@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from federated.algorithms.base import Update
 from federated.data.partition import Partition, count_labels
 from federated.data.sets import Split
 
@@ -60,11 +61,11 @@ def summarise(accuracies: NDArray[np.float64]) -> dict[str, Any]:
     }
 
 
-def reported(client_metrics: Mapping[int, Mapping[str, Any]]) -> dict[str, list[Any]]:
+def reported(updates: Mapping[int, Update]) -> dict[str, list[Any]]:
     """A row's entry for what clients reported of their training, in client order, a list for each quantity."""
-    clients = sorted(client_metrics)
+    clients = sorted(updates)
     return {
         "client": clients,
-        "examples": [client_metrics[client]["num-examples"] for client in clients],
-        "train_loss": [client_metrics[client]["train_loss"] for client in clients],
+        "examples": [updates[client].num_examples for client in clients],
+        "train_loss": [updates[client].metrics["train_loss"] for client in clients],
     }

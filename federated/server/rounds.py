@@ -22,7 +22,7 @@ from federated.server.cohort import sample_clients
 from federated.server.evaluation import reported
 from federated.server.exchange import NO_ANSWER, Clients, RunFailed
 from federated.server.judge import Judge
-from federated.server.output import loggers
+from federated.server.output import client_models, loggers
 from federated.server.output.progress import RoundBar, log
 from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
@@ -37,14 +37,14 @@ class Round:
         state: the run after it.
         participants: the clients that were asked, in order.
         failures: those that were left out, with the reason.
-        client_metrics: what each of the others reported, ``num-examples`` and ``train_loss`` among it.
-        metrics: the mean of that.
+        updates: what the others sent.
+        metrics: the mean of what they reported.
     """
 
     state: State
     participants: list[int]
     failures: dict[int, str]
-    client_metrics: dict[int, dict[str, Any]]
+    updates: dict[int, Update]
     metrics: dict[str, Any]
 
 
@@ -81,13 +81,30 @@ class Loop:
         for server_round in range(state.round + 1, self.config.rounds + 1):
             started = time.perf_counter()
             result = self.round(server_round, state, bar)
+            self._keep_client_models(folder, state, result)
             state = result.state
-            row = {**judge.row(state), **result.metrics, "clients": reported(result.client_metrics)}
+            row = {**judge.row(state), **result.metrics, "clients": reported(result.updates)}
             row["participants"] = result.participants
             row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
             record(self.config, row, started, folder, publish, bar)
             folder.save_state(state)  # Commit point of the round.
         return state
+
+    def _keep_client_models(self, folder: RunFolder, before: State, result: Round) -> None:
+        """Write the round's models for analyses, in the rounds of ``--keep-clients-every``."""
+        every, number = self.config.keep_clients_every, result.state.round
+        if not every or (number % every and number != self.config.rounds):
+            return
+        updates = result.updates
+        models = client_models.ClientModels(
+            round=number,
+            clients=list(updates),
+            examples=[update.num_examples for update in updates.values()],
+            start=before.weights,
+            updates=[update.weights for update in updates.values()],
+            result=result.state.weights,
+        )
+        client_models.save(folder.path, models)
 
     def initial_server_state(self, weights: Weights) -> ServerState:
         """What the server remembers before the first round."""
@@ -122,9 +139,8 @@ class Loop:
             weights = self.space.estimate_statistics(weights)
         client_rounds = state.client_rounds.clone()
         client_rounds[list(updates)] = server_round
-        client_metrics = {c: {"num-examples": u.num_examples, **u.metrics} for c, u in updates.items()}
         following = replace(state, round=server_round, weights=weights, client_rounds=client_rounds, server=server)
-        return Round(following, participants, failures, client_metrics, metrics)
+        return Round(following, participants, failures, updates, metrics)
 
     def _read(
         self, server_round: int, participants: list[int], replies: Mapping[int, Message]

@@ -1,8 +1,4 @@
-"""Lines for the user on stderr, above a progress bar if there is one.
-
-from fps_pretrain.common.log import logger
-logger.info("resuming from step %d", step)
-"""
+"""The pre-training program's logger: lines for the user on stderr, above a progress bar if there is one."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ class _AboveTheBar(logging.Handler):
 
 
 logger = logging.getLogger("fps_pretrain")
-"""The pre-training program's logger: one line a message, shown from level INFO."""
+"""One line a message, shown from level INFO."""
 
 if not logger.handlers:
     logger.addHandler(_AboveTheBar())

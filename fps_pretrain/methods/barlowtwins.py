@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.methods.base import PairMethod, View
 from fps_pretrain.models.encoders import Encoder
 
 
@@ -40,7 +40,12 @@ class Method(PairMethod):
         self.projector = BarlowTwinsProjectionHead(encoder.feature_dim, width, width)
         self.criterion = BarlowTwinsLoss(self.options.redundancy, gather_distributed=config.world_size > 1)
 
-    def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss per dimension, so that a learning rate suits any width; the embeddings are the first views'."""
-        z1, z2 = self.projector(self.encoder(first)).float(), self.projector(self.encoder(second)).float()
-        return self.criterion(z1, z2) / z1.shape[1], z1
+    def embed_pair(self, first: Tensor, second: Tensor) -> tuple[View, View]:
+        """The projections of both views."""
+        z1, z2 = self.projector(self.encode(first)).float(), self.projector(self.encode(second)).float()
+        return (z1,), (z2,)
+
+    def pair_loss(self, first: View, second: View) -> Tensor:
+        """The loss of equation 1 per dimension, so that a learning rate suits any width."""
+        loss: Tensor = self.criterion(*first, *second) / first[0].shape[1]
+        return loss

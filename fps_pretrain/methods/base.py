@@ -4,37 +4,24 @@ from __future__ import annotations
 
 import copy
 import importlib
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import pytorch_lightning as L
 import torch
 from lightly.models.utils import deactivate_requires_grad
-from lightly.utils.debug import std_of_l2_normalized
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from fps_pretrain.common.errors import TrainingDiverged
 from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.methods.optimizer import make_optimizer
+from fps_pretrain.methods.signals import effective_rank, shuffled, spread
 from fps_pretrain.models.encoders import Encoder
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
-
-def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
-    """Factor of the learning rate at each of ``total`` epochs or steps: from 1 towards 0 (Chen and He, section 4).
-
-    During the first ``warmup`` of them it rises linearly to 1 (Goyal et al., 2017, section 2.2).
-    """
-
-    def factor(now: int) -> float:
-        if now < warmup:
-            return (now + 1) / warmup
-        return 0.5 * (1.0 + math.cos(math.pi * min((now - warmup) / max(1, total - warmup), 1.0)))
-
-    return factor
 
 
 def momentum_copy(module: ModuleT) -> ModuleT:
@@ -44,12 +31,12 @@ def momentum_copy(module: ModuleT) -> ModuleT:
     return follower
 
 
-ADAMW_REFERENCE_LR = 1e-3
-"""AdamW's learning rate for a batch of 256 where no other is given, for every method."""
+View = tuple[Tensor, ...]
+"""What a loss compares of one view of N pairs: tensors of N rows, the embeddings that are watched first."""
 
 
 class PairMethod(L.LightningModule, ABC):
-    """Base of the methods; a method defines ``forward_pair`` and what differs from the defaults below.
+    """Base of the methods; a method defines ``embed_pair``, ``pair_loss`` and what differs from the defaults below.
 
     Everything a method must remember between steps is a parameter or a persistent buffer: that is what a run resumes
     from. Random numbers may come from torch's global generator, which is keyed by (seed, step, device) at every step.
@@ -71,10 +58,28 @@ class PairMethod(L.LightningModule, ABC):
         self.encoder = encoder
         self.options: Any = config.options()
         self._bad_step: Tensor | None = None
+        self._logged = False
+        self._features: list[Tensor] = []
 
     @abstractmethod
+    def embed_pair(self, first: Tensor, second: Tensor) -> tuple[View, View]:
+        """What ``pair_loss`` compares of two batches of views ``(N, 3, H, W)``; features come from ``encode``."""
+
+    @abstractmethod
+    def pair_loss(self, first: View, second: View) -> Tensor:
+        """The loss of N pairs, a number. Called twice in steps that are logged: it may neither remember nor draw."""
+
     def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of two batches of views ``(N, 3, H, W)``, and embeddings ``(N, D)`` whose spread is watched."""
+        """Loss of two batches of views ``(N, 3, H, W)``, and the first views' embeddings ``(N, D)``."""
+        ours, theirs = self.embed_pair(first, second)
+        return self.pair_loss(ours, theirs), ours[0]
+
+    def encode(self, views: Tensor) -> Tensor:
+        """Features ``(N, feature_dim)`` of views, which are kept for the log in steps that are logged."""
+        features: Tensor = self.encoder(views)
+        if self._logged:
+            self._features.append(features.detach())
+        return features
 
     def fixed_lr_parameters(self) -> Iterable[nn.Parameter]:
         """Parameters whose learning rate does not decay."""
@@ -91,19 +96,37 @@ class PairMethod(L.LightningModule, ABC):
         torch.manual_seed(int(key.generate_state(1)[0]))
         # channels_last is what convolutions are fastest in, on CPUs and GPUs alike.
         first, second = (view.contiguous(memory_format=torch.channels_last) for view in batch)
-        loss, embeddings = self.forward_pair(first, second)
+        self._logged = (self.global_step + 1) % config.log_every == 0  # where Lightning writes a line
+        ours, theirs = self.embed_pair(first, second)
+        loss = self.pair_loss(ours, theirs)
         self._watch(loss.detach())
-        if (self.global_step + 1) % config.log_every == 0:  # where Lightning writes a line
+        if self._logged:
             self.refuse_if_diverged()
-            several = config.world_size > 1
-            self.log("loss", loss.detach(), sync_dist=several)
-            # 1 when embeddings spread evenly over the sphere, 0 when all views have collapsed to one point.
-            spread = std_of_l2_normalized(embeddings.detach().float()) * math.sqrt(embeddings.shape[1])
-            self.log("embedding_spread", spread, sync_dist=several)
-            self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
-            assert config.batch_size is not None
-            self.log("pairs_seen", float((self.global_step + 1) * config.batch_size))
+            self._log(loss.detach(), ours, theirs)
         return loss
+
+    @torch.no_grad()
+    def _log(self, loss: Tensor, ours: View, theirs: View) -> None:
+        """Log the loss and the signs of a collapse; see ``signals`` and ``probing.collapse``."""
+        features, self._features = torch.cat(self._features), []
+        values = {
+            "loss": loss,
+            "loss_shuffled": self.pair_loss(ours, shuffled(theirs)),
+            "embedding_spread": spread(ours[0]),
+            "embedding_rank": effective_rank(F.normalize(ours[0].detach().float(), dim=1)),
+            "feature_rank": effective_rank(features),
+        }
+        for name, value in values.items():
+            self.log(name, value.float(), sync_dist=self.config.world_size > 1)
+        self.log("lr", self.trainer.optimizers[0].param_groups[0]["lr"])
+        assert self.config.batch_size is not None
+        self.log("pairs_seen", float((self.global_step + 1) * self.config.batch_size))
+
+    def on_after_backward(self) -> None:
+        """Log the norm of the encoder's gradient; devices have averaged it by now."""
+        if self._logged:
+            gradients = [p.grad for p in self.encoder.parameters() if p.grad is not None]
+            self.log("gradient_norm", torch.nn.utils.get_total_norm(gradients))
 
     def _watch(self, loss: Tensor) -> None:
         """Remember the first step whose loss is not finite, without waiting for a GPU to have computed it."""
@@ -141,37 +164,7 @@ class PairMethod(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """SGD or AdamW; a cosine per epoch or step, but for ``fixed_lr_parameters``, which only warm up."""
-        config = self.config
-        assert config.epochs is not None
-        assert config.batch_size is not None
-        reference = self.reference_lr if config.optimizer == "sgd" else ADAMW_REFERENCE_LR
-        lr = config.lr if config.lr is not None else reference * config.batch_size / 256
-        fixed = {id(p) for p in self.fixed_lr_parameters()}
-        groups = [
-            {"params": [p for p in self.parameters() if p.requires_grad and id(p) not in fixed]},
-            {"params": [p for p in self.parameters() if p.requires_grad and id(p) in fixed]},
-        ]
-        per_step = config.schedule == "step"
-        total = config.total_steps if per_step else config.epochs
-        warmup = (config.warmup_pairs or 0) // config.batch_size
-        decay = cosine(total, warmup)
-        decays = [decay, lambda now: decay(now) if now < warmup else 1.0]
-        kept = [(g, d) for g, d in zip(groups, decays, strict=True) if g["params"]]
-        parameters = [g for g, _ in kept]
-        optimizer: torch.optim.Optimizer
-        if config.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(
-                parameters, lr=lr, betas=(config.momentum, 0.999), weight_decay=config.weight_decay, fused=True
-            )
-        else:
-            optimizer = torch.optim.SGD(
-                parameters, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-            )
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [d for _, d in kept])
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": scheduler, "interval": "step" if per_step else "epoch"},
-        }
+        return make_optimizer(self.config, self.parameters(), self.fixed_lr_parameters(), self.reference_lr)
 
 
 def method_class(name: str) -> type[PairMethod]:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.methods.base import PairMethod, momentum_copy
+from fps_pretrain.methods.base import PairMethod, View, momentum_copy
 from fps_pretrain.models.encoders import Encoder
 
 
@@ -50,12 +50,18 @@ class Method(PairMethod):
     def _targets(self, views: Tensor) -> Tensor:
         return self.momentum_projector(self.momentum_encoder(views)).float()
 
-    def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Both directions of equation 2, as cosines; the embeddings are the first views' projections."""
+    def embed_pair(self, first: Tensor, second: Tensor) -> tuple[View, View]:
+        """For each view the online projection, the prediction made from it, and the target's projection."""
         momentum = cosine_schedule(self.global_step, self.config.total_steps, self.options.momentum, 1.0)
         update_momentum(self.encoder, self.momentum_encoder, momentum)
         update_momentum(self.projector, self.momentum_projector, momentum)
-        z1, z2 = self.projector(self.encoder(first)), self.projector(self.encoder(second))
+        z1, z2 = self.projector(self.encode(first)), self.projector(self.encode(second))
         p1, p2 = self.predictor(z1).float(), self.predictor(z2).float()
-        loss = 0.5 * (self.criterion(p1, self._targets(second)) + self.criterion(p2, self._targets(first)))
-        return loss, z1
+        t2, t1 = self._targets(second), self._targets(first)
+        return (z1, p1, t1), (z2, p2, t2)
+
+    def pair_loss(self, first: View, second: View) -> Tensor:
+        """Both directions of equation 2, as cosines."""
+        (_, p1, t1), (_, p2, t2) = first, second
+        loss: Tensor = 0.5 * (self.criterion(p1, t2) + self.criterion(p2, t1))
+        return loss

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.methods.base import PairMethod, View
 from fps_pretrain.models.encoders import Encoder
 
 
@@ -37,7 +37,12 @@ class Method(PairMethod):
         self.projector = SimCLRProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
         self.criterion = NTXentLoss(self.options.temperature, gather_distributed=config.world_size > 1)
 
-    def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of finding a view's partner among the 2N - 1 other views; the embeddings are the firsts'."""
-        z1, z2 = self.projector(self.encoder(first)).float(), self.projector(self.encoder(second)).float()
-        return self.criterion(z1, z2), z1
+    def embed_pair(self, first: Tensor, second: Tensor) -> tuple[View, View]:
+        """The projections of both views."""
+        z1, z2 = self.projector(self.encode(first)).float(), self.projector(self.encode(second)).float()
+        return (z1,), (z2,)
+
+    def pair_loss(self, first: View, second: View) -> Tensor:
+        """Cross-entropy of finding a view's partner among the 2N - 1 other views."""
+        loss: Tensor = self.criterion(*first, *second)
+        return loss

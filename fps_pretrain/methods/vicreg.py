@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fps_pretrain.config.method import MethodOptions
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.methods.base import PairMethod, View
 from fps_pretrain.models.encoders import Encoder
 
 
@@ -50,7 +50,12 @@ class Method(PairMethod):
             gather_distributed=config.world_size > 1,
         )
 
-    def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Equation 6 divided by lambda, which SGD's learning rates are the size for; the embeddings are the firsts'."""
-        z1, z2 = self.projector(self.encoder(first)).float(), self.projector(self.encoder(second)).float()
-        return self.criterion(z1, z2), z1
+    def embed_pair(self, first: Tensor, second: Tensor) -> tuple[View, View]:
+        """The projections of both views."""
+        z1, z2 = self.projector(self.encode(first)).float(), self.projector(self.encode(second)).float()
+        return (z1,), (z2,)
+
+    def pair_loss(self, first: View, second: View) -> Tensor:
+        """Equation 6 divided by lambda: SGD's learning rates are chosen for losses of that size."""
+        loss: Tensor = self.criterion(*first, *second)
+        return loss

@@ -1,8 +1,7 @@
-"""What is measured of an encoder while it trains, and an alarm when its embeddings collapse."""
+"""What is measured of an encoder every so many pairs: probes, pair retrieval, and the training page."""
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Any
 
@@ -20,69 +19,6 @@ from fps_pretrain.pairs.sources import PairSource
 from fps_pretrain.probing.probe import features_of, probe
 from fps_pretrain.probing.probe_data import ProbeData
 from fps_pretrain.probing.training_page import Neighbours, write_page
-
-COLLAPSED = 0.1
-"""Embedding spread under which nearly all views are at one point; 1 is an even spread over the sphere."""
-
-
-class CollapseAlarm(Callback):
-    """Says in words when the embedding spread stays under ``COLLAPSED``, and when it is back.
-
-    SimSiam has no negatives that keep its embeddings apart; their standard deviation tells whether they are (Chen and
-    He, CVPR 2021, section 4.1 and figure 2). A method whose head has no BatchNorm, such as MoCo, begins with a low
-    spread: there the alarm waits until it has been even once, or a fifth of the run is over.
-
-    Args:
-        every: steps between two values.
-        total_steps: steps of the run.
-        patience: how many low values in a row raise the alarm.
-    """
-
-    def __init__(self, every: int, total_steps: int, patience: int = 3) -> None:
-        self.every = every
-        self.patience = patience
-        self._from = total_steps // 5
-        self._low = 0
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Look at the last value."""
-        spread = trainer.callback_metrics.get("embedding_spread")
-        if spread is None or trainer.global_step % self.every or not trainer.is_global_zero:
-            return
-        if spread >= COLLAPSED:
-            if self._low >= self.patience:
-                logger.info(f"the embeddings have spread again at step {trainer.global_step}: {spread:.2f}")
-            self._low, self._from = 0, 0
-            return
-        self._low += trainer.global_step >= self._from
-        if self._low == self.patience:
-            logger.warning(
-                f"warning: the embeddings have collapsed at step {trainer.global_step}: their spread is {spread:.3f}, "
-                f"where 1 is even and under {COLLAPSED} all views look alike to the encoder. If it stays so, stop "
-                "(Ctrl-C) and start over with a lower --lr or a larger --batch-size"
-            )
-
-
-class PairRate(Callback):
-    """Logs pairs per second of wall clock since the last line of the log."""
-
-    def __init__(self, batch_size: int, every: int) -> None:
-        self.batch_size = batch_size
-        self.every = every
-        self._step, self._time = 0, 0.0
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clock."""
-        self._step, self._time = trainer.global_step, time.perf_counter()
-
-    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
-        """Log the rate together with the loss."""
-        if trainer.global_step % self.every:
-            return
-        now = time.perf_counter()
-        rate = (trainer.global_step - self._step) * self.batch_size / (now - self._time)
-        pl_module.log("pairs_per_second", rate, rank_zero_only=trainer.world_size > 1)
-        self._step, self._time = trainer.global_step, now
 
 
 class QualityProbe(Callback):

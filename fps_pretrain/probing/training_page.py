@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import csv
 import io
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,10 @@ import numpy as np
 from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.pairs.gallery import neighbour_sheet, to_images
+from fps_pretrain.probing.curves import draw_curves, read_log
 
 PAGE = "training.html"
 ROWS, NEAREST = 10, 6
-_MOST_POINTS = 400
-
-Series = tuple[list[float], list[float]]
-"""Pairs seen, and values."""
-
-CURVES = (
-    ("loss", "loss", None),
-    ("embedding_spread", "embedding spread (1 even, 0 collapsed)", (0.0, 1.1)),
-    ("lr", "learning rate", None),
-    ("pairs_per_second", "pairs per second", None),
-    ("data_wait", "share of time spent waiting for data", (0.0, 1.0)),
-)
-"""Columns of the log that are drawn when they are there, their titles, and their range if it is fixed."""
-
-PROBES = (
-    ("knn_accuracy", "kNN accuracy on {data}"),
-    ("linear_accuracy", "linear probe accuracy on {data}"),
-    ("pair_retrieval", "share of views that find their pair"),
-)
 
 
 @dataclass(frozen=True)
@@ -64,97 +45,6 @@ class Neighbours:
         done, data = cv2.imencode(".png", neighbour_sheet(rows, marked)[:, :, ::-1])
         assert done
         return data.tobytes()
-
-
-def _numbers(path: Path) -> tuple[list[dict[str, float]], int]:
-    """The rows of a CSV of numbers, without empty cells, and how many cells are no numbers."""
-    rows, unreadable = [], 0
-    with path.open(newline="", errors="replace") as file:
-        for line in csv.DictReader(file):
-            row = {}
-            for name, text in line.items():
-                if not name or not text:
-                    continue
-                try:
-                    row[name] = float(text)
-                except ValueError:
-                    unreadable += 1
-            rows.append(row)
-    return rows, unreadable
-
-
-def read_log(folder: Path, name: str) -> tuple[list[dict[str, float]], int]:
-    """A run's log ``name``, one row for each step, whatever interruptions have divided it into.
-
-    Args:
-        folder: the run folder.
-        name: ``csv`` for the losses, ``probes`` for the probes.
-
-    Returns:
-        The rows, and how many cells were left out because they are no numbers: a kill in mid-line or a power failure
-        leaves such cells.
-    """
-    rows: list[dict[str, float]] = []
-    unreadable = 0
-    parts = [p for p in (folder / name).glob("version_*") if p.name.removeprefix("version_").isdigit()]
-    for part in sorted(parts, key=lambda p: int(p.name.removeprefix("version_"))):
-        try:
-            lines, bad = _numbers(part / "metrics.csv")
-        except (OSError, csv.Error):  # killed before there was a line, or no text at all
-            continue
-        unreadable += bad
-        lines = [line for line in lines if "step" in line]
-        if lines:
-            rows = [row for row in rows if row["step"] < lines[0]["step"]] + lines
-    return rows, unreadable
-
-
-def _series(rows: list[dict[str, float]], name: str) -> Series:
-    """A column over the pairs seen, thinned out by averaging neighbours."""
-    points = [(row["pairs_seen"], row[name]) for row in rows if name in row and "pairs_seen" in row]
-    points = [(x, y) for x, y in points if math.isfinite(y)]
-    group = -(-len(points) // _MOST_POINTS) or 1
-    chunks = [points[i : i + group] for i in range(0, len(points), group)]
-    return [c[-1][0] for c in chunks], [sum(y for _, y in c) / len(c) for c in chunks]
-
-
-def draw_curves(train: list[dict[str, float]], probes: list[dict[str, float]], data: str) -> bytes:
-    """All curves as one PNG, those of the probes first."""
-    from matplotlib.figure import Figure
-
-    panels: list[tuple[str, Series, tuple[float, float] | None, float | None]] = []
-    for name, title in PROBES:
-        if (series := _series(probes, name))[0]:
-            panels.append((title.format(data=data), series, (0.0, 1.0), series[1][0]))
-    for name, title, limits in CURVES:
-        if (series := _series(train, name))[0]:
-            panels.append((title, series, limits, None))
-    rows = -(-len(panels) // 2) or 1
-    figure = Figure(figsize=(11, 2.6 * rows), layout="constrained")
-    for k, (title, (x, y), limits, start) in enumerate(panels):
-        axes = figure.add_subplot(rows, 2, k + 1)
-        if start is not None:
-            axes.axhline(start, color="0.6", linewidth=1, linestyle="--")
-            axes.annotate(
-                "at the start",
-                (1, start),
-                xycoords=("axes fraction", "data"),
-                ha="right",
-                va="bottom",
-                fontsize=8,
-                color="0.45",
-            )
-        axes.plot(x, y, marker="o" if len(x) <= 30 else None, markersize=3, color="#1d5fa8")
-        axes.set_title(title, fontsize=10, loc="left")
-        axes.set_xlabel("pairs seen", fontsize=8)
-        axes.tick_params(labelsize=8)
-        axes.grid(color="0.92")
-        axes.spines[["top", "right"]].set_visible(False)
-        if limits:
-            axes.set_ylim(*limits)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    return buffer.getvalue()
 
 
 def write_page(

@@ -1,4 +1,4 @@
-"""What a person sees of a long run: a progress bar, and the share of time spent waiting for pairs."""
+"""What a person sees of a long run: a progress bar, its speed, and how much of its time it waits for pairs."""
 
 from __future__ import annotations
 
@@ -43,8 +43,30 @@ class DataWait(Callback):
         self._waited, self._time = waited, now
 
 
+class PairRate(Callback):
+    """Logs pairs per second of wall clock since the last line of the log."""
+
+    def __init__(self, batch_size: int, every: int) -> None:
+        self.batch_size = batch_size
+        self.every = every
+        self._step, self._time = 0, 0.0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._step, self._time = trainer.global_step, time.perf_counter()
+
+    def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+        """Log the rate together with the loss."""
+        if trainer.global_step % self.every:
+            return
+        now = time.perf_counter()
+        rate = (trainer.global_step - self._step) * self.batch_size / (now - self._time)
+        pl_module.log("pairs_per_second", rate, rank_zero_only=trainer.world_size > 1)
+        self._step, self._time = trainer.global_step, now
+
+
 class PairProgress(Callback):
-    """One bar over the whole run, in pairs: rate and time left, with the last loss and embedding spread."""
+    """One bar over the whole run, in pairs: rate, time left, the last loss, spread and rank."""
 
     def __init__(self, steps: int, batch_size: int) -> None:
         self.steps = steps
@@ -71,9 +93,9 @@ class PairProgress(Callback):
             return
         metrics = trainer.callback_metrics
         if "loss" in metrics:
-            self.bar.set_postfix_str(
-                f"loss {metrics['loss']:.3f}, spread {metrics['embedding_spread']:.2f}", refresh=False
-            )
+            shown = {"loss": ("loss", ".3f"), "spread": ("embedding_spread", ".2f"), "rank": ("embedding_rank", ".1f")}
+            text = ", ".join(f"{word} {metrics[name]:{form}}" for word, (name, form) in shown.items())
+            self.bar.set_postfix_str(text, refresh=False)
         self.bar.update(self.batch_size)
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -17,8 +17,9 @@ from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.pairs.data_module import PairData, make_source
 from fps_pretrain.pairs.sources import PairSource
+from fps_pretrain.probing.collapse import CollapseAlarm
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
-from fps_pretrain.probing.quality import CollapseAlarm, PairRate, QualityProbe
+from fps_pretrain.probing.quality import QualityProbe
 from fps_pretrain.training.announce import announce
 from fps_pretrain.training.devices import (
     check_compiler,
@@ -28,7 +29,7 @@ from fps_pretrain.training.devices import (
     uses_gpu,
 )
 from fps_pretrain.training.launch import Processes, Start
-from fps_pretrain.training.progress import DataWait, PairProgress
+from fps_pretrain.training.progress import DataWait, PairProgress, PairRate
 from fps_pretrain.training.results import EncoderEveryFewEpochs, check_output, finish
 from fps_pretrain.training.resume import KeepState
 from fps_pretrain.training.run_folder import finished_result, open_run, result_of
@@ -122,7 +123,7 @@ def _fit(
         PairProgress(config.total_steps, config.batch_size),
         PairRate(config.batch_size, config.log_every),
         DataWait(config.log_every),
-        CollapseAlarm(config.log_every, config.total_steps),
+        CollapseAlarm(config.log_every, config.total_steps, config.batch_size),
         *([quality] if quality is not None else []),
         EncoderEveryFewEpochs(config, quality),
         keep,

@@ -1,10 +1,11 @@
 """A run's folder: everything needed to resume, to report and to reproduce it.
 
-    config.yaml    the configuration as resolved
+    config.yaml    the configuration as resolved, and environment.json, the code and the machine it began with
     metrics.jsonl  one line a round, round 0 being the evaluation before training
     partition.npz  which client holds which example, and partition.png, its picture
     state.pt       the last completed round: its weights, what the strategy carries, whose client states count
     secret         with --dp: a number that only the server knows, readable by its owner alone
+    client_models/ with --keep-clients-every: the clients' models of some rounds, see client_models.py
     clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
     model.pt       the final classifier, once finished, and curve.png
     log.txt        the log, Flower's messages among it
@@ -36,7 +37,8 @@ from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
-from fps_pretrain.common import plots
+from federated.server.output import client_models
+from fps_pretrain.common import environment, plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
 from fps_pretrain.models.checkpoint import read_file, write_atomically
@@ -142,6 +144,7 @@ class RunFolder:
                 save_partition(partial / "partition.npz", partition)
                 plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
                 folder.save_state(state)
+                environment.record(partial)
         except OSError as error:
             raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
         return cls(path)
@@ -237,6 +240,7 @@ class RunFolder:
         text = "".join(json.dumps(row) + "\n" for row in rows)
         if text != (self.path / "metrics.jsonl").read_text():
             write_text_atomically(self.path / "metrics.jsonl", text)
+        client_models.rewind(self.path, last_round)
         return rows
 
     @property

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.batch_norm import has_statistics, tracking_layers
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE, one_line
+from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models.architectures import is_cifar_resnet
@@ -216,6 +216,6 @@ def write_record(path: Path, config: RunConfig, report: LoadReport | None, weigh
             "missing": report.missing,
             "unexpected": report.unexpected,
         }
-        # Anybody's file may hold anything that is plain; what YAML cannot say is told in words.
+        # Turn values that YAML cannot represent into strings.
         record["provenance"] = json.loads(json.dumps(report.provenance, default=str))
-    path.write_text(yaml.safe_dump(record, sort_keys=False))
+    yaml_file.write(path, record)

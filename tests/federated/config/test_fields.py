@@ -89,10 +89,10 @@ ROWS: dict[str, tuple[dict[str, Any], Any]] = {
 
 OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
-    "eval_batch_size", "engine", "device", "threads", "output", "workers", "client_timeout", "node_timeout",
-    "min_clients",
+    "eval_batch_size", "engine", "ray_address", "gpus_per_client", "device", "threads", "output", "workers",
+    "client_timeout", "node_timeout", "min_clients", "dp_secret", "keep_clients_every",
 }  # fmt: skip
-"""Fields with a test of their own: below, or in the tests of data, failures, loggers, workers and nodes."""
+"""Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 
 
 @pytest.fixture(autouse=True)

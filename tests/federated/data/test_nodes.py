@@ -15,8 +15,8 @@ import pytest
 from flwr.app import Context, RecordDict
 from PIL import Image
 
+from federated import client_app as client_side
 from federated import server_app
-from federated.client import training as local
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
@@ -93,14 +93,14 @@ def test_clients_train_on_what_their_nodes_hold(places: Path) -> None:
 
 
 def test_a_node_that_cannot_evaluate_costs_its_accuracy(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = local.evaluate
+    original = client_side.evaluate_weights
 
     def evaluate(*arguments: Any) -> tuple[float, float]:
         if len(arguments[3]) == 12:  # the second node, which has no test examples, on what it trains on
             raise RuntimeError("no memory\nleft")
         return original(*arguments)
 
-    monkeypatch.setattr(local, "evaluate", evaluate)
+    monkeypatch.setattr(client_side, "evaluate_weights", evaluate)
     result = run(config_of(places, per_client_every=1, rounds=1), quiet=True, grid=grid_of(places))
     for row in result.history:
         assert row["client_accuracies"] == [row["client_accuracy_mean"], None]

@@ -5,9 +5,12 @@ import itertools
 import pytest
 import torch
 
+from federated.algorithms.averaging import weighted_mean
 from federated.server.output import client_models
 from federated.server.output.client_models import ClientModels
+from federated.server.run import run
 from fps_pretrain.common.errors import UserError
+from tests.federated.conftest import outcome
 
 
 def models(number):
@@ -49,3 +52,23 @@ def test_another_file_is_refused(tmp_path):
         client_models.load(tmp_path, 1)
     with pytest.raises(UserError):
         client_models.load(tmp_path, 2)
+
+
+def test_a_run_keeps_them_and_its_mean_is_their_mean(tiny, tmp_path):
+    result = run(tiny(keep_clients_every=2, weight_decay=0.0), quiet=True)
+    assert client_models.rounds(result.folder) == [2, 3]
+    kept = client_models.load(result.folder, 3)
+    mean = weighted_mean(kept.updates, kept.examples)
+    assert all(torch.equal(kept.result[name], tensor) for name, tensor in mean.items())
+    assert torch.equal(kept.start["head.weight"], client_models.load(result.folder, 2).result["head.weight"])
+    plain = run(tiny(output=tmp_path / "plain", weight_decay=0.0), quiet=True)
+    assert client_models.rounds(plain.folder) == []
+    assert outcome(plain.folder) == outcome(result.folder), "keeping changes nothing"
+
+
+@pytest.mark.parametrize("analysis", ["stability", "drift"])
+def test_analyses_read_what_a_run_keeps(tiny, tmp_path, run_script, analysis):
+    folder = run(tiny(keep_clients_every=1, rounds=2), quiet=True).folder
+    done = run_script(f"experiments.analyses.{analysis}", folder, "--output", tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out" / f"{analysis}.csv").read_text().count("\n") > 1

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from federated.algorithms.base import Update
 from federated.config.run import RunConfig
 from federated.data.sets import Split
 from federated.server.evaluation import client_accuracies, reported, summarise
@@ -54,8 +55,8 @@ def test_summary() -> None:
 
 
 def test_reports_are_in_client_order() -> None:
-    metrics = {client: {"num-examples": 10 * client, "train_loss": client / 2, "other": 1} for client in (3, 1)}
-    assert reported(metrics) == {"client": [1, 3], "examples": [10, 30], "train_loss": [0.5, 1.5]}
+    updates = {client: Update({}, 10 * client, {"train_loss": client / 2, "other": 1.0}) for client in (3, 1)}
+    assert reported(updates) == {"client": [1, 3], "examples": [10, 30], "train_loss": [0.5, 1.5]}
 
 
 def test_in_a_run_of_those_who_made_the_examples(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:

@@ -5,25 +5,12 @@ import math
 import pytest
 import torch
 import torchvision
-from lightly.loss import NTXentLoss
 from torch.nn import functional as F
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.method import names as available_methods
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.methods.base import method_class
-from fps_pretrain.methods.moco import KeyQueue, info_nce
-from fps_pretrain.models.encoders import build_encoder
-
-
-def make(method, arch="resnet20", **options):
-    torch.manual_seed(0)
-    config = PretrainConfig(method=method, arch=arch, batch_size=8, epochs=10, pairs_per_epoch=8, **options)
-    return method_class(method)(config, build_encoder(arch, seed=0))
-
-
-def views(seed, size=16, count=8):
-    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+from tests.fps_pretrain.methods.small import make, views
 
 
 @pytest.mark.parametrize("method", available_methods())
@@ -144,6 +131,26 @@ def test_adamw_is_another_optimiser():
     assert (group["lr"], group["betas"], group["weight_decay"]) == (pytest.approx(1e-3 * 8 / 256), (0.8, 0.999), 0.01)
 
 
+def test_simsiams_targets_may_be_centred():
+    module = make("simsiam", method_options=("centre=1",))
+    (z1, p1), (z2, p2) = module.embed_pair(views(1), views(2))
+    loss = module.pair_loss((z1, p1), (z2, p2))
+    expected = 0.0
+    for p, z in ((p1, z2), (p2, z1)):
+        target = F.normalize(z, dim=1)
+        target = target - target.mean(0)
+        expected = expected - 0.5 * (F.normalize(p, dim=1) * target).sum(1).mean()
+    torch.testing.assert_close(loss, expected)
+    # A predictor that gives all views the same vector scores nothing, however skewed the targets are.
+    skewed = torch.where(torch.arange(8).view(8, 1) == 0, 3.0, -0.4) * torch.ones(1, 512)
+    constant = -torch.ones(8, 512)
+    centred = module.pair_loss((skewed, constant), (skewed, constant))
+    assert centred.item() == pytest.approx(0, abs=1e-6)
+    assert make("simsiam").pair_loss((skewed, constant), (skewed, constant)) < -0.7
+    with pytest.raises(UserError, match="--method-options centre"):
+        make("simsiam", method_options=("centre=2",))
+
+
 @pytest.mark.parametrize(("arch", "sizes"), [("resnet20", (64, 512, 128)), ("resnet18", (512, 2048, 512))])
 def test_simsiam_has_the_papers_heads(arch, sizes):
     features, out, hidden = sizes
@@ -174,91 +181,3 @@ def test_simsiams_predictor_keeps_its_learning_rate():
     assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([start / 2, start])
     predictor = {id(p) for p in module.predictor.parameters()}
     assert {id(p) for p in optimizer.param_groups[1]["params"]} == predictor
-
-
-def test_mocos_loss_is_lightlys_and_so_is_its_gradient():
-    reference = NTXentLoss(temperature=0.2, memory_bank_size=(32, 5))
-    queue = KeyQueue(32, 5)
-    queue.bank.copy_(reference.memory_bank.bank)
-    keys = F.normalize(torch.randn(8, 5), dim=1)
-    ours, theirs = (torch.randn(8, 5, generator=torch.Generator().manual_seed(1)).requires_grad_() for _ in range(2))
-    loss = info_nce(F.normalize(ours, dim=1), keys, queue.bank, 0.2)
-    expected = reference(theirs, keys)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-    loss.backward()
-    expected.backward()
-    torch.testing.assert_close(ours.grad, theirs.grad)
-    queue.enqueue(keys)
-    torch.testing.assert_close(queue.bank, reference.memory_bank.bank)
-
-
-def test_moco_takes_keys_from_a_momentum_encoder_and_queues_them():
-    module = make("moco", method_options=("queue=16", "momentum=0.75"))
-    assert math.isclose(module.options.temperature, 0.2)
-    before = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
-    bank = module.queue.bank.clone()
-    with torch.no_grad():
-        for parameter in module.encoder.parameters():
-            parameter.add_(1.0)
-    loss, queries = module.forward_pair(views(1), views(2))
-    assert torch.equal(module.queue.bank, bank)  # not before backpropagation, which needs the old ones
-    loss.backward()
-    module.on_after_backward()
-    for name, parameter in module.momentum_encoder.named_parameters():
-        torch.testing.assert_close(parameter, before[name] + 0.25)
-        assert parameter.grad is None
-    torch.testing.assert_close(queries.norm(dim=1), torch.ones(8))
-    torch.testing.assert_close(module.queue.bank[:8].norm(dim=1), torch.ones(8))
-    assert not torch.equal(module.queue.bank[:8], bank[:8])
-    assert torch.equal(module.queue.bank[8:], bank[8:])
-    kept = module.state_dict()
-    assert {"queue.bank", "queue.bank_ptr"} <= kept.keys()
-    assert int(kept["queue.bank_ptr"]) == 8
-
-
-def test_moco_normalises_a_query_and_its_key_with_different_views():
-    """On one device, where there is nobody to shuffle keys with, a view reaches the statistics of its group only."""
-    module = make("moco", method_options=("queue=16", "group=4"))
-    batch = views(1)
-
-    def groups(encode):
-        """For each view, the views whose embeddings change with it."""
-        before = encode(batch)
-        changed = []
-        for index in range(len(batch)):
-            other = batch.clone()
-            other[index] += 1.0
-            difference = (encode(other) - before).abs().amax(dim=1)
-            changed.append(set(torch.nonzero(difference > 1e-5).flatten().tolist()))
-        return changed
-
-    with torch.no_grad():
-        queries, keys = groups(module._encode_queries), groups(module._encode_keys)
-    assert queries == [{0, 1, 2, 3}] * 4 + [{4, 5, 6, 7}] * 4
-    assert keys == [{0, 2, 4, 6}, {1, 3, 5, 7}] * 4
-    module = make("moco", method_options=("queue=16", "group=8"))
-    with torch.no_grad():
-        assert groups(module._encode_keys) == [set(range(8))] * 8
-    with pytest.raises(UserError, match="--method-options group must be at least 2, got 1"):
-        make("moco", method_options=("group=1",))
-
-
-def test_moco_learns_to_tell_images_apart():
-    """Sixteen patches of colour with noise: the loss falls and the embeddings, which begin close together, spread."""
-    module = make("moco", method_options=("queue=256", "momentum=0.99"), lr=0.05)
-    optimizer = module.configure_optimizers()["optimizer"]
-    draw = torch.Generator().manual_seed(0)
-    images = F.interpolate(torch.randn(512, 3, 4, 4, generator=draw), scale_factor=4)
-    losses = []
-    for _ in range(70):
-        batch = images[torch.randint(512, (32,), generator=draw)]
-        first, second = (batch + 0.3 * torch.randn(batch.shape, generator=draw) for _ in range(2))
-        loss, queries = module.forward_pair(first, second)
-        optimizer.zero_grad()
-        loss.backward()
-        module.on_after_backward()
-        optimizer.step()
-        losses.append(loss.item())
-    filled = losses[8:]  # before that the queue holds random vectors, from which a key is easily told
-    assert sum(filled[-5:]) / 5 < sum(filled[:5]) / 5 - 0.7
-    assert queries.std(dim=0).mean() * math.sqrt(128) > 0.8

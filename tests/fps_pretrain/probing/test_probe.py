@@ -1,8 +1,6 @@
-"""Probes, their data, the collapse alarm and the training page."""
+"""Probes and their data."""
 
 import os
-import re
-from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -14,9 +12,8 @@ import torch
 from federated.config.run import RunConfig
 from federated.data import sets as federated_data
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models.encoders import build_encoder
-from fps_pretrain.probing import probe, quality, training_page
+from fps_pretrain.probing import probe
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
 from tests.fps_pretrain.images.encoded import grey, png_header, write_table
 
@@ -141,71 +138,3 @@ def test_damaged_probe_data_are_one_line(tmp_path, damage, words):
     with pytest.raises(UserError, match=words) as refused:
         load_probe_data(str(tmp_path), 16)
     assert "\n" not in str(refused.value)
-
-
-def test_the_collapse_alarm_speaks_once_and_again_when_it_is_over(capsys):
-    alarm = quality.CollapseAlarm(every=1, total_steps=100)
-
-    def see(spread, step):
-        trainer = SimpleNamespace(callback_metrics={"embedding_spread": spread}, global_step=step, is_global_zero=True)
-        alarm.on_train_batch_end(trainer, None)
-        return capsys.readouterr().err
-
-    assert not any(see(0.05, step) for step in range(1, 20))  # a low start is usual without BatchNorm
-    assert not see(0.9, 20)
-    said = [see(0.02, step) for step in range(21, 26)]
-    assert [bool(text) for text in said] == [False, False, True, False, False]
-    assert "collapsed at step 23" in said[2]
-    assert "--lr" in said[2]
-    assert "spread again" in see(0.8, 26)
-
-
-def test_the_log_of_a_resumed_run_is_one(tmp_path):
-    for version, text in enumerate(["step,loss\n0,5\n1,4\n2,3\n3,9\n", "step,loss\n2,2.5\n3,2\n", "ste"]):
-        folder = tmp_path / "csv" / f"version_{version}"
-        folder.mkdir(parents=True)
-        (folder / "metrics.csv").write_text(text)
-    rows, unreadable = training_page.read_log(tmp_path, "csv")
-    assert [(row["step"], row["loss"]) for row in rows] == [(0, 5), (1, 4), (2, 2.5), (3, 2)]
-    assert not unreadable
-
-
-def test_one_cell_that_is_no_number_costs_that_cell_only(tmp_path):
-    folder = tmp_path / "csv" / "version_0"
-    folder.mkdir(parents=True)
-    (folder / "metrics.csv").write_bytes(b"step,loss,lr\n0,5,0.1\n1,4.\xff\x00,0.2\n2,3,0.3\nx,2,0.4\n")
-    rows, unreadable = training_page.read_log(tmp_path, "csv")
-    assert rows == [{"step": 0, "loss": 5, "lr": 0.1}, {"step": 1, "lr": 0.2}, {"step": 2, "loss": 3, "lr": 0.3}]
-    assert unreadable == 2
-
-
-def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
-    views = np.random.default_rng(0).normal(size=(2, 30, 3, 16, 16)).astype(np.float32)
-    order = np.stack([np.roll(np.arange(30), -i) for i in range(30)])
-    order[0] = order[0][::-1]  # the first view finds its partner last
-    neighbours = training_page.Neighbours(views, order)
-    assert neighbours.retrieval == pytest.approx(29 / 30)
-    sheet = cv2.imdecode(np.frombuffer(neighbours.png(), np.uint8), cv2.IMREAD_COLOR)
-    assert sheet.shape == (10 * 72 + 8, 8 * 72 + 24, 3)
-    frame = (sheet == (60, 140, 0)).all(axis=2)
-    assert not frame[:72].any()
-    assert frame[72:].any()
-
-    for name, text in {
-        "csv": "step,pairs_seen,loss,data_wait,lr\n0,8,5,0.25,\n1,16,4,0.5,0.!\n",
-        "probes": "step,pairs_seen,knn_accuracy,pair_retrieval\n1,16,0.625,0.5\n",
-    }.items():
-        (tmp_path / name / "version_0").mkdir(parents=True)
-        (tmp_path / name / "version_0" / "metrics.csv").write_text(text)
-    config = PretrainConfig(epochs=1, pairs_per_epoch=16, batch_size=8, run_dir=tmp_path).resolve(has_gpu=False)
-    page = training_page.write_page(
-        tmp_path, config, neighbours, "digits", {"knn_accuracy": 0.375, "pair_retrieval": 0}
-    )
-    text = page.read_text()
-    for words in ("62.5%", "37.5%", "4.000", "50%", "16 of 16 pairs", "96.7%", "1 values of the log are no"):
-        assert words in text
-    assert len(re.findall("data:image/png;base64,", text)) == 2
-    assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
-    table = (tmp_path / "metrics.csv").read_text().splitlines()
-    assert table[0].split(",")[:2] == ["step", "pairs_seen"]
-    assert len(table) == 1 + 2 + 2

@@ -6,11 +6,18 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tests.tools.same_as.compare import Outcome, examples_only, parameters_only
+from tests.tools.same_as.compare import Outcome, examples_only, parameters_only, without_probe
 
 _BUFFERS = "BatchNorm's buffers are combined robustly, too; compared are the parameters after round 1"
 
+_NESTED = "a probe reads nested folders in the order that federations do, so that other images are held out"
+_NESTED_PROBES = (
+    *("barlowtwins", "byol", "moco", "simclr", "vicreg"),
+    *("adamw-steps", "width-seed", "codes-pool", "folder", "render-device", "resumed"),
+)
+
 MENDED = {
+    **{f"pretrain-{name}": _NESTED for name in _NESTED_PROBES},
     "partition-dirichlet": "one seed served a permutation and the Dirichlet draw; now each has its own",
     "median-batchnorm": _BUFFERS,
     "trimmedmean-batchnorm": _BUFFERS,
@@ -18,6 +25,7 @@ MENDED = {
 """Cases whose results differ from those of revisions before a mended defect, and why."""
 
 COMPARABLE: dict[str, Callable[[Outcome], Outcome]] = {
+    **{f"pretrain-{name}": without_probe for name in _NESTED_PROBES},
     "partition-dirichlet": examples_only,
     "median-batchnorm": parameters_only,
     "trimmedmean-batchnorm": parameters_only,

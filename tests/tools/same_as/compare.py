@@ -87,6 +87,15 @@ def parameters_only(outcome: Outcome) -> Outcome:
     return kept
 
 
+def without_probe(outcome: Outcome) -> Outcome:
+    """Without what a probe measured."""
+    return {
+        name: {n: v for n, v in value.items() if "knn" not in n} if name.startswith("row") else value
+        for name, value in outcome.items()
+        if name != "provenance probe"
+    }
+
+
 def examples_only(outcome: Outcome) -> Outcome:
     """Of a partition, how many clients and which examples there are; of the weights, names, shapes and types."""
     indices, ends = outcome["partition indices"], outcome["partition ends"]

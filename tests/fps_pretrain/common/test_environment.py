@@ -1,0 +1,22 @@
+"""What a result was made with is recorded once and read back."""
+
+import json
+
+from fps_pretrain.common import environment
+
+
+def test_a_folder_keeps_what_its_run_began_with(tmp_path):
+    environment.record(tmp_path)
+    found = environment.read(tmp_path)
+    assert found == environment.describe()
+    assert {"revision", "python", "torch", "system", "processor"} <= found.keys()
+    (tmp_path / environment.FILE).write_text(json.dumps({"revision": "a"}))
+    environment.record(tmp_path)
+    assert environment.read(tmp_path) == {"revision": "a"}
+
+
+def test_nothing_is_known_of_a_folder_without_a_record(tmp_path):
+    assert environment.read(tmp_path) == {}
+    for damaged in ("{", "[1]", "\udcff"):
+        (tmp_path / environment.FILE).write_bytes(damaged.encode("utf-8", "surrogateescape"))
+        assert environment.read(tmp_path) == {}

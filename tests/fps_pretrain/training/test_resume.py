@@ -1,0 +1,187 @@
+"""Runs that are interrupted, killed or given again, and what is in their folders."""
+
+import csv
+import dataclasses
+import random
+import shutil
+import signal
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
+from fps_pretrain.training import resume as state
+from fps_pretrain.training import run as train
+from fps_pretrain.training import run_folder, trainer
+from tests.fps_pretrain.training.runs import TINY, run
+from tests.tools import random_kills
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_probe, monkeypatch):
+    """Ctrl-C after the second of six steps, in mid-epoch; the same command ends with the same weights."""
+    from fps_pretrain.methods.simsiam import Method
+
+    step = Method.training_step
+
+    def interrupt(self, batch, batch_idx):
+        if self.global_step == 1:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Method, "training_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path)
+    assert (tmp_path / "run" / "state.ckpt").is_file()
+    assert not (tmp_path / "out.pt").exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert run(tmp_path)["digest"] == baseline["digest"]
+    # finished: once more changes nothing
+    assert run(tmp_path)["digest"] == baseline["digest"]
+    assert not list(tmp_path.glob("out.*.pt"))
+
+
+def test_a_run_folder_of_another_run_is_refused(tmp_path, no_probe):
+    run(tmp_path)
+    with pytest.raises(UserError, match="--seed"):
+        run(tmp_path, seed=5)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.txt").write_text("mine")
+    with pytest.raises(UserError, match="not a pre-training run"):
+        run(tmp_path, run_dir=tmp_path / "notes")
+    assert [p.name for p in (tmp_path / "notes").iterdir()] == ["a.txt"]
+
+
+def open_once(config, native):
+    with ExitStack() as held:
+        return run_folder.open_run(config, native, held)
+
+
+def test_the_precision_is_resolved_once_and_kept_on_another_machine(tmp_path, capsys):
+    config = PretrainConfig(output=tmp_path / "out.pt", run_dir=tmp_path / "run", **TINY | {"precision": "auto"})
+    config = config.resolve(has_gpu=False)
+    begun, _ = open_once(config, "bf16")
+    assert begun.precision == "bf16"
+    assert read_yaml(tmp_path / "run" / "config.yaml")["precision"] == "bf16"
+    assert not capsys.readouterr().err
+    resumed, _ = open_once(config, "32")
+    assert resumed == begun
+    assert capsys.readouterr().err.count("goes on in bfloat16") == 1
+    with pytest.raises(UserError, match="--precision"):
+        open_once(dataclasses.replace(config, precision="32"), "32")
+    # a folder of revision 0.1 holds what was asked for, not what was taken
+    write_yaml(tmp_path / "run" / "config.yaml", config)
+    assert open_once(config, "32")[0].precision == "32"
+
+
+def test_a_run_stores_its_precision(tmp_path, no_probe, monkeypatch):
+    monkeypatch.setattr(train, "native_precision", lambda gpu: "bf16")
+    assert run(tmp_path, precision="auto")["recorded"]["precision"] == "bf16"
+    monkeypatch.setattr(train, "native_precision", lambda gpu: "32")
+    (tmp_path / "out.pt").unlink()  # made again from the state
+    assert run(tmp_path, precision="auto")["recorded"]["precision"] == "bf16"
+
+
+@pytest.mark.parametrize("method", ["simsiam", "moco"])
+def test_a_state_of_any_step_resumes_exactly(method, baseline, moco_baseline, tmp_path, no_probe, monkeypatch):
+    """Also one saved at the end of an epoch, before the learning rate has changed and the encoder is saved."""
+    options = {"method": method, "save_every": 1}
+    if method == "moco":
+        options["method_options"] = ("queue=16",)
+    save = state.StateIO.save_checkpoint
+
+    def save_and_keep(self, content, path, storage_options=None):
+        save(self, content, path)
+        shutil.copy(self.folder / state.STATE, tmp_path / f"step{content['global_step']}")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state.StateIO, "save_checkpoint", save_and_keep)
+        whole = run(tmp_path / "whole", state_every=0.0, **options)
+    assert whole["digest"] == {"simsiam": baseline, "moco": moco_baseline}[method]["digest"]
+    for step in range(1, 6):
+        folder = tmp_path / f"from{step}"
+        (folder / "run").mkdir(parents=True)
+        shutil.copy(tmp_path / f"step{step}", folder / "run" / state.STATE)
+        shutil.copy(tmp_path / "whole" / "run" / "config.yaml", folder / "run")
+        resumed = run(folder, **options)
+        assert resumed["digest"] == whole["digest"]
+        assert len(resumed["log"]) == 6 - step
+        assert ("encoder-epoch001.pt" in resumed["files"]) == (step < 3)  # that of step 3 is older than its state
+        assert "encoder-epoch002.pt" in resumed["files"]
+
+
+def test_killed_at_random_moments_a_run_ends_with_the_same_weights(tmp_path):
+    """MoCo, which has the most to remember: momentum encoder, queue and its place in it."""
+    rng = random.Random(0)
+    whole = random_kills.configuration(tmp_path / "whole", "moco")
+    killed = random_kills.configuration(tmp_path / "killed", "moco")
+    random_kills.kill_until_done(whole, 0, rng)
+    random_kills.kill_until_done(killed, 5, rng)
+    assert random_kills.digest(killed) == random_kills.digest(whole)
+    assert not list((tmp_path / "killed").rglob("*.partial"))
+
+
+def test_a_finished_run_given_again_does_nothing_more(baseline, tmp_path, no_probe, capsys, monkeypatch):
+    run(tmp_path)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"}
+    capsys.readouterr()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.L, "Trainer", lambda **options: pytest.fail("it trains again"))
+        run(tmp_path)
+    assert "finished" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*") if p.is_file() and p.name != "config.yaml"}
+    (tmp_path / "out.pt").unlink()  # lost, it is made again from the state
+    assert run(tmp_path)["digest"] == baseline["digest"]
+
+
+@pytest.mark.parametrize("tear", [lambda data: data[: len(data) // 2], lambda data: b"", None])
+def test_a_torn_state_falls_back_to_the_one_before(tear, baseline, tmp_path, no_probe, monkeypatch, capsys):
+    step = train.PairMethod.training_step
+
+    def interrupt(self, batch, batch_idx):
+        if self.global_step == 3:
+            signal.raise_signal(signal.SIGINT)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.PairMethod, "training_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, state_every=0.0)
+    path = tmp_path / "run" / state.STATE
+    data = bytearray(path.read_bytes())
+    if tear is None:  # a block that never reached the disk
+        data[len(data) // 2 : len(data) // 2 + 4096] = bytes(4096)
+        path.write_bytes(data)
+    else:
+        path.write_bytes(tear(bytes(data)))
+    assert state.newest_state(tmp_path / "run") == tmp_path / "run" / state.PREVIOUS
+    resumed = run(tmp_path)
+    assert "torn" in capsys.readouterr().err
+    assert resumed["digest"] == baseline["digest"]
+    rows = list(csv.DictReader((tmp_path / "run" / "csv" / "version_1" / "metrics.csv").open()))
+    assert int(rows[0]["step"]) == 3
+
+
+def test_a_full_disk_leaves_the_last_good_state(baseline, tmp_path, no_probe, monkeypatch):
+    opened = Path.open
+    writes = []
+
+    def failing_open(self, mode="r", *args, **options):
+        if state.STATE in self.name and "w" in mode:
+            writes.append(self)
+            if len(writes) == 3:
+                file = opened(self, mode, *args, **options)
+                file.write(b"half")
+                file.close()
+                raise OSError(28, "No space left on device")
+        return opened(self, mode, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", failing_open)
+        with pytest.raises(OSError, match="No space"):
+            run(tmp_path, state_every=0.0)
+    assert not list((tmp_path / "run").glob(".*.partial"))
+    assert state.newest_state(tmp_path / "run").name == state.STATE
+    assert run(tmp_path)["digest"] == baseline["digest"]
