@@ -14,6 +14,7 @@ from experiments.report.comparable import Difference
 from experiments.report.summary import check_targets
 from federated.config.run import RunConfig, init_name
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import check_output
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class CompareConfig:
         if self.lrs and not self.run.validation:
             raise UserError("--lrs needs --validation above 0: the split that the choice is made on")
         check_targets(self.targets)
+        check_output("--output", self.folder)
         if (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} is the folder of a run: choose another --output")
         if self.tuning_rounds is not None and not 1 <= self.tuning_rounds <= self.run.rounds:

@@ -40,8 +40,9 @@ from federated.data.sets import Dataset
 from federated.server.output import client_models
 from fps_pretrain.common import environment, plots
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
-from fps_pretrain.models.checkpoint import read_file, write_atomically
+from fps_pretrain.common.files import check_output, create_folder_atomically, locked, write_text_atomically
+from fps_pretrain.models.checkpoint import read_sealed, write_atomically
+from fps_pretrain.models.seal import sealed
 
 STATE_FORMAT = "fps-run"
 MODEL_FORMAT = "fps-classifier"
@@ -65,6 +66,7 @@ class State:
         data_digest: the data it began with.
         client_rounds: for each client the last round in which its reply counted, 0 before any; int64 ``(clients,)``.
         server: what the strategy carries from round to round.
+        partition_digest: the partition it began with.
     """
 
     round: int
@@ -73,6 +75,7 @@ class State:
     data_digest: str
     client_rounds: Tensor
     server: ServerState = field(default_factory=dict)
+    partition_digest: str = ""
 
 
 def read_history(folder: Path) -> list[Row]:
@@ -111,6 +114,7 @@ class RunFolder:
         Raises:
             UserError: the path is no run, or the run of another configuration. It is left as it is.
         """
+        check_output("--output", path)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
         advice = "choose another --output or remove it"
@@ -152,6 +156,11 @@ class RunFolder:
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from working on this run; see ``common.files.locked``."""
         return locked(self.path)
+
+    @property
+    def state_file(self) -> Path:
+        """The last completed round."""
+        return self.path / "state.pt"
 
     @property
     def partition_file(self) -> Path:
@@ -198,16 +207,18 @@ class RunFolder:
         Raises:
             UserError: state.pt is missing, damaged or of another version.
         """
-        path = self.path / "state.pt"
-        content = read_file(path)
+        path = self.state_file
+        content = read_sealed(path)
         if content.get("format") != STATE_FORMAT or content.get("version") != VERSION:
             raise UserError(f"{path} is not the state of a run, version {VERSION}")
-        return State(**{field.name: content[field.name] for field in fields(State)})
+        if missing := [one.name for one in fields(State) if one.name not in content]:
+            raise UserError(f"{path} is damaged or of an earlier version: it lacks {', '.join(missing)}")
+        return State(**{one.name: content[one.name] for one in fields(State)})
 
     def save_state(self, state: State) -> None:
         """Replace state.pt, atomically."""
         payload = {"format": STATE_FORMAT, "version": VERSION, **vars(state)}
-        write_atomically(self.path / "state.pt", payload)
+        write_atomically(self.state_file, sealed(payload))
 
     def append(self, row: Row) -> None:
         """Add a round's line to metrics.jsonl, on disk before this returns; numbers that are not finite become null."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from federated.client.batch_norm import has_statistics, tracking_layers
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE, one_line
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models.architectures import is_cifar_resnet
 from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights, write_atomically
@@ -191,8 +191,8 @@ def centroid_head(weights: Mapping[str, Tensor], clients: Sequence[tuple[Tensor,
 def describe_provenance(report: LoadReport | None) -> str:
     """What a checkpoint says of its pre-training, to be put behind other words; nothing if it says nothing."""
     said = report.provenance if report else {}
-    parts = [str(said["method"])] if "method" in said else []
-    if isinstance(said.get("pairs_seen"), int):
+    parts = [" ".join(str(said["method"]).split())[:80]] if "method" in said else []
+    if type(said.get("pairs_seen")) is int:
         parts.append(f"{said['pairs_seen']:,} pairs")
     return "".join(f", {part}" for part in parts)
 
@@ -216,6 +216,5 @@ def write_record(path: Path, config: RunConfig, report: LoadReport | None, weigh
             "missing": report.missing,
             "unexpected": report.unexpected,
         }
-        # Anybody's file may hold anything that is plain; what YAML cannot say is told in words.
-        record["provenance"] = json.loads(json.dumps(report.provenance, default=str))
-    path.write_text(yaml.safe_dump(record, sort_keys=False))
+        record["provenance"] = report.provenance
+    write_text_atomically(path, yaml.safe_dump(record, sort_keys=False))
