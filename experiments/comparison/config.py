@@ -61,6 +61,8 @@ class CompareConfig:
                 raise UserError(f"{flag} must name one or more different values")
         if len(set(self.lrs)) < len(self.lrs):
             raise UserError("--lrs must name different values")
+        if len({f"{rate:g}" for rate in self.lrs}) < len(self.lrs):
+            raise UserError("--lrs must differ in their first six digits, which name the runs' folders")
         if self.lrs and not self.run.validation:
             raise UserError("--lrs needs --validation above 0: the split that the choice is made on")
         check_targets(self.targets)

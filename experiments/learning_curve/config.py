@@ -49,6 +49,8 @@ class CurveConfig:
             raise UserError(f"--output {self.folder} is a file: name a folder")
         for rate in self.rates:
             replace(self.run, lr=rate)
+        if len({f"{rate:g}" for rate in self.rates}) < len(self.rates):
+            raise UserError("--lrs must differ in their first six digits, which name the runs' folders")
         if not self.run.validation:
             raise UserError("--validation must be above 0: the validation split is what is classified")
 

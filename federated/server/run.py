@@ -85,8 +85,10 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
             f"{config.folder} began from other weights than {config.init} holds now: choose another --output"
         )
     if folder and state and state.round == config.rounds and folder.has_model:
-        rows = folder.history()
-        log.info(f"{folder.path} is finished: {config.rounds} rounds, test accuracy {rows[-1]['test_accuracy']:.4f}")
+        rows = folder.history_until(config.rounds)
+        accuracy = rows[-1].get("test_accuracy")
+        shown = "unknown" if accuracy is None else f"{accuracy:.4f}"
+        log.info(f"{folder.path} is finished: {config.rounds} rounds, test accuracy {shown}")
         return RunResult(folder.path, rows, resumed_from=config.rounds)
 
     dataset = sets.load(config)

@@ -28,7 +28,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import keep_existing, open_atomically
 from fps_pretrain.models.encoders import Encoder, build_encoder
 from fps_pretrain.models.provenance import plain_provenance
-from fps_pretrain.models.seal import as_weights, check_seal, why_not_plain
+from fps_pretrain.models.seal import as_weights, check_seal, has_a_wrong_checksum, why_not_plain
 
 FORMAT = "fps-encoder"
 VERSION = 1
@@ -121,17 +121,6 @@ def save_encoder(
     return weights_digest, kept
 
 
-def _has_a_wrong_checksum(path: Path) -> bool:
-    """Whether a part of an archive of torch's differs from the checksum it was written with; torch does not look."""
-    if not zipfile.is_zipfile(path):
-        return False  # torch's form before version 1.6 has no checksums
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is not None
-    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
-        return True
-
-
 def _is_whole_pickle(path: Path) -> bool:
     """Whether a file is an archive of torch's (which a truncated one is not) or begins as a binary pickle does."""
     with path.open("rb") as file:
@@ -151,7 +140,7 @@ def read_file(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
-            damaged = _has_a_wrong_checksum(path)
+            damaged = has_a_wrong_checksum(path)
     except Exception as error:  # torch raises many kinds here; each means that the file is no usable checkpoint
         if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(path):
             reason = "holds Python objects other than tensors and plain values, which are never executed or loaded"

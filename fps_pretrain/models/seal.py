@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +15,17 @@ from fps_pretrain.common.errors import UserError
 
 KEY = "checksum"
 """The entry of a sealed dictionary that holds the checksum of all others."""
+
+
+def has_a_wrong_checksum(path: Path) -> bool:
+    """Whether a part of an archive of torch's differs from the checksum it was written with; torch does not look."""
+    if not zipfile.is_zipfile(path):
+        return False  # torch's form before version 1.6 has no checksums
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is not None
+    except (OSError, ValueError, RuntimeError, NotImplementedError, zipfile.BadZipFile):
+        return True
 
 
 def why_not_plain(tensor: Tensor) -> str | None:
@@ -85,7 +98,7 @@ def check_seal(path: object, content: Mapping[str, Any]) -> None:
 
 def why_misfit(found: object, like: Mapping[str, Tensor]) -> str | None:
     """What keeps ``found`` from being finite tensors with the names, shapes and types of ``like``; None if it is."""
-    if not isinstance(found, Mapping) or set(found) != set(like):
+    if not isinstance(found, Mapping) or not isinstance(like, Mapping) or set(found) != set(like):
         return "it has other tensors than the model"
     for name, expected in like.items():
         tensor = found[name]

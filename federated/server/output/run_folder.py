@@ -25,7 +25,6 @@ import secrets
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -38,9 +37,16 @@ from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
 from federated.server.output import client_models
+from federated.server.output.history import Row as Row
+from federated.server.output.history import read_history as read_history
 from fps_pretrain.common import environment, plots
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import check_output, create_folder_atomically, locked, write_text_atomically
+from fps_pretrain.common.files import (
+    check_output,
+    create_folder_atomically,
+    locked,
+    write_text_atomically,
+)
 from fps_pretrain.models.checkpoint import read_sealed, write_atomically
 from fps_pretrain.models.seal import sealed
 
@@ -50,9 +56,6 @@ VERSION = 2
 
 SECRET_BITS = 128
 """Length of a secret that is not given: too long to be guessed."""
-
-Row = dict[str, Any]
-"""A line of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -76,29 +79,6 @@ class State:
     client_rounds: Tensor
     server: ServerState = field(default_factory=dict)
     partition_digest: str = ""
-
-
-def read_history(folder: Path) -> list[Row]:
-    """The rows of a run's metrics.jsonl; a last line that a crash left incomplete is left out.
-
-    Raises:
-        UserError: there is no such file, or another line than the last is damaged.
-    """
-    path = folder / "metrics.jsonl"
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: is {folder} a run?") from error
-    rows: list[Row] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path} is damaged in line {number}") from error
-        rows.append(row)
-    return rows
 
 
 @dataclass(frozen=True)
@@ -235,17 +215,26 @@ class RunFolder:
         """The rows of metrics.jsonl."""
         return read_history(self.path)
 
-    def rewind(self, last_round: int) -> list[Row]:
-        """Cut metrics.jsonl after ``last_round``, remove what interrupted writes left, and return the rows kept.
+    def history_until(self, last_round: int) -> list[Row]:
+        """The rows of metrics.jsonl up to that of ``last_round``; before the first round there may be none.
 
         Raises:
-            UserError: rows up to ``last_round`` are missing. Nothing is changed then.
+            UserError: some are missing.
         """
         rows = [row for row in self.history() if row["round"] <= last_round]
         if last_round and [row["round"] for row in rows] != list(range(last_round + 1)):
             raise UserError(
                 f"{self.path / 'metrics.jsonl'} lacks rounds that state.pt has: remove the run to start again"
             )
+        return rows
+
+    def rewind(self, last_round: int) -> list[Row]:
+        """Cut metrics.jsonl after ``last_round``, remove what interrupted writes left, and return the rows kept.
+
+        Raises:
+            UserError: rows up to ``last_round`` are missing. Nothing is changed then.
+        """
+        rows = self.history_until(last_round)
         for left_over in self.path.glob(".*.partial"):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         text = "".join(json.dumps(row) + "\n" for row in rows)

@@ -336,8 +336,8 @@ def deep():
 
 @pytest.mark.parametrize(
     "said",
-    ["text", [1, 2], None, 3, endless(), deep(), {"method": "\udcff", 3: torch.ones(2)}, {"pairs_seen": 10**5000}],
-    ids=["text", "list", "none", "number", "endless", "deep", "surrogate", "huge"],
+    ["text", [1, 2], None, 3, endless(), deep(), {"method": "\udcff", 3: torch.ones(2)}],
+    ids=["text", "list", "none", "number", "endless", "deep", "surrogate"],
 )
 def test_provenance_may_be_anything(tmp_path, said):
     limit = sys.getrecursionlimit()
