@@ -34,11 +34,11 @@ def main(config: CurveConfig) -> int:
 
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
-    encoders = candidates(config.encoders)
+    encoders = candidates(config.encoders, config.run.arch, config.run.width)
     folder = config.folder
     values = read_table(folder / TABLE)
     settings = to_yaml(replace(config.run, output=None, threads=None, data_dir=None, lr=RunConfig.lr))
-    if values and (not (folder / SETTINGS).is_file() or (folder / SETTINGS).read_text() != settings):
+    if values and read_text(folder / SETTINGS) != settings:
         raise UserError(f"{folder} was measured with other options (its {SETTINGS}): choose another --output")
     table = data.load(config.run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,6 +52,14 @@ def main(config: CurveConfig) -> int:
     print("\n".join(summary(at_best_rates(values))))
     print(f"wrote {folder / TABLE} and {folder / PICTURE}", file=sys.stderr)
     return 0
+
+
+def read_text(path: Path) -> str | None:
+    """A text file's content; None if there is none that can be read."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None
 
 
 def _measure(config: CurveConfig, work: Work, table: Any, number: str) -> list[Value]:

@@ -18,6 +18,7 @@ from federated.server.output import client_models
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import read_file
 from fps_pretrain.models.encoders import build_classifier, build_encoder
+from fps_pretrain.models.seal import why_misfit
 
 Weights = Mapping[str, Tensor]
 
@@ -40,11 +41,13 @@ def final_weights(run: Path) -> dict[str, Tensor]:
     """The state dict of a finished run's model.
 
     Raises:
-        UserError: the run is not finished.
+        UserError: the run is not finished, or its model damaged.
     """
     if not (run / "model.pt").is_file():
         raise UserError(f"{run} has no model.pt: finish the run first")
-    weights: dict[str, Tensor] = read_file(run / "model.pt")["state_dict"]
+    weights: dict[str, Tensor] = read_file(run / "model.pt").get("state_dict") or {}
+    if not weights or (why := why_misfit(weights, weights)):
+        raise UserError(f"{run / 'model.pt'} is damaged: {why if weights else 'it has no weights'}")
     return weights
 
 

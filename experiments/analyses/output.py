@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from experiments.report.tables import csv_text
 from fps_pretrain.common import plots
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import check_output, write_text_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,6 +46,9 @@ def named(result: Result, name: str) -> Result:
 
 def write(folder: Path, result: Result) -> None:
     """Write an analysis' files into ``folder``, made if need be, and say the answer on stdout."""
+    check_output("--output", folder)
+    if folder.is_file():
+        raise UserError(f"--output {folder} is a file: name a folder")
     folder.mkdir(parents=True, exist_ok=True)
     rows: Iterable[Iterable[object]] = (
         [f"{value:.6g}" if isinstance(value, float) else value for value in row] for row in result.rows

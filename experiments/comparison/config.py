@@ -14,6 +14,7 @@ from experiments.report.comparable import Difference
 from experiments.report.summary import check_targets
 from federated.config.run import RunConfig, init_name
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import check_output
 
 
 @dataclass(frozen=True)
@@ -60,9 +61,12 @@ class CompareConfig:
                 raise UserError(f"{flag} must name one or more different values")
         if len(set(self.lrs)) < len(self.lrs):
             raise UserError("--lrs must name different values")
+        if len({f"{rate:g}" for rate in self.lrs}) < len(self.lrs):
+            raise UserError("--lrs must differ in their first six digits, which name the runs' folders")
         if self.lrs and not self.run.validation:
             raise UserError("--lrs needs --validation above 0: the split that the choice is made on")
         check_targets(self.targets)
+        check_output("--output", self.folder)
         if (self.folder / "config.yaml").exists():
             raise UserError(f"{self.folder} is the folder of a run: choose another --output")
         if self.tuning_rounds is not None and not 1 <= self.tuning_rounds <= self.run.rounds:

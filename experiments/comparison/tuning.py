@@ -10,6 +10,7 @@ from experiments.report.arms import arm_key, is_centralised
 from experiments.report.runs import Run
 from experiments.report.tables import csv_text
 from federated.config.run import init_name
+from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import write_text_atomically
 
 TUNING = "tuning.csv"
@@ -20,7 +21,14 @@ def choose(candidates: Sequence[Run]) -> dict[str, float]:
     """For each arm, by ``arm_key``, the learning rate of the run with the best last validation accuracy.
 
     Of two that tie the lower one is taken.
+
+    Raises:
+        UserError: a run has no validation accuracy after its last round.
     """
+    for run in candidates:
+        if run.history[-1].get("val_accuracy") is None:
+            line = len(run.history)
+            raise UserError(f"{run.folder / 'metrics.jsonl'}, line {line}: it has no val_accuracy to choose by")
     best: dict[str, Run] = {}
     for run in sorted(candidates, key=lambda run: run.config.lr):
         other = best.get(arm_key(run.config))

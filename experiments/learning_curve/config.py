@@ -11,6 +11,7 @@ import tyro
 from experiments.learning_curve.values import Measure
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import check_output
 
 
 @dataclass(frozen=True)
@@ -43,8 +44,13 @@ class CurveConfig:
         for flag, values in (("--seeds", self.seeds), ("--measures", self.measures), ("--lrs", self.rates)):
             if not values or len(set(values)) < len(values):
                 raise UserError(f"{flag} must name one or more different values")
+        check_output("--output", self.folder)
+        if self.folder.is_file():
+            raise UserError(f"--output {self.folder} is a file: name a folder")
         for rate in self.rates:
             replace(self.run, lr=rate)
+        if len({f"{rate:g}" for rate in self.rates}) < len(self.rates):
+            raise UserError("--lrs must differ in their first six digits, which name the runs' folders")
         if not self.run.validation:
             raise UserError("--validation must be above 0: the validation split is what is classified")
 

@@ -25,23 +25,29 @@ class Candidate:
     sha256: str
 
 
-def candidates(encoders: Sequence[str]) -> list[Candidate]:
-    """The checkpoints with what they say of their pre-training.
+MOST_PAIRS = 10**15
+"""More pairs than any pre-training sees."""
+
+
+def candidates(encoders: Sequence[str], arch: str, width: int) -> list[Candidate]:
+    """The checkpoints of an architecture with what they say of their pre-training.
 
     Raises:
-        UserError: a file is no checkpoint of run_pretrain.py, or one is named twice.
+        UserError: a file is no checkpoint of run_pretrain.py for that architecture, or one is named twice.
     """
-    from fps_pretrain.models.checkpoint import digest, read_file
+    from fps_pretrain.models.checkpoint import digest, load_encoder_weights
+    from fps_pretrain.models.encoders import build_encoder
 
     found = []
     for text in encoders:
         label, _, path = text.rpartition("=")
-        payload = read_file(Path(path))
-        provenance = payload.get("provenance")
-        if not isinstance(provenance, dict) or not isinstance(provenance.get("pairs_seen"), int):
+        encoder = build_encoder(arch, width)
+        said = load_encoder_weights(Path(path), encoder, arch, width).provenance
+        pairs = said.get("pairs_seen")
+        if type(pairs) is not int or not 0 <= pairs <= MOST_PAIRS:
             raise UserError(f"{path} does not say how many pairs it has seen: name checkpoints of run_pretrain.py")
-        name = label or str(provenance.get("method", "unknown"))
-        found.append(Candidate(name, provenance["pairs_seen"], path, digest(payload["state_dict"])))
+        name = label or " ".join(str(said.get("method", "unknown")).split())[:80]
+        found.append(Candidate(name, pairs, path, digest(encoder.state_dict())))
     if len({c.sha256 for c in found}) < len(found):
         raise UserError("two of the checkpoints hold the same weights: name each once")
     return found

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,9 +14,12 @@ import numpy as np
 
 from experiments.report.tables import csv_text
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.files import read_regular_file, write_text_atomically
 
 RANDOM = "random"
+
+MAX_TABLE = 2**28
+"""Bytes of the longest table."""
 
 Measure = Literal["knn", "linear", "federation"]
 
@@ -55,19 +59,30 @@ def read_table(path: Path) -> list[Value]:
     Raises:
         UserError: the file is no such table.
     """
-    if not path.is_file():
+    if not path.exists():
         return []
+    lines = None
     try:
-        with path.open(newline="") as file:
-            return [
-                Value(
-                    row["label"], int(row["pairs"]), row["checkpoint"], row["sha256"], row["measure"],
-                    int(row["seed"]), float(row["lr"]), float(row["accuracy"]),
-                )
-                for row in csv.DictReader(file)
-            ]  # fmt: skip
-    except (KeyError, TypeError, ValueError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a table of experiments.curve: choose another --output") from error
+        lines = csv.DictReader(io.StringIO(read_regular_file(path, MAX_TABLE).decode(), newline=""))
+        values = []
+        for row in lines:
+            values.append(_value(row))
+    except (KeyError, TypeError, ValueError, UnicodeDecodeError, csv.Error) as error:
+        where = f", line {lines.line_num}" if lines is not None else ""
+        raise UserError(f"{path}{where} is not of a table of experiments.curve: choose another --output") from error
+    return values
+
+
+def _value(row: Mapping[str, str]) -> Value:
+    value = Value(
+        row["label"], int(row["pairs"]), row["checkpoint"], row["sha256"], row["measure"],
+        int(row["seed"]), float(row["lr"]), float(row["accuracy"]),
+    )  # fmt: skip
+    if value.measure not in TITLES or not (0 <= value.accuracy <= 1 and 0 <= value.pairs < 2**63):
+        raise ValueError("a measure that there is not, or a number out of range")
+    if not 0 <= value.lr < math.inf or None in row:
+        raise ValueError("a learning rate out of range, or too many cells")
+    return value
 
 
 def write_table(path: Path, values: Sequence[Value]) -> None:

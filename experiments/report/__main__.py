@@ -15,6 +15,7 @@ from experiments.report.runs import read_run
 from experiments.report.summary import check_targets
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import check_output
 
 PROG = "experiments.report"
 
@@ -42,6 +43,9 @@ class ReportConfig:
         if not self.runs:
             raise UserError("name at least one run folder")
         check_targets(self.targets)
+        check_output("--output", self.output)
+        if self.output.is_file():
+            raise UserError(f"--output {self.output} is a file: name a folder")
 
 
 def main(config: ReportConfig) -> int:

@@ -124,7 +124,9 @@ def _analyses(folder: Path) -> list[dict[str, str]]:
     for text in sorted(folder.glob("*.txt")):
         picture = text.with_suffix(".png")
         encoded = base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
-        found.append({"name": text.stem, "text": text.read_text(encoding="utf-8"), "picture": encoded})
+        found.append(
+            {"name": text.stem, "text": text.read_text(encoding="utf-8", errors="replace"), "picture": encoded}
+        )
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from experiments.learning_curve.values import RANDOM, Value, at_best_rates, read_table
+from experiments.learning_curve.values import MAX_TABLE, RANDOM, Value, at_best_rates, read_table
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_regular_file
 
 Row = dict[str, str]
 
@@ -57,10 +59,13 @@ def _files(path: Path) -> list[Path]:
 
 def _read(path: Path) -> list[Row]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        lines = csv.DictReader(io.StringIO(read_regular_file(path, MAX_TABLE).decode(), newline=""))
+    except UnicodeDecodeError as error:
         raise UserError(f"{path} cannot be read as CSV") from error
+    try:
+        return list(lines)
+    except csv.Error as error:
+        raise UserError(f"{path} cannot be read as CSV, line {lines.line_num}: {error}") from error
 
 
 def _share(text: str) -> str:
@@ -91,7 +96,7 @@ def _parsed(make: Callable[[list[Row]], Table]) -> Callable[[list[Row], Path], T
     def checked(rows: list[Row], path: Path) -> Table:
         try:
             return make(rows)
-        except (KeyError, IndexError, TypeError, ValueError) as error:
+        except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
             raise UserError(f"{path} is not a table that experiments.compare writes") from error
 
     return checked

@@ -11,9 +11,13 @@ import numpy as np
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_regular_file
 
 CLIENT_KEYS = ("client_accuracy_mean", "client_accuracy_std", "client_accuracy_worst_tenth")
 """What a row says of the global model's accuracy at the clients, after every ``--per-client-every`` rounds."""
+
+MAX_CONFIG = 2**20
+"""Bytes of the longest config.yaml."""
 
 Row = dict[str, Any]
 """A line of metrics.jsonl, which describes one round."""
@@ -64,10 +68,33 @@ def read_run(folder: Path) -> Run:
     from federated.server.output.run_folder import read_history
 
     try:
-        config = from_yaml((folder / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{folder} is not a run folder: it has no config.yaml") from error
+        text = read_regular_file(folder / "config.yaml", MAX_CONFIG).decode()
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml that can be read") from error
+    try:
+        config = from_yaml(text)
+    except UserError as error:
+        raise UserError(f"{folder / 'config.yaml'}: {error}") from error
     run = Run(config, read_history(folder), folder, environment.read(folder))
+    _check_history(run)
     if not run.rounds:
         raise UserError(f"{folder} has no evaluated round yet")
     return run
+
+
+def _check_history(run: Run) -> None:
+    """Refuse a history whose rows are not rounds in order, or lack what is reported of them.
+
+    Raises:
+        UserError: as said, with file and line.
+    """
+    for number, row in enumerate(run.history):
+        why = None
+        if row["round"] != number:
+            why = f"it is round {row['round']}, not {number}"
+        elif number > run.config.rounds:
+            why = f"round {number} is beyond the last, {run.config.rounds}"
+        elif type(row.get("seconds")) not in (int, float):
+            why = "it has no seconds"
+        if why:
+            raise UserError(f"{run.folder / 'metrics.jsonl'} is damaged in line {number + 1}: {why}")

@@ -21,4 +21,5 @@ def load(config: RunConfig) -> Algorithm:
         sent=getattr(module, "SENT", ()),
         received=getattr(module, "RECEIVED", ()),
         metrics=getattr(module, "METRICS", ()),
+        carried=getattr(module.combine, "carried", ()),
     )

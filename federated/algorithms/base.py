@@ -81,7 +81,10 @@ class Combined(NamedTuple):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An algorithm as the rest of the program sees it; see the module's docstring for the parts."""
+    """An algorithm as the rest of the program sees it; see the module's docstring for the parts.
+
+    ``carried`` names the attributes that one of Flower's strategies hands from round to round.
+    """
 
     name: str
     options: Any
@@ -91,6 +94,12 @@ class Algorithm:
     sent: tuple[str, ...] = ()
     received: tuple[str, ...] = ()
     metrics: tuple[str, ...] = field(default=())
+    carried: tuple[str, ...] = ()
+
+    def remembered(self, params: Weights, setting: Setting) -> ServerState:
+        """What the server remembers after a round: names, shapes and types are those of every round."""
+        state = self.init(params, setting)
+        return self.combine(state, params, [Update(params, 1, {})], setting).state if self.carried else state
 
 
 def no_state(params: Weights, setting: Setting) -> ServerState:

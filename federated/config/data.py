@@ -9,10 +9,16 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le, Lt
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.options import MAY_DIFFER, Count, OptionSet, Positive, goes_with
+from fps_pretrain.common.options import MAY_DIFFER, Count, Option, OptionSet, Positive, goes_with
 
 BUILT_IN_DATASETS = ("digits", "cifar10", "cifar100", "tiny-imagenet")
 """Data sets by name; the others are given as ``KIND:WHERE``."""
+
+MAX_IMAGE_SIZE = 1024
+"""Largest side of an image in pixels."""
+
+MAX_CLIENTS = 1_000_000
+"""Most clients."""
 
 DATASET_KINDS = ("folder", "parquet", "hub")
 """The prefixes of data sets that are given by a path or a name on the Hugging Face hub."""
@@ -33,7 +39,9 @@ class DataOptions(OptionSet):
     limit_test: Count | None = None
     """Use only so many test examples, the same ones for every seed."""
     # The encoder halves the image twice, and BatchNorm needs more than one value a channel.
-    image_size: Annotated[int, Ge(8)] | None = None
+    image_size: Annotated[
+        Annotated[int, Ge(8), Le(MAX_IMAGE_SIZE)] | None, Option(why="all images are held in memory")
+    ] = None
     """Side in pixels to which images are brought, short side resized, centre cropped (default: 64 for tiny-imagenet,
     32 for all else)."""
     validation: Annotated[float, Ge(0), Lt(1)] = 0.02
@@ -62,7 +70,7 @@ class DataOptions(OptionSet):
 class PartitionOptions(DataOptions):
     """Clients and partition"""
 
-    clients: Count = 10
+    clients: Annotated[Annotated[int, Ge(1), Le(MAX_CLIENTS)], Option(why="each is kept count of")] = 10
     """Number of clients."""
     partition: Literal["iid", "dirichlet", "inner-dirichlet", "shards", "pathological", "size", "natural", "nodes"] = (
         "dirichlet"

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from fps_pretrain.common.options import MAY_DIFFER, Count, Option, OptionSet, Positive, Whole
+from fps_pretrain.common.options import MAY_DIFFER, THREADS, Count, Option, OptionSet, Positive, Threads, Whole
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,14 @@ class ExecutionOptions(OptionSet):
         None
     )
     """Share of a GPU that a client on Ray gets, such as 0.25 (default: all GPUs spread over the workers)."""
-    workers: Annotated[Count | None, MAY_DIFFER] = None
+    workers: Annotated[Threads | None, THREADS] = None
     """Processes that train clients side by side (default: none in process, one for every --threads cores on Ray)."""
     device: Annotated[Literal["auto", "cpu", "cuda"], MAY_DIFFER] = "auto"
     """Device that trains and evaluates; auto takes a GPU if there is one."""
     precision: Literal["32", "bf16"] = "32"
     """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent
     stay in 32 bits."""
-    threads: Annotated[Count | None, MAY_DIFFER] = None
+    threads: Annotated[Threads | None, THREADS] = None
     """CPU threads of PyTorch (default: all cores in process, 1 in each Ray worker). Use 1 on a machine that is busy."""
     tensorboard: Annotated[bool, MAY_DIFFER] = False
     """Write the rounds for TensorBoard, too, into the run folder."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.options import Count, OptionSet, goes_with
+from fps_pretrain.common.options import WIDTH, OptionSet, Width, goes_with
 from fps_pretrain.models.architectures import check_architecture
 
 INIT_SOURCES = ("torchvision", "timm", "shuffled")
@@ -32,7 +32,7 @@ class ModelOptions(OptionSet):
     arch: str = "resnet20"
     """Architecture of the encoder: a CIFAR ResNet (resnet20, 32, 44 or 56; He et al. 2016, section 4.2), or one of
     torchvision's, such as resnet18."""
-    width: Count = 1
+    width: Annotated[Width, WIDTH] = 1
     """Multiplier of a CIFAR ResNet's channels."""
     norm: Literal["batch", "group"] = "batch"
     """Normalisation layers of the model; group replaces each BatchNorm by GroupNorm, which has no statistics."""

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from annotated_types import Gt, Lt
+from annotated_types import Gt, Le, Lt
 
 from federated.config.algorithm import names
 from fps_pretrain.common.options import Count, Decay, NotNegative, Option, OptionSet, Positive, Whole, goes_with
+
+MAX_NOISE = 1000.0
+"""Largest noise multiplier."""
+
+MAX_CLIP = 1e6
+"""Largest norm to clip to."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,15 @@ class PrivacyOptions(OptionSet):
     dp: Literal["none", "fixed", "adaptive"] = "none"
     """Central differential privacy: clients' updates are clipped to a fixed norm, or to one that follows a quantile of
     their norms, and Gaussian noise is added to their sum."""
-    dp_noise: Annotated[Positive | None, goes_with("dp", "fixed", "adaptive", default=1.0)] = None
+    dp_noise: Annotated[
+        Annotated[float, Gt(0), Le(MAX_NOISE)] | None,
+        goes_with("dp", "fixed", "adaptive", default=1.0, why="nothing can be learned under more"),
+    ] = None
     """Noise multiplier: the noise's standard deviation in units of the clipping norm."""
-    dp_clip: Annotated[Positive | None, goes_with("dp", "fixed", "adaptive", default=1.0)] = None
+    dp_clip: Annotated[
+        Annotated[float, Gt(0), Le(MAX_CLIP)] | None,
+        goes_with("dp", "fixed", "adaptive", default=1.0, why="the noise grows with it"),
+    ] = None
     """L2 norm to which a client's update is clipped, with --dp adaptive the first one."""
     dp_quantile: Annotated[Annotated[float, Gt(0), Lt(1)] | None, goes_with("dp", "adaptive", default=0.5)] = None
     """Share of the updates that --dp adaptive leaves unclipped."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import struct
 import zipfile
 import zlib
 from pathlib import Path
@@ -11,6 +13,21 @@ import numpy as np
 from federated.data.partition import Partition
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import open_atomically
+
+_UNREADABLE = (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError),
+    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What NumPy and zipfile raise over files that are no archives of arrays."""
+
+
+def digest_of(partition: Partition) -> str:
+    """SHA-256 over which client holds which example."""
+    sha = hashlib.sha256()
+    for part in partition:
+        sha.update(f"{len(part)}\n".encode())
+        sha.update(part.astype("<i8").tobytes())
+    return sha.hexdigest()
 
 
 def save_partition(path: Path, partition: Partition) -> None:
@@ -27,11 +44,13 @@ def load_partition(path: Path) -> Partition:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            indices, ends = file["indices"].astype(np.int64), file["ends"].astype(np.int64)
+            indices, ends = file["indices"], file["ends"]
+        if any(array.ndim != 1 or array.dtype != np.int64 for array in (indices, ends)):
+            raise ValueError("the arrays are no lists of 64-bit whole numbers")
         if not (len(ends) and ends[0] >= 0 and (np.diff(ends) >= 0).all() and ends[-1] == len(indices)):
             raise ValueError("clients do not end one after the other")
         if not np.array_equal(np.sort(indices), np.arange(len(indices))):
             raise ValueError("indices are not those of all examples, each once")
         return np.split(indices, ends[:-1])
-    except (OSError, ValueError, KeyError, TypeError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
+    except _UNREADABLE as error:
         raise UserError(f"{path} is missing or damaged: remove the run folder and start the run again") from error

@@ -19,6 +19,7 @@ from federated.client.training import weights_of
 from federated.config.run import RunConfig
 from federated.data import sets
 from federated.data.partition import describe, make_partition
+from federated.data.partition_file import digest_of
 from federated.engines import ray
 from federated.engines import start as engines
 from federated.engines.pool import EngineFailed
@@ -33,7 +34,7 @@ from federated.server.output.progress import RoundBar, console, log, log_file, m
 from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.rounds import Loop, record
-from federated.server.start import initialise, opening
+from federated.server.start import initialise, opening, resumed
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import LoadReport, digest
@@ -76,7 +77,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     # All that can be refused is refused before the first write, the cheapest first.
     _check_here(config, grid)
     folder = RunFolder.find(config.folder, config)
-    state = folder.load_state() if folder else None
+    state = _state_of(folder, config) if folder else None
     encoder, report = initial_encoder(config)
     init_digest = digest(encoder.state_dict())
     if state and state.init_digest != init_digest:
@@ -84,27 +85,32 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
             f"{config.folder} began from other weights than {config.init} holds now: choose another --output"
         )
     if folder and state and state.round == config.rounds and folder.has_model:
-        rows = folder.history()
-        log.info(f"{folder.path} is finished: {config.rounds} rounds, test accuracy {rows[-1]['test_accuracy']:.4f}")
+        rows = folder.history_until(config.rounds)
+        accuracy = rows[-1].get("test_accuracy")
+        shown = "unknown" if accuracy is None else f"{accuracy:.4f}"
+        log.info(f"{folder.path} is finished: {config.rounds} rounds, test accuracy {shown}")
         return RunResult(folder.path, rows, resumed_from=config.rounds)
 
     dataset = sets.load(config)
     data_digest = dataset.digest()
     if state and state.data_digest != data_digest:
         raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
-    partition = (
-        folder.load_partition() if folder else make_partition(config, dataset.train.labels, dataset.train.user_ids)
-    )
+    model = with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm)
     resumed_from = state.round if state else None
     if folder is None or state is None:
-        classifier = initial_classifier(config, encoder, len(dataset.classes))
-        weights = weights_of(with_norm(classifier, config.norm))
+        partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
         never = torch.zeros(config.clients, dtype=torch.int64)
-        state = State(0, weights, init_digest, data_digest, client_rounds=never)
+        state = State(0, weights_of(model), init_digest, data_digest, never, partition_digest=digest_of(partition))
         folder = RunFolder.create(config.folder, config, dataset, partition, state)
+    else:
+        partition = folder.load_partition()
+        examples = 0 if config.partition == "nodes" else len(dataset.train)
+        resumed.check_partition(folder.partition_file, partition, state, config.clients, examples)
+        resumed.check_weights(folder.state_file, state, config, model)
 
     with folder.locked(), log_file(folder.path / "log.txt"):
-        state = folder.load_state()  # Reload under the lock.
+        state = _state_of(folder, config)  # Reload under the lock.
+        resumed.check_weights(folder.state_file, state, config, model)
         rows = folder.rewind(state.round)
         space = workspace.Workspace.build(config, dataset, partition)
         engine_name = config.engine if grid is None else "the nodes of the grid"
@@ -121,6 +127,12 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         left_out = f"; {failed} times a client was left out of a round" if failed else ""
         log.info(f"finished: test accuracy {rows[-1]['test_accuracy']:.4f}{left_out}; results in {folder.path}")
     return RunResult(folder.path, rows, resumed_from)
+
+
+def _state_of(folder: RunFolder, config: RunConfig) -> State:
+    state = folder.load_state()
+    resumed.check_counts(folder.state_file, state, config)
+    return state
 
 
 def _check_here(config: RunConfig, grid: Grid | None) -> None:

@@ -137,7 +137,11 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True
     return isinstance(error, RuntimeError) and bool(
-        re.search(r"can't allocate memory|not enough memory|CUDA out of memory|CUDA error: out of memory", str(error))
+        re.search(
+            r"can't allocate memory|not enough memory|CUDA out of memory|CUDA error: out of memory|bad_alloc|"
+            r"Storage size calculation overflowed",
+            str(error),
+        )
     )
 
 
@@ -149,6 +153,9 @@ def run(prog: str, main: Callable[[Any], int | None], config: Any) -> int:
     """
     # A batch system asks with SIGTERM what a person asks with Ctrl-C: both leave a state to resume from.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A name of a file may hold what UTF-8 does not.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         return main(config) or 0
     except UserError as error:

@@ -117,6 +117,47 @@ def _is_running(pid: int) -> bool:
     return True
 
 
+MAX_NAME = 220
+"""Bytes of a name that is written; file systems take 255, and names of what is half-written are longer."""
+
+MAX_PATH = 3800
+"""Bytes of a whole path; Linux takes 4095."""
+
+
+def check_output(flag: str, path: Path) -> None:
+    """Refuse a place that nothing can be written to, or where something else than a file or folder is.
+
+    Args:
+        flag: what messages call it, such as ``--output``.
+        path: where a file or a folder is to be.
+
+    Raises:
+        UserError: the path names nothing, is too long or not encodable, or leads to a device, FIFO or socket, to a link
+            to nothing, or around in circles. Nothing is changed.
+    """
+    shown = repr(str(path))
+    if path.name in ("", ".."):
+        raise UserError(f"{flag} {shown} is no name: name a file or folder")
+    try:
+        lengths = [len(os.fsencode(part)) for part in path.parts]
+    except UnicodeEncodeError:
+        raise UserError(f"{flag} {str(path)!a} holds a character that a file's name cannot hold") from None
+    if "\0" in str(path):
+        raise UserError(f"{flag} {shown} holds a NUL, which a file's name cannot hold")
+    if max(lengths) > MAX_NAME or sum(lengths) + len(lengths) > MAX_PATH:
+        raise UserError(f"{flag} {shown[:40]}... is too long: a name takes {MAX_NAME} bytes, a path {MAX_PATH}")
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        if path.is_symlink():
+            raise UserError(f"{flag} {path} is a link to nothing: name another place") from None
+        return
+    except OSError as error:
+        raise UserError(f"{flag} {path} cannot be used: {error.strerror}") from error
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise UserError(f"{flag} {path} is neither a file nor a folder and is not replaced: name another place")
+
+
 def keep_existing(path: Path) -> Path | None:
     """Rename an existing file or folder to ``name.1.pt`` or ``name.1`` (the first free number).
 

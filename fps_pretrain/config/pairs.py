@@ -10,8 +10,12 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.options import Count, OptionSet
+from fps_pretrain.common.files import check_output
+from fps_pretrain.common.options import Option, OptionSet
 from fps_pretrain.fractals.recipe import MAX_POOL, MAX_SIZE, MIN_SIZE, Recipe, make_recipe
+
+MAX_CLASSES = 100_000_000
+"""Most fractal codes: a thousand times the paper's."""
 
 
 def read_numbers(flag: str, texts: tuple[str, ...]) -> dict[str, float]:
@@ -38,7 +42,9 @@ class PairOptions(OptionSet):
 
     size: Annotated[int, Ge(MIN_SIZE), Le(MAX_SIZE)] | None = None
     """Side of a view in pixels; None for the paper's: 32, or 224 with an encoder of torchvision's."""
-    classes: Count | None = None
+    classes: Annotated[
+        Annotated[int, Ge(1), Le(MAX_CLASSES)] | None, Option(why="no run of 10^8 pairs would see more")
+    ] = None
     """Number of fractal codes; None for 100,000, or all of --codes."""
     codes: Path | None = None
     """File of codes (.npz) to take instead of those of the seed."""
@@ -120,3 +126,12 @@ class PreviewConfig(PairOptions):
     """Number of pairs."""
     augment: bool = True
     """Show the views as the network sees them; --no-augment shows them as composed."""
+
+    def __post_init__(self, filled_in: tuple[tuple[str, Any], ...]) -> None:
+        """Check the options, alone and together.
+
+        Raises:
+            UserError: a value is out of range, or nothing can be written to the output; the message names the flag.
+        """
+        super().__post_init__(filled_in)
+        check_output("--output", self.output)

@@ -8,6 +8,7 @@ from typing import Any
 
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import check_output
 from fps_pretrain.common.options import fields_of
 from fps_pretrain.config.method import MethodOptions, options_of
 from fps_pretrain.config.pairs import PairOptions, read_numbers
@@ -34,6 +35,9 @@ class PretrainConfig(  # its fields come from the last of these to the first
             UserError: a value is out of range; the message names the flag.
         """
         super().__post_init__(filled_in)
+        for flag, path in (("--output", self.output), ("--run-dir", self.run_dir)):
+            if path is not None:
+                check_output(flag, path)
         check_architecture(self.arch, self.width)
         self._check_source()
         if self.method is None:

@@ -8,11 +8,23 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from fps_pretrain.common.options import MAY_DIFFER, Count, Decay, NotNegative, Option, OptionSet, Positive, Whole
+from fps_pretrain.common.options import (
+    MAX_THREADS,
+    MAY_DIFFER,
+    THREADS,
+    WIDTH,
+    Count,
+    Decay,
+    NotNegative,
+    Option,
+    OptionSet,
+    Positive,
+    Threads,
+    Whole,
+    Width,
+)
 from fps_pretrain.config.method import defaults, names
 from fps_pretrain.config.presets import Preset
-
-MAX_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -31,7 +43,7 @@ class MethodChoice(OptionSet):
     a GPU, quick without one. It fills the fields that are None."""
     arch: str = "resnet20"
     """Encoder: resnet20, resnet32, resnet44 or resnet56, or one of torchvision's by name, such as resnet18."""
-    width: Count = 1
+    width: Annotated[Width, WIDTH] = 1
     """Multiplies the channels of resnet20 to resnet56 (the paper's expand)."""
 
 
@@ -72,10 +84,10 @@ class ExecutionOptions(OptionSet):
 
     render: Annotated[Literal["auto", "cpu", "device"], MAY_DIFFER] = "auto"
     """Where fractal pairs are made: by the CPU's threads, or on the device that trains; auto: on a GPU that trains."""
-    workers: Annotated[Annotated[int, Ge(0), Le(MAX_THREADS)] | None, MAY_DIFFER] = None
+    workers: Annotated[Annotated[int, Ge(0), Le(MAX_THREADS)] | None, THREADS] = None
     """Threads that make pairs on the CPU while the network trains (processes, for a folder of images); 0 makes them
     between two steps. None for 1 on a CPU, cores - 1 (8 at most) with a GPU."""
-    threads: Annotated[Annotated[int, Ge(1), Le(MAX_THREADS)] | None, MAY_DIFFER] = None
+    threads: Annotated[Threads | None, THREADS] = None
     """Threads of the training process; None leaves it to torch."""
     device: Annotated[Literal["auto", "cpu", "cuda"], MAY_DIFFER] = "auto"
     """Where training runs."""

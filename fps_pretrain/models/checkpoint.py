@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import keep_existing, open_atomically
 from fps_pretrain.models.encoders import Encoder, build_encoder
+from fps_pretrain.models.provenance import plain_provenance
+from fps_pretrain.models.seal import as_weights, check_seal, has_a_wrong_checksum, why_not_plain
 
 FORMAT = "fps-encoder"
 VERSION = 1
@@ -62,7 +64,7 @@ def digest(state_dict: Mapping[str, Tensor]) -> str:
     sha = hashlib.sha256()
     for name in sorted(state_dict):
         tensor = state_dict[name].detach().cpu().contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
         sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return sha.hexdigest()
 
@@ -83,11 +85,15 @@ def write_atomically(path: Path, payload: object) -> None:
         raise error.__context__ or error from None
 
 
-def _stored_digest(path: Path) -> str | None:
+def digest_held(path: Path) -> str | None:
+    """The digest of the weights in an encoder checkpoint, if it records the same; None for anything else."""
     try:
-        return read_file(path)["provenance"]["digest"]
-    except (UserError, KeyError, TypeError):
+        content = read_file(path)
+        recorded, weights = content["provenance"]["digest"], content["state_dict"]
+        check_digest(path, weights, recorded)
+    except (UserError, KeyError, TypeError, AttributeError):
         return None
+    return str(recorded)
 
 
 def save_encoder(
@@ -100,7 +106,7 @@ def save_encoder(
     """
     state = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in encoder.state_dict().items()}
     weights_digest = digest(state)
-    if path.exists() and _stored_digest(path) == weights_digest:
+    if path.exists() and digest_held(path) == weights_digest:
         return weights_digest, None
     kept = keep_existing(path)
     payload = {
@@ -134,14 +140,28 @@ def read_file(path: Path) -> dict[str, Any]:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway
             content = torch.load(path, map_location="cpu", weights_only=True)
+            damaged = has_a_wrong_checksum(path)
     except Exception as error:  # torch raises many kinds here; each means that the file is no usable checkpoint
         if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(path):
             reason = "holds Python objects other than tensors and plain values, which are never executed or loaded"
         else:
             reason = "is truncated or not a PyTorch checkpoint"
         raise UserError(f"{path} {reason}") from error
+    if damaged:
+        raise UserError(f"{path} is damaged: its content does not fit its checksums")
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
+    return content
+
+
+def read_sealed(path: Path) -> dict[str, Any]:
+    """``read_file`` of what ``seal.sealed`` has given a checksum; a file of an earlier version may have none.
+
+    Raises:
+        UserError: it cannot be read, or is not as it was written.
+    """
+    content = read_file(path)
+    check_seal(path, content)
     return content
 
 
@@ -161,6 +181,40 @@ def _best_group(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     return max(groups.values(), key=lambda group: len(_matches(group, expected)), default={})
 
 
+def is_encoder_file(content: Mapping[Any, Any]) -> bool:
+    """Whether a file's content says that it is an encoder checkpoint of this project."""
+    form = content.get("format")
+    return isinstance(form, str) and form == FORMAT
+
+
+def _architecture_in(path: Path | str, content: Mapping[Any, Any]) -> tuple[str, int]:
+    """Architecture and width that an encoder checkpoint names.
+
+    Raises:
+        UserError: it is of another version, or names none.
+    """
+    version, arch, width = (content.get(name) for name in ("version", "arch", "width"))
+    if type(version) is not int or version != VERSION:
+        shown = version if type(version) is int else f"of type {type(version).__name__}"
+        raise UserError(f"{path} is version {shown} of the encoder format; this reads {VERSION}")
+    if not isinstance(arch, str) or type(width) is not int:
+        raise UserError(f"{path} is damaged: it does not name its architecture and width")
+    return arch, width
+
+
+def check_digest(path: Path | str, tensors: Mapping[str, Tensor], recorded: object) -> None:
+    """Refuse weights that are not those whose digest a checkpoint records.
+
+    Raises:
+        UserError: the digest is another, or a tensor is not plain numbers.
+    """
+    for name, tensor in tensors.items():
+        if reason := why_not_plain(tensor):
+            raise UserError(f"{path}: the tensor {name!r} is {reason}")
+    if digest(tensors) != recorded:
+        raise UserError(f"{path} is damaged: its weights do not have the digest that it records")
+
+
 def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width: int = 1) -> LoadReport:
     """Load a checkpoint's weights into ``encoder`` in place.
 
@@ -172,25 +226,24 @@ def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width:
 
     Raises:
         UserError: the file cannot be read (``read_file``), is of another architecture or width, or fewer than
-            ``MIN_MATCHED`` of the encoder's tensors match by name and shape. The encoder is then unchanged.
+            ``MIN_MATCHED`` of the encoder's tensors match by name and shape; or its weights are not finite real
+            numbers, or not those whose digest it records. The encoder is then unchanged.
     """
     content = read_file(Path(path))
     provenance: dict[str, Any] = {}
-    if content.get("format") == FORMAT:
-        if content.get("version") != VERSION:
-            raise UserError(f"{path} is version {content.get('version')} of the encoder format; this reads {VERSION}")
-        found = (content.get("arch"), content.get("width"))
+    if is_encoder_file(content):
+        found = _architecture_in(path, content)
         if found != (arch, width):
             raise UserError(
                 f"{path} holds {found[0]} of width {found[1]}, not {arch} of width {width}: "
                 f"pass --arch {found[0]} --width {found[1]}"
             )
-        provenance = dict(content.get("provenance") or {})
+        provenance = plain_provenance(content.get("provenance"))
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), dict):
             content = content[key]
             break
-    tensors = {name: value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {n: value for n, value in content.items() if isinstance(n, str) and isinstance(value, Tensor)}
     if not tensors:
         raise UserError(f"{path} holds no weights: expected a state dict, or a dictionary with a 'state_dict'")
 
@@ -209,10 +262,10 @@ def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width:
             f"{path} does not fit {arch} of width {width}: {len(matched)} of {len(expected)} encoder tensors match, "
             f"{len(unexpected)} others do not; pass the --arch and --width it was trained with"
         )
-    non_finite = [name for name in matched if not torch.isfinite(candidate[name]).all()]
-    if non_finite:
-        raise UserError(f"{path} holds values that are not finite in {non_finite[0]}: the training behind it diverged")
-    encoder.load_state_dict({name: candidate[name] for name in matched}, strict=False)
+    loaded = {name: as_weights(path, name, candidate[name], expected[name]) for name in matched}
+    if "digest" in provenance:
+        check_digest(path, tensors, provenance["digest"])
+    encoder.load_state_dict(loaded, strict=False)
     return LoadReport(str(path), len(matched), missing, unexpected, provenance)
 
 
@@ -232,8 +285,8 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
         UserError: the file cannot be read, or is not of the architecture.
     """
     content = read_file(Path(path))
-    if content.get("format") == FORMAT and arch is None:
-        arch, width = str(content.get("arch")), int(content.get("width") or 1)
+    if is_encoder_file(content) and arch is None:
+        arch, width = _architecture_in(path, content)
     if arch is None:
         raise UserError(f"{path} does not name its architecture: pass arch, such as 'resnet18'")
     encoder: Encoder = build_encoder(arch, width, seed=0)

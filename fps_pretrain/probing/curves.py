@@ -120,7 +120,7 @@ def draw_curves(train: Rows, probes: Rows, data: str) -> bytes:
             axes.plot(x, y, marker="o" if len(x) <= 30 else None, markersize=3, color=colour, label=name)
         if len(lines) > 1:
             axes.legend(fontsize=8, frameon=False)
-        axes.set_title(panel.title.format(data=data), fontsize=10, loc="left")
+        axes.set_title(panel.title.format(data=plots.literal(data)), fontsize=10, loc="left")
         axes.set_xlabel("pairs seen", fontsize=8)
         axes.tick_params(labelsize=8)
         plots.style(axes)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from signal import SIGINT, SIGTERM, SIGUSR1, Handlers, getsignal, signal
 from types import FrameType
@@ -16,25 +15,52 @@ import torch
 from lightning_fabric.plugins import CheckpointIO
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import TensorBoardLogger
+from torch import Tensor
 
-from fps_pretrain.models.checkpoint import read_file, write_atomically
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.checkpoint import read_sealed, write_atomically
+from fps_pretrain.models.seal import sealed, why_misfit
 
 STATE = "state.ckpt"
 PREVIOUS = "state.previous.ckpt"
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether an archive of torch's has all its parts, each with the checksum it was written with."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
-
-
 def newest_state(folder: Path) -> Path | None:
     """The newest whole state in a run folder, or None."""
     return next((path for path in (folder / STATE, folder / PREVIOUS) if _is_whole(path)), None)
+
+
+def _is_whole(path: Path) -> bool:
+    """Whether a file can be read and is as it was written."""
+    try:
+        read_sealed(path)
+    except UserError:
+        return False
+    return True
+
+
+def check_state(path: Path, like: Mapping[str, Tensor], total_steps: int) -> None:
+    """Refuse a whole file that is no state of this run.
+
+    Args:
+        path: the file.
+        like: the method's state dict before training.
+        total_steps: steps of the whole run.
+
+    Raises:
+        UserError: as said; the message names what is wrong.
+    """
+    content = read_sealed(path)
+    step, optimizers = content.get("global_step"), content.get("optimizer_states")
+    loops = content.get("loops")
+    if type(step) is not int or not 0 <= step <= total_steps or not isinstance(loops, dict) or "fit_loop" not in loops:
+        why: str | None = f"it names no step of {total_steps:,}"
+    elif not isinstance(optimizers, list) or not optimizers or not isinstance(content.get("lr_schedulers"), list):
+        why = "it lacks the optimiser"
+    else:
+        why = why_misfit(content.get("state_dict"), like)
+    if why:
+        raise UserError(f"{path} is not a state of this run: {why}; --no-resume keeps the run aside and starts over")
 
 
 class StateIO(CheckpointIO):
@@ -55,7 +81,7 @@ class StateIO(CheckpointIO):
         state, previous = self.folder / STATE, self.folder / PREVIOUS
         aside = self.folder / f".{STATE}.{os.getpid()}.partial"
         try:
-            write_atomically(aside, checkpoint)
+            write_atomically(aside, sealed(checkpoint))
             if state.exists():
                 os.replace(state, previous)
             os.replace(aside, state)
@@ -64,7 +90,7 @@ class StateIO(CheckpointIO):
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """Tensors and plain values of a state; nothing else is ever unpickled."""
-        return read_file(Path(path))
+        return read_sealed(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Nothing: the state is replaced, never removed."""

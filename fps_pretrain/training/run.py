@@ -69,7 +69,7 @@ def _train(config: PretrainConfig, held: ExitStack) -> int:
         compile_networks(method)
     processes = Processes(config, gpu)
     data: list[ProbeData] = []  # rank 0 alone looks at labelled images
-    start = processes.agree(lambda: _open(config, gpu, data, held))
+    start = processes.agree(lambda: _open(config, gpu, method, data, held))
     if start.exit_code is not None:
         processes.leave()
         return start.exit_code
@@ -83,7 +83,7 @@ def _train(config: PretrainConfig, held: ExitStack) -> int:
     return code
 
 
-def _open(config: PretrainConfig, gpu: bool, data: list[ProbeData], held: ExitStack) -> Start:
+def _open(config: PretrainConfig, gpu: bool, method: PairMethod, data: list[ProbeData], held: ExitStack) -> Start:
     """Rank 0's part: load the probe's images into ``data``, open the run folder and decide how the run begins.
 
     Raises:
@@ -95,7 +95,7 @@ def _open(config: PretrainConfig, gpu: bool, data: list[ProbeData], held: ExitSt
     result, state = finished_result(config, native_precision(gpu)), None
     if result is None:
         check_output(config)
-        config, state = open_run(config, native_precision(gpu), held)
+        config, state = open_run(config, native_precision(gpu), held, method.state_dict())
         result = result_of(config)  # Another process may have finished it before the lock was taken.
     if result:
         logger.info(

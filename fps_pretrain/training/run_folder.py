@@ -6,36 +6,43 @@ Only rank 0 of a run opens the folder; ``launch`` tells the other processes what
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import LOCK, keep_existing, locked
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
-from fps_pretrain.models.checkpoint import read_file
+from fps_pretrain.models.checkpoint import digest_held
 from fps_pretrain.training.devices import Precision, with_precision
-from fps_pretrain.training.resume import PREVIOUS, STATE, newest_state
+from fps_pretrain.training.resume import PREVIOUS, STATE, check_state, newest_state
 
 CONFIG = "config.yaml"
 RESULT = "result.json"
 
 
-def open_run(config: PretrainConfig, native: Precision, held: ExitStack) -> tuple[PretrainConfig, Path | None]:
+def open_run(
+    config: PretrainConfig, native: Precision, held: ExitStack, like: Mapping[str, Tensor]
+) -> tuple[PretrainConfig, Path | None]:
     """Take the run folder of a resolved configuration for this process and make it ready.
 
     Args:
         config: the configuration.
         native: the precision that ``--precision auto`` takes here, ``32`` or ``bf16``, when a run begins.
         held: keeps the folder locked until it is closed.
+        like: the state dict of the method before training, which a state to resume from must fit.
 
     Returns:
         The configuration with its precision resolved, as the folder's config.yaml now holds it; and the state to resume
         from, or None for a fresh start.
 
     Raises:
-        UserError: the folder holds something else than a run of this configuration, or another process works there.
+        UserError: the folder holds something else than a run of this configuration, or a state that does not fit it, or
+            another process works there.
     """
     folder = config.run_dir
     assert folder is not None
@@ -47,10 +54,12 @@ def open_run(config: PretrainConfig, native: Precision, held: ExitStack) -> tupl
     asked, config = config, _examine(config, native)  # Check again under the lock.
     if asked.precision == "auto" and config.precision == "bf16" and native != "bf16":
         logger.info(f"{folder} goes on in bfloat16, as it began: slowly, without instructions for it here")
+    state = newest_state(folder)
+    if state is not None:
+        check_state(state, like, config.total_steps)
     for path in _partials(folder):
         path.unlink(missing_ok=True)
     write_yaml(folder / CONFIG, config)
-    state = newest_state(folder)
     torn = folder / STATE
     if torn.exists() and state != torn:
         found = f"going on from {state}" if state else f"and there is no {PREVIOUS}, starting over"
@@ -125,7 +134,8 @@ def result_of(config: PretrainConfig) -> dict[str, Any] | None:
     assert config.output is not None
     try:
         result = json.loads((config.run_dir / RESULT).read_text())
-        stored = read_file(config.output)["provenance"]["digest"]
-    except (OSError, ValueError, KeyError, TypeError, UserError):
+    except (OSError, ValueError):
         return None
-    return result if result.get("digest") == stored else None
+    if not isinstance(result, dict) or type(result.get("pairs_seen")) is not int:
+        return None
+    return result if result.get("digest") == digest_held(config.output) is not None else None

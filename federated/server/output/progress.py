@@ -60,7 +60,7 @@ def console(quiet: bool, verbose: bool = False) -> Iterator[None]:
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Append messages to a file, among them Flower's, which go nowhere else."""
-    handler = logging.FileHandler(path)
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     flower = logging.getLogger("flwr")
     handlers, propagate = flower.handlers, flower.propagate

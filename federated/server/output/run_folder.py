@@ -25,7 +25,6 @@ import secrets
 import shutil
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -38,10 +37,18 @@ from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
 from federated.server.output import client_models
+from federated.server.output.history import Row as Row
+from federated.server.output.history import read_history as read_history
 from fps_pretrain.common import environment, plots
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import create_folder_atomically, locked, write_text_atomically
-from fps_pretrain.models.checkpoint import read_file, write_atomically
+from fps_pretrain.common.files import (
+    check_output,
+    create_folder_atomically,
+    locked,
+    write_text_atomically,
+)
+from fps_pretrain.models.checkpoint import read_sealed, write_atomically
+from fps_pretrain.models.seal import sealed
 
 STATE_FORMAT = "fps-run"
 MODEL_FORMAT = "fps-classifier"
@@ -49,9 +56,6 @@ VERSION = 2
 
 SECRET_BITS = 128
 """Length of a secret that is not given: too long to be guessed."""
-
-Row = dict[str, Any]
-"""A line of metrics.jsonl."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,7 @@ class State:
         data_digest: the data it began with.
         client_rounds: for each client the last round in which its reply counted, 0 before any; int64 ``(clients,)``.
         server: what the strategy carries from round to round.
+        partition_digest: the partition it began with.
     """
 
     round: int
@@ -73,29 +78,7 @@ class State:
     data_digest: str
     client_rounds: Tensor
     server: ServerState = field(default_factory=dict)
-
-
-def read_history(folder: Path) -> list[Row]:
-    """The rows of a run's metrics.jsonl; a last line that a crash left incomplete is left out.
-
-    Raises:
-        UserError: there is no such file, or another line than the last is damaged.
-    """
-    path = folder / "metrics.jsonl"
-    try:
-        lines = path.read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read: is {folder} a run?") from error
-    rows: list[Row] = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            if number == len(lines):
-                break
-            raise UserError(f"{path} is damaged in line {number}") from error
-        rows.append(row)
-    return rows
+    partition_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -111,6 +94,7 @@ class RunFolder:
         Raises:
             UserError: the path is no run, or the run of another configuration. It is left as it is.
         """
+        check_output("--output", path)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
         advice = "choose another --output or remove it"
@@ -152,6 +136,11 @@ class RunFolder:
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from working on this run; see ``common.files.locked``."""
         return locked(self.path)
+
+    @property
+    def state_file(self) -> Path:
+        """The last completed round."""
+        return self.path / "state.pt"
 
     @property
     def partition_file(self) -> Path:
@@ -198,16 +187,18 @@ class RunFolder:
         Raises:
             UserError: state.pt is missing, damaged or of another version.
         """
-        path = self.path / "state.pt"
-        content = read_file(path)
+        path = self.state_file
+        content = read_sealed(path)
         if content.get("format") != STATE_FORMAT or content.get("version") != VERSION:
             raise UserError(f"{path} is not the state of a run, version {VERSION}")
-        return State(**{field.name: content[field.name] for field in fields(State)})
+        if missing := [one.name for one in fields(State) if one.name not in content]:
+            raise UserError(f"{path} is damaged or of an earlier version: it lacks {', '.join(missing)}")
+        return State(**{one.name: content[one.name] for one in fields(State)})
 
     def save_state(self, state: State) -> None:
         """Replace state.pt, atomically."""
         payload = {"format": STATE_FORMAT, "version": VERSION, **vars(state)}
-        write_atomically(self.path / "state.pt", payload)
+        write_atomically(self.state_file, sealed(payload))
 
     def append(self, row: Row) -> None:
         """Add a round's line to metrics.jsonl, on disk before this returns; numbers that are not finite become null."""
@@ -224,17 +215,26 @@ class RunFolder:
         """The rows of metrics.jsonl."""
         return read_history(self.path)
 
-    def rewind(self, last_round: int) -> list[Row]:
-        """Cut metrics.jsonl after ``last_round``, remove what interrupted writes left, and return the rows kept.
+    def history_until(self, last_round: int) -> list[Row]:
+        """The rows of metrics.jsonl up to that of ``last_round``; before the first round there may be none.
 
         Raises:
-            UserError: rows up to ``last_round`` are missing. Nothing is changed then.
+            UserError: some are missing.
         """
         rows = [row for row in self.history() if row["round"] <= last_round]
         if last_round and [row["round"] for row in rows] != list(range(last_round + 1)):
             raise UserError(
                 f"{self.path / 'metrics.jsonl'} lacks rounds that state.pt has: remove the run to start again"
             )
+        return rows
+
+    def rewind(self, last_round: int) -> list[Row]:
+        """Cut metrics.jsonl after ``last_round``, remove what interrupted writes left, and return the rows kept.
+
+        Raises:
+            UserError: rows up to ``last_round`` are missing. Nothing is changed then.
+        """
+        rows = self.history_until(last_round)
         for left_over in self.path.glob(".*.partial"):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         text = "".join(json.dumps(row) + "\n" for row in rows)

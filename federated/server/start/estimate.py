@@ -22,9 +22,14 @@ from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
 from federated.server.output.progress import duration
 from federated.server.start.initialise import initial_classifier, initial_encoder
+from fps_pretrain.common.files import check_output
 
 PROBE_BATCHES = 4
 """Batches that are trained on twice: to warm up, and to be timed."""
+
+
+COUNTED_ROUNDS = 1000
+"""Rounds whose participants are drawn to count their steps; those after them take as many on average."""
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,16 @@ def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Wo
         evaluation_examples: test and validation examples.
     """
     batches = [math.ceil(size / config.batch_size) * config.local_epochs for size in sizes]
-    steps = sum(
-        batches[client]
-        for server_round in range(1, config.rounds + 1)
-        for client in sample_clients(config.seed, server_round, config.clients, config.participants)
-    )
+    counted = min(config.rounds, COUNTED_ROUNDS)
+    if config.participants == config.clients:
+        steps = config.rounds * sum(batches)
+    else:
+        steps = sum(
+            batches[client]
+            for server_round in range(1, counted + 1)
+            for client in sample_clients(config.seed, server_round, config.clients, config.participants)
+        )
+        steps += round((config.rounds - counted) * steps / counted)
     evaluations = 1 + config.rounds // config.eval_every + (config.rounds % config.eval_every > 0)
     return Work(steps, evaluations * evaluation_examples, config.participants)
 
@@ -72,6 +82,7 @@ def dry_run(config: RunConfig) -> str:
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    check_output("--output", config.folder)
     encoder, report = initial_encoder(config)
     dataset = data.load(config)
     partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)

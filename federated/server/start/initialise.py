@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -191,8 +190,8 @@ def centroid_head(weights: Mapping[str, Tensor], clients: Sequence[tuple[Tensor,
 def describe_provenance(report: LoadReport | None) -> str:
     """What a checkpoint says of its pre-training, to be put behind other words; nothing if it says nothing."""
     said = report.provenance if report else {}
-    parts = [str(said["method"])] if "method" in said else []
-    if isinstance(said.get("pairs_seen"), int):
+    parts = [" ".join(str(said["method"]).split())[:80]] if "method" in said else []
+    if type(said.get("pairs_seen")) is int:
         parts.append(f"{said['pairs_seen']:,} pairs")
     return "".join(f", {part}" for part in parts)
 
@@ -216,6 +215,5 @@ def write_record(path: Path, config: RunConfig, report: LoadReport | None, weigh
             "missing": report.missing,
             "unexpected": report.unexpected,
         }
-        # Turn values that YAML cannot represent into strings.
-        record["provenance"] = json.loads(json.dumps(report.provenance, default=str))
+        record["provenance"] = report.provenance
     yaml_file.write(path, record)

@@ -11,6 +11,8 @@ From such fields follow the checks (``fields``, ``option_set``), the flags (``co
 
 from fps_pretrain.common.options.fields import (
     MAY_DIFFER,
+    THREADS,
+    WIDTH,
     Option,
     OptionField,
     check,
@@ -22,10 +24,22 @@ from fps_pretrain.common.options.fields import (
 )
 from fps_pretrain.common.options.files import OptionFiles, docs_of, shared
 from fps_pretrain.common.options.option_set import OptionSet
-from fps_pretrain.common.options.types import Count, Decay, NotNegative, Positive, Whole
+from fps_pretrain.common.options.types import (
+    MAX_THREADS,
+    Count,
+    Decay,
+    NotNegative,
+    Positive,
+    Threads,
+    Whole,
+    Width,
+)
 
 __all__ = [
+    "MAX_THREADS",
     "MAY_DIFFER",
+    "THREADS",
+    "WIDTH",
     "Count",
     "Decay",
     "NotNegative",
@@ -34,7 +48,9 @@ __all__ = [
     "OptionFiles",
     "OptionSet",
     "Positive",
+    "Threads",
     "Whole",
+    "Width",
     "check",
     "check_value",
     "docs_of",

@@ -29,17 +29,25 @@ class Option:
     """The values that there are, where only files tell."""
     more: Callable[[], str] | None = None
     """What to add to the description, where only files tell."""
+    why: str = ""
+    """Why the range ends where it does, for the message that refuses a value."""
     doc: str = ""
     """The description, where no string stands under the field."""
 
 
-def goes_with(choice: str, *values: str, default: Any = None, server_only: bool = False) -> Option:
+def goes_with(choice: str, *values: str, default: Any = None, server_only: bool = False, why: str = "") -> Option:
     """An option that is used with these values of another option, where it has this default."""
-    return Option(choice=choice, defaults=tuple((value, default) for value in values), server_only=server_only)
+    return Option(choice=choice, defaults=tuple((value, default) for value in values), server_only=server_only, why=why)
 
 
 MAY_DIFFER = Option(may_differ=True)
 """Says where and how fast a run goes, not what it computes."""
+
+THREADS = Option(may_differ=True, why="more than any machine has cores")
+"""Threads or processes, see ``types.Threads``."""
+
+WIDTH = Option(why="weights grow with its square")
+"""Multiplier of an encoder's channels, see ``types.Width``."""
 
 
 class OptionField(NamedTuple):
@@ -111,7 +119,8 @@ def check_value(one: OptionField, value: Any) -> None:
         values = ", ".join(map(str, literals(one.checked_type)))
         raise UserError(f"{one.flag} {_bare(value)} is unknown: choose one of {values}")
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"):
-        raise UserError(f"{one.flag} must {range_text(one.type) or 'be a finite number'}, got {_shown(value)}")
+        reason = f" ({one.option.why})" if one.option.why else ""
+        raise UserError(f"{one.flag} must {range_text(one.type) or 'be a finite number'}{reason}, got {_shown(value)}")
     raise UserError(f"{one.flag} must be of type {type_text(one.type)}, got {_shown(value)}")
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
+
+MAX_WIDTH = 64
+MAX_THREADS = 1024
 
 Count = Annotated[int, Ge(1)]
+Width = Annotated[int, Ge(1), Le(MAX_WIDTH)]
+Threads = Annotated[int, Ge(1), Le(MAX_THREADS)]
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]

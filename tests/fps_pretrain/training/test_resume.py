@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
@@ -17,6 +18,11 @@ from fps_pretrain.training import run as train
 from fps_pretrain.training import run_folder, trainer
 from tests.fps_pretrain.training.runs import TINY, run
 from tests.tools import random_kills
+
+
+def opened(config, native):
+    with ExitStack() as held:
+        return run_folder.open_run(config, native, held, {})
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_probe, monkeypatch):
@@ -54,26 +60,21 @@ def test_a_run_folder_of_another_run_is_refused(tmp_path, no_probe):
     assert [p.name for p in (tmp_path / "notes").iterdir()] == ["a.txt"]
 
 
-def open_once(config, native):
-    with ExitStack() as held:
-        return run_folder.open_run(config, native, held)
-
-
 def test_the_precision_is_resolved_once_and_kept_on_another_machine(tmp_path, capsys):
     config = PretrainConfig(output=tmp_path / "out.pt", run_dir=tmp_path / "run", **TINY | {"precision": "auto"})
     config = config.resolve(has_gpu=False)
-    begun, _ = open_once(config, "bf16")
+    begun, _ = opened(config, native="bf16")
     assert begun.precision == "bf16"
     assert read_yaml(tmp_path / "run" / "config.yaml")["precision"] == "bf16"
     assert not capsys.readouterr().err
-    resumed, _ = open_once(config, "32")
+    resumed, _ = opened(config, native="32")
     assert resumed == begun
     assert capsys.readouterr().err.count("goes on in bfloat16") == 1
     with pytest.raises(UserError, match="--precision"):
-        open_once(dataclasses.replace(config, precision="32"), "32")
+        opened(dataclasses.replace(config, precision="32"), native="32")
     # a folder of revision 0.1 holds what was asked for, not what was taken
     write_yaml(tmp_path / "run" / "config.yaml", config)
-    assert open_once(config, "32")[0].precision == "32"
+    assert opened(config, native="32")[0].precision == "32"
 
 
 def test_a_run_stores_its_precision(tmp_path, no_probe, monkeypatch):
@@ -185,3 +186,47 @@ def test_a_full_disk_leaves_the_last_good_state(baseline, tmp_path, no_probe, mo
     assert not list((tmp_path / "run").glob(".*.partial"))
     assert state.newest_state(tmp_path / "run").name == state.STATE
     assert run(tmp_path)["digest"] == baseline["digest"]
+
+
+def without(*names):
+    return lambda content: [content.pop(name) for name in names]
+
+
+NO_STATES = {
+    "another method": lambda content: content["state_dict"].pop(next(iter(content["state_dict"]))),
+    "misshapen": lambda content: content["state_dict"].update({next(iter(content["state_dict"])): torch.ones(2)}),
+    "not finite": lambda content: content["state_dict"].update(
+        {name: t * float("nan") for name, t in content["state_dict"].items() if t.is_floating_point()}
+    ),
+    "no weights": lambda content: content.update(state_dict={}),
+    "no optimiser": without("optimizer_states"),
+    "empty optimiser": lambda content: content.update(optimizer_states=[]),
+    "no state": lambda content: (content.clear(), content.update(a=1)),
+    "step of no run": lambda content: content.update(global_step=-1),
+    "no loops": without("loops"),
+}
+
+
+def test_a_file_that_is_no_state_of_the_run_is_refused_before_anything_is_written(tmp_path, no_probe):
+    run(tmp_path)
+    (tmp_path / "out.pt").unlink()
+    path = tmp_path / "run" / state.STATE
+    whole = path.read_bytes()
+    for name, change in NO_STATES.items():
+        path.write_bytes(whole)
+        content = torch.load(path, weights_only=True)
+        content.pop("checksum")
+        change(content)
+        torch.save(content, path)
+        (tmp_path / "run" / "config.yaml").touch()
+        before = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+        with pytest.raises(UserError, match="is not a state of this run") as error:
+            run(tmp_path)
+        assert "\n" not in str(error.value), name
+        after = {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
+        assert after == before, name
+    path.write_bytes(whole)
+    content = torch.load(path, weights_only=True)
+    next(iter(content["state_dict"].values())).add_(1e-6)
+    torch.save(content, path)
+    assert state.newest_state(tmp_path / "run") != path, "its checksum is another"

@@ -1,0 +1,66 @@
+"""A run's metrics.jsonl, read back: rounds as mappings of names to numbers, or one line that says which is none."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_regular_file
+
+MAX_HISTORY = 2**32
+"""Bytes of the longest metrics.jsonl."""
+
+_NUMBERS = ("seconds", "lr", "dp_epsilon", "dp_clip")
+"""Numbers in a line of metrics.jsonl beside the losses and accuracies."""
+
+Row = dict[str, Any]
+"""A line of metrics.jsonl."""
+
+
+def read_history(folder: Path) -> list[Row]:
+    """The rows of a run's metrics.jsonl; a last line that a crash left incomplete is left out.
+
+    Raises:
+        UserError: there is no such file, or a line is damaged, unless it is the last and incomplete.
+    """
+    path = folder / "metrics.jsonl"
+    try:
+        lines = read_regular_file(path, MAX_HISTORY).decode().splitlines()
+    except (UserError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read: is {folder} a run?") from error
+    rows: list[Row] = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            if number == len(lines):
+                break
+            raise UserError(f"{path} is damaged in line {number}") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
+            raise UserError(f"{path} is damaged in line {number}") from error
+        if why := _why_no_row(row):
+            raise UserError(f"{path} is damaged in line {number}: {why}")
+        rows.append(row)
+    return rows
+
+
+def _why_no_row(row: Any) -> str | None:
+    """What keeps a line of metrics.jsonl from being a round's; None if it is."""
+    if not isinstance(row, dict):
+        return "it is no mapping"
+    if type(row.get("round")) is not int or not 0 <= row["round"] < 2**31:
+        return "it names no round"
+    for name, value in row.items():
+        measured = name in _NUMBERS or name.startswith(("test_", "val_", "train_", "client_"))
+        if not measured or value is None:
+            continue
+        try:
+            finite = type(value) in (int, float) and math.isfinite(value)
+        except OverflowError:
+            finite = False
+        if not finite:
+            return f"{name} is no finite number"
+    return None

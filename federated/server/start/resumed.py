@@ -1,0 +1,94 @@
+"""What is verified of a run's files before it goes on: nothing is trained, removed or believed that does not fit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from federated import algorithms
+from federated.algorithms.base import ServerState, Setting, Weights
+from federated.client.batch_norm import parameter_names
+from federated.client.training import weights_of
+from federated.config.run import RunConfig
+from federated.data.partition import Partition
+from federated.data.partition_file import digest_of
+from federated.server.output.run_folder import State
+from federated.server.privacy import CentralPrivacy
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.seal import why_misfit
+
+ADVICE = "remove the run folder and start the run again"
+
+
+def check_counts(path: Path, state: State, config: RunConfig) -> None:
+    """Refuse a state whose rounds are not those of the run.
+
+    Args:
+        path: its file, for the message.
+        state: what the file holds, of any types.
+        config: the run.
+
+    Raises:
+        UserError: as said.
+    """
+    rounds = state.client_rounds
+    if type(state.round) is not int or not 0 <= state.round <= config.rounds:
+        why = f"its round is {str(state.round)[:20]}, not one of 0 .. {config.rounds}"
+    elif not isinstance(rounds, Tensor) or rounds.dtype != torch.int64 or rounds.shape != (config.clients,):
+        why = f"it has no round for each of {config.clients} clients"
+    elif not ((rounds >= 0) & (rounds <= state.round)).all():
+        why = "its clients are at rounds that have not been"
+    else:
+        return
+    raise UserError(f"{path} is damaged: {why}; {ADVICE}")
+
+
+def check_weights(path: Path, state: State, config: RunConfig, model: nn.Module) -> None:
+    """Refuse a state whose tensors do not fit the run.
+
+    Args:
+        path: its file, for the message.
+        state: what the file holds; one of round 0 has nothing that the server remembers yet.
+        config: the run.
+        model: a model of the run.
+
+    Raises:
+        UserError: as said.
+    """
+    weights, parameters = weights_of(model), parameter_names(model)
+    why = why_misfit(state.weights, weights)
+    expected = _remembered(config, {n: t for n, t in weights.items() if n in parameters}) if state.round else {}
+    if why is None:
+        if not isinstance(state.server, Mapping) or set(state.server) != set(expected):
+            why = f"it does not hold what the server remembers ({', '.join(expected) or 'nothing'})"
+        else:
+            found = (why_misfit(state.server[name], like) for name, like in expected.items())
+            why = next(filter(None, found), None)
+    if why:
+        raise UserError(f"{path} is damaged: {why}; {ADVICE}")
+
+
+def _remembered(config: RunConfig, params: Weights) -> ServerState:
+    algorithm = algorithms.load(config)
+    setting = Setting(algorithm.options, config.clients, config.participants, config.lr, server_round=1)
+    privacy = CentralPrivacy.of(config, secret=0).init() if config.dp != "none" else {}
+    return {**algorithm.remembered(params, setting), **privacy}
+
+
+def check_partition(path: Path, partition: Partition, state: State, clients: int, examples: int) -> None:
+    """Refuse a partition that is not the one the run began with.
+
+    Raises:
+        UserError: it is of another number of clients or examples, or spreads them otherwise.
+    """
+    held = sum(map(len, partition))
+    if len(partition) != clients or held != examples:
+        why = f"it spreads {held} examples over {len(partition)} clients, not {examples} over {clients}"
+    elif digest_of(partition) != state.partition_digest:
+        why = "it is not the partition that the run began with"
+    else:
+        return
+    raise UserError(f"{path} is damaged: {why}; {ADVICE}")
