@@ -6,11 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import torch
+
+from tests.tools import warm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -21,21 +23,30 @@ torch.set_num_threads(1)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(scope="session")
-def run_script() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run one of the repository's programs as a user does; returns the completed process with its text."""
+RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
-    def run(*args: object, cwd: Path = REPOSITORY, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+
+@pytest.fixture(scope="session")
+def run_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunScript]:
+    """Run one of the repository's programs as a user does; returns the completed process with its text.
+
+    Torch and its like are imported once for all (``tests.tools.warm``), unless ``fresh`` asks for a new interpreter.
+    """
+    programs = warm.Programs(tmp_path_factory.mktemp("programs"))
+
+    def run(
+        *args: object, cwd: Path = REPOSITORY, timeout: float = 300, fresh: bool = False
+    ) -> subprocess.CompletedProcess[str]:
         script, *rest = map(str, args)
-        command = [
-            sys.executable,
-            *(["-m", script] if script.startswith("experiments") else [REPOSITORY / script]),
-            *rest,
-        ]
+        command = [*(["-m", script] if script.startswith("experiments") else [str(REPOSITORY / script)]), *rest]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+        if not fresh:
+            return programs.run(command, cwd, environment, timeout)
+        command = [sys.executable, *command]
         return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
 
-    return run
+    yield run
+    programs.close()
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

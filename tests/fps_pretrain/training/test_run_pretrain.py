@@ -11,7 +11,7 @@ TINY = ["--epochs", 1, "--pairs-per-epoch", 16, "--batch-size", 8, "--workers", 
 
 def test_trains_writes_and_keeps(run_script, tmp_path):
     command = ["run_pretrain.py", "--method", "simsiam", *TINY, "--output", tmp_path / "a.pt"]
-    done = run_script(*command, "--run-dir", tmp_path / "run", "--save-every", 1)
+    done = run_script(*command, "--run-dir", tmp_path / "run", "--save-every", 1, fresh=True)
     assert done.returncode == 0, done.stderr
     for words in ("preset quick", "--preset paper", "16 pairs", "digits kNN", "pairs/s", "run_fl.py --init"):
         assert words in done.stderr
