@@ -1,9 +1,9 @@
-# make demo | make test | make lint; a virtual environment is made in .venv at the first call.
+# make demo | make test | make lint | make docs; a virtual environment is made in .venv at the first call.
 PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test test-slow lint format
+.PHONY: install demo test test-slow lint format docs
 
 install: $(VENV)/.installed
 
@@ -35,3 +35,8 @@ lint: install
 format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The pages of docs/ as a site in site/; a link or an anchor that leads nowhere is an error.
+docs: install
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	$(BIN)/mkdocs build --strict

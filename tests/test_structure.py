@@ -1,4 +1,4 @@
-"""The house: which way imports run, how large files and folders are. docs/architecture.md draws it."""
+"""The house: which way imports run, how large files and folders are. CONTRIBUTING.md describes it."""
 
 from __future__ import annotations
 

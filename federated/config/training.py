@@ -22,7 +22,7 @@ class StrategyOptions(OptionSet):
     """Federated algorithm"""
 
     strategy: Annotated[str, Option(choices=names)] = "fedavg"
-    """Federated algorithm; README.md has a table of them."""
+    """Federated algorithm; docs/algorithms.md has a table of them."""
 
 
 @dataclass(frozen=True)

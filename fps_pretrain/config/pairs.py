@@ -65,8 +65,8 @@ class PairOptions(OptionSet):
     """shared shows the same image of a class in both views, as the released code nearly always does; fresh renders one
     for each."""
     recipe_numbers: tuple[str, ...] = ()
-    """Any other number of the recipe as NAME=VALUE, such as compose.scale_low=0.3 augment.grey_probability=0; the
-    README lists them."""
+    """Any other number of the recipe as NAME=VALUE, such as compose.scale_low=0.3 augment.grey_probability=0;
+    docs/options.md lists them."""
     seed: Annotated[int, Ge(0), Le(2**31 - 1)] = 0
     """Fixes codes and pairs (and, in training, the initial weights)."""
 

@@ -12,7 +12,7 @@ import numpy as np
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.fractals.recipe_numbers import MAX_MAPS
 
-_NO_CODES = "is not a file of codes (.npz with maps (N, 4, 2, 3) and sizes (N,), see --codes in the README)"
+_NO_CODES = "is not a file of codes (.npz with maps (N, 4, 2, 3) and sizes (N,), see --codes in docs/pairs.md)"
 
 
 def write_codes(path: Path, maps: np.ndarray, sizes: np.ndarray) -> None:

@@ -125,7 +125,7 @@ class Method(PairMethod):
         if size < config.batch_size:
             raise UserError(f"--method-options queue={size} must be at least the batch size, {config.batch_size}")
         if self.group == 1:
-            raise UserError("--method-options group=1 must be 0 or at least 2: BatchNorm needs two views")
+            raise UserError("--method-options group must be 0 (the whole batch) or at least 2, got 1")
         self.projector = _head(encoder.feature_dim, batchnorm=bool(self.options.head_batchnorm))
         self.momentum_encoder = momentum_copy(encoder)
         self.momentum_projector = momentum_copy(self.projector)

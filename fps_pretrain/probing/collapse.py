@@ -15,7 +15,7 @@ COLLAPSED = 0.1
 """Embedding spread below which nearly all views are at one point; 1 is an even spread over the sphere."""
 
 ONE_DIMENSIONAL = 1.5
-"""Effective rank of the embeddings below which they vary along one line only."""
+"""Effective rank below which embeddings, or features, vary along one line only."""
 
 NO_INFORMATION, INFORMATION = 0.001, 0.005
 """Loss on shuffled pairs minus loss on true pairs, averaged over ``WINDOW`` values: below the first the views of a pair
@@ -58,8 +58,9 @@ class CollapseAlarm(Callback):
     """Warns when embeddings collapse, says what to try, and says so when they have recovered. Only rank 0 reports.
 
     - To a point: the embedding spread stays under ``COLLAPSED`` (Chen and He, CVPR 2021, section 4.1 and figure 2).
-    - To a line: their effective rank stays under ``ONE_DIMENSIONAL``, at whatever spread (dimensional collapse in small
-      encoders: Li et al., ECCV 2022). SimSiam's loss falls then, as a constant prediction scores.
+    - To a line: the effective rank of the embeddings, or of the features below the head, stays under
+      ``ONE_DIMENSIONAL``, at whatever spread (dimensional collapse in small encoders: Li et al., ECCV 2022). On fractal
+      pairs plain SimSiam's features do: a constant prediction scores, and the head's BatchNorm keeps up the spread.
     - No pair information: the loss on true pairs is not below that on shuffled pairs after ``INFORMATION_DUE`` pairs.
 
     Where the head has no BatchNorm, such as MoCo's, spread and rank are low at the start: the first two wait until the
@@ -87,8 +88,12 @@ class CollapseAlarm(Callback):
             return
         values = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self._look_at_spread(values["embedding_spread"], step)
-        if "embedding_rank" in values and not self._point.count:  # without a spread the rank is that of rounding errors
-            self._look_at_rank(values["embedding_rank"], step)
+        ranks = {
+            name: values[f"{name[:-1]}_rank"] for name in ("embeddings", "features") if f"{name[:-1]}_rank" in values
+        }
+        if ranks and not self._point.count:  # without a spread the rank is that of rounding errors
+            lowest = min(ranks, key=lambda name: ranks[name])
+            self._look_at_rank(lowest, ranks[lowest], step)
         if "loss_shuffled" in values:
             self._gaps.append(values["loss_shuffled"] - values["loss"])
             self._look_at_gaps(step)
@@ -104,14 +109,14 @@ class CollapseAlarm(Callback):
                 "(Ctrl-C) and start over with a lower --lr or a larger --batch-size"
             )
 
-    def _look_at_rank(self, rank: float, step: int) -> None:
+    def _look_at_rank(self, name: str, rank: float, step: int) -> None:
         change = self._line.see(rank < ONE_DIMENSIONAL, step)
         if change == "ends":
-            logger.info(f"the embeddings use more than one dimension again at step {step}: effective rank {rank:.1f}")
+            logger.info(f"embeddings and features use more than one dimension again at step {step}: {rank:.1f}")
         if change == "begins":
             logger.warning(
-                f"warning: the embeddings have collapsed to one dimension at step {step}: their effective rank is "
-                f"{rank:.2f}, where a healthy run has 5 or more. If it stays so, stop (Ctrl-C) and start over with "
+                f"warning: the {name} have collapsed to one dimension at step {step}: their effective rank is "
+                f"{rank:.2f}, where 1 is a line. If it stays so, stop (Ctrl-C) and start over with "
                 "--method-options centre=1 (simsiam), --method simclr, or a lower --lr"
             )
 

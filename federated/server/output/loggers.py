@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from federated.config.run import RunConfig, to_yaml
+from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
 
 Row = dict[str, Any]
@@ -87,12 +88,11 @@ def _tensorboard(folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
 @contextmanager
 def _wandb(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
     import wandb
-    import yaml
 
     # A run that is resumed, in the same folder with the same configuration, goes on there as the same run.
     text = to_yaml(config, for_clients=True)
     identifier = hashlib.sha256(f"{folder.resolve()}\n{text}".encode()).hexdigest()[:16]
-    values = yaml.safe_load(text)
+    values = yaml_file.parse(text, "the configuration")
     with wandb.init(id=identifier, name=folder.name, dir=str(folder), config=values, resume="allow") as run:
         # It ignores rounds that it has already: steps only increase.
         for row in done:

@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.batch_norm import has_statistics, tracking_layers
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE, one_line
+from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models.architectures import is_cifar_resnet
 from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights, write_atomically
@@ -217,4 +216,4 @@ def write_record(path: Path, config: RunConfig, report: LoadReport | None, weigh
             "unexpected": report.unexpected,
         }
         record["provenance"] = report.provenance
-    write_text_atomically(path, yaml.safe_dump(record, sort_keys=False))
+    yaml_file.write(path, record)

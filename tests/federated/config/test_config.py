@@ -87,10 +87,11 @@ def test_an_option_that_would_do_nothing_is_refused_whatever_its_value(
 ) -> None:
     """On the command line, in a file of a run, and from Python; the default of another choice, too."""
     taken = dict(option.defaults)
-    other = {"partition": "iid", "strategy": "fednova", "norm": "group", "dp": "none"}[option.choice]
+    others = {"partition": "iid", "strategy": "fednova", "norm": "group", "dp": "none", "engine": "inprocess"}
+    other = others[option.choice]
     value = next(
         (default for default in taken.values() if default is not None),
-        {"id_column": "x", "bn_stats": "average"}.get(field, 1),
+        {"id_column": "x", "bn_stats": "average", "ray_address": "auto"}.get(field, 1),
     )
     words = f"--{field.replace('_', '-')} goes with --{option.choice} "
     with pytest.raises(UserError, match=words):

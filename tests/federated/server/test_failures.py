@@ -197,3 +197,39 @@ def test_a_client_that_failed_goes_on_from_the_state_that_counted(
         outcomes.append(outcome(folder)[1])
         assert RunFolder(folder).load_state().client_rounds.tolist() == [4, 4, 4]
     assert outcomes[0] == outcomes[1]
+
+
+class Silent(InProcessGrid):
+    """No node answers messages of one type."""
+
+    silent_on = ""
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        identifiers = list(super().push_messages(messages))
+        self._pending = {
+            identifier: message
+            for identifier, message in self._pending.items()
+            if message.metadata.message_type != self.silent_on
+        }
+        return identifiers
+
+
+@pytest.mark.parametrize(
+    ("message_type", "fields"),
+    [
+        ("query", {"node_timeout": 0.5}),
+        ("query", {"client_timeout": 0.1}),
+        ("query.batch_norm_sums", {"client_timeout": 0.1, "init_statistics": "clients"}),
+        ("query.class_sums", {"client_timeout": 0.1, "head": "centroid"}),
+    ],
+)
+def test_the_opening_questions_have_an_end(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, message_type: str, fields: dict[str, Any]
+) -> None:
+    monkeypatch.setattr("federated.server.exchange.HANG_GRACE", 0.5)
+    grid = Silent(client_app, 3)
+    grid.silent_on = message_type
+    started = time.monotonic()
+    with pytest.raises(RunFailed, match="does not answer: gave no answer in time"):
+        run(tiny(**fields), quiet=True, grid=grid)
+    assert time.monotonic() - started < 60

@@ -19,6 +19,7 @@ from federated.server.run import run
 from federated.server.start import initialise
 from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.checkpoint import digest, save_encoder
 from fps_pretrain.models.encoders import build_encoder
 from tests.federated.conftest import outcome, run_quietly
@@ -126,7 +127,7 @@ def test_centroid_head_is_that_of_the_pooled_examples() -> None:
     model.load_state_dict(weights)
     model.eval()
     with torch.no_grad():
-        features = model.get_submodule("encoder")(initialise.normalise(IMAGES))
+        features = model.get_submodule("encoder")(normalise(IMAGES))
     expected = F.normalize(torch.stack([features[label == LABELS].mean(0) for label in range(4)]), dim=1)
     torch.testing.assert_close(built["head.weight"][:4], expected, rtol=1e-4, atol=1e-5)
     assert not built["head.weight"][4].any()  # nobody has that class

@@ -1,11 +1,13 @@
 """Names in pictures are shown as they are, whatever they hold."""
 
+import subprocess
 import sys
 import warnings
 
 import pytest
 
 from fps_pretrain.common import plots
+from tests.conftest import REPOSITORY
 
 NAMES = [r"$\frac$", "$x", "a $b$ c", r"\$", "_hidden", "\udcff.pt", "plain"]
 
@@ -28,4 +30,21 @@ def test_a_name_is_drawn_as_it_is(name, tmp_path):
     assert not mathematics
     assert shown.strip() == name.replace("\udcff", "\\udcff")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
-    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_pictures_are_drawn_without_pyplot(tmp_path):
+    """In a process of its own: other tests, and libraries they use, may import pyplot."""
+    program = f"""
+import sys
+from pathlib import Path
+from fps_pretrain.common import plots
+figure = plots.new_figure(3, 2)
+axes = figure.subplots()
+axes.plot([0, 1], [0, 1], label=plots.literal("a"))
+axes.legend()
+plots.style(axes, integer_x=True)
+plots.save(figure, Path({str(tmp_path)!r}) / "a.png")
+assert "matplotlib.pyplot" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, cwd=REPOSITORY)
+    assert (tmp_path / "a.png").is_file()

@@ -103,7 +103,7 @@ def test_moco_normalises_a_query_and_its_key_with_different_views():
     module = make("moco", method_options=("queue=16", "group=8"))
     with torch.no_grad():
         assert groups(module._encode_keys) == [set(range(8))] * 8
-    with pytest.raises(UserError, match="--method-options group must be at least 2, got 1"):
+    with pytest.raises(UserError, match=r"--method-options group must be 0 \(the whole batch\) or at least 2, got 1"):
         make("moco", method_options=("group=1",))
 
 

@@ -129,8 +129,8 @@ def test_the_effective_rank_counts_dimensions():
     assert effective_rank(many * float("nan")).isnan()
 
 
-def test_the_effective_rank_tells_an_encoder_that_has_collapsed():
-    """The shipped SimSiam weights use one dimension; SimCLR's do not."""
+def test_the_alarm_knows_an_encoder_that_has_collapsed(capsys):
+    """The shipped SimSiam weights use one dimension, below a head that hides it; SimCLR's use many."""
     views = make_source(PretrainConfig(), torch.device("cpu")).batch(0, 0, 128)[0]
     ranks = {}
     for name in ("fps_r20", "fps_r20_simsiam"):
@@ -139,6 +139,12 @@ def test_the_effective_rank_tells_an_encoder_that_has_collapsed():
             ranks[name] = effective_rank(encoder(views)).item()
     assert ranks["fps_r20_simsiam"] < 1.5
     assert ranks["fps_r20"] > 10
+    for name, words in (("fps_r20", ""), ("fps_r20_simsiam", "the features have collapsed to one dimension")):
+        values = {"embedding_spread": 0.65, "embedding_rank": 4.0, "feature_rank": ranks[name]}
+        alarm = CollapseAlarm(every=1, total_steps=10, batch_size=8)
+        said = "".join(hear(capsys, alarm, lambda step, values=values: values, range(1, 20)))
+        assert words in said
+        assert bool(said) == bool(words)
 
 
 def test_shuffling_moves_every_row_and_draws_nothing():

@@ -16,6 +16,7 @@ from torch import multiprocessing, nn
 
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.moco import Method as MoCo
+from fps_pretrain.methods.simsiam import Method as SimSiam
 from fps_pretrain.models import checkpoint
 from fps_pretrain.models.encoders import build_encoder
 from fps_pretrain.pairs.loader import PairBatches
@@ -130,6 +131,30 @@ def test_keys_are_shuffled_over_devices_and_come_back_in_order():
     assert not np.array_equal(encoded, views.numpy())
     order = [int(np.flatnonzero([np.array_equal(e, v) for v in views.numpy()])[0]) for e in encoded]
     assert sorted(order) == list(range(8))
+
+
+def _simsiam(world_size):
+    options = ("centre=1",)
+    return SimSiam(
+        PretrainConfig(method="simsiam", method_options=options, batch_size=8, devices=world_size),
+        build_encoder("resnet20", seed=0),
+    )
+
+
+def _skewed(part):
+    draw = torch.Generator().manual_seed(3)
+    return tuple((2 + torch.randn(8, 6, generator=draw))[part] for _ in range(4))
+
+
+def _centred_loss(rank):
+    z1, p1, z2, p2 = _skewed(slice(4 * rank, 4 * rank + 4))
+    return float(_simsiam(2).pair_loss((z1, p1), (z2, p2)))
+
+
+def test_the_centre_of_simsiams_targets_is_that_of_all_devices():
+    z1, p1, z2, p2 = _skewed(slice(None))
+    whole = float(_simsiam(1).pair_loss((z1, p1), (z2, p2)))
+    assert np.mean(in_two_processes(_centred_loss)) == pytest.approx(whole, abs=1e-6)
 
 
 OPTIONS = ["--epochs", 2, "--pairs-per-epoch", 96, "--batch-size", 16, "--size", 16, "--precision", "32"]

@@ -37,6 +37,7 @@ CHANGES = {
     "classes": 7,
     "codes": "codes.npz",
     "pool": 64,
+    "renders": "shared",
     "recipe_numbers": ("compose.scale_low=0.7",),
     "render": "device",
     "objects": (1, 3),

@@ -1,6 +1,5 @@
 """The package in other people's code."""
 
-import re
 import subprocess
 import sys
 
@@ -15,20 +14,6 @@ from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.pairs.loader import PairBatches
 from fps_pretrain.pairs.sources import FractalSource
 from tests.conftest import REPOSITORY
-
-
-def test_the_readmes_code_runs(tmp_path):
-    """The section's blocks one after the other, as a reader would paste them."""
-    section = (REPOSITORY / "README.md").read_text().split("### In your own code")[1].split("\n## ")[0]
-    blocks = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        assert len([line for line in block.splitlines() if line.strip()]) <= 10
-        assert "from fps_pretrain import" in block
-        torch.manual_seed(0)
-        block = block.replace("checkpoints/fps_r20.pt", str(REPOSITORY / "checkpoints" / "fps_r20.pt"))
-        exec(compile(block, "README.md", "exec"), names := {"__name__": "__main__"})
-        assert torch.isfinite(torch.as_tensor(names["loss"]))
 
 
 def test_importing_the_package_is_light():
