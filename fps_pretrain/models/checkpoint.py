@@ -3,7 +3,9 @@
 A checkpoint is a plain dictionary that ``torch.load(weights_only=True)`` reads:
 
     {"format": "fps-encoder", "version": 1, "arch": "resnet20", "width": 1,
-     "state_dict": {...encoder without head...}, "provenance": {...}}
+     "state_dict": {...encoder without head...}, "provenance": {"digest": SHA-256 of the weights, ...}}
+
+The digest is verified when the file is loaded.
 
 ``load_encoder_weights`` also takes what users already have: bare state dicts, ``{"state_dict": ...}`` or
 ``{"model": ...}`` around one, Lightning checkpoints, and the usual prefixes. A classifier head in them is ignored.
