@@ -48,6 +48,7 @@ def main(command: Command) -> int:
 
         print(dry_run(command.run))
         return 0
+    from federated.results.evaluation import evaluate
     from federated.server.run import RunFailed, run
 
     try:
@@ -55,6 +56,7 @@ def main(command: Command) -> int:
     except RunFailed as error:
         print(f"{PROG}: failed: {error}; the same command goes on from the last completed round", file=sys.stderr)
         return EXIT_FAILED
+    evaluate(command.run)
     return 0
 
 

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid, ServerApp
 
 from federated.config import file as config_file
 from federated.config.run import RunConfig
+from federated.results.evaluation import evaluate
 from federated.server import run as rounds
 from federated.server.output.progress import console, log
 from fps_pretrain.common import cli
@@ -32,6 +33,7 @@ def main(grid: Grid, context: Context) -> None:
     with console(quiet=False):
         wait_for_nodes(grid, config.clients, config.node_timeout)
     rounds.run(config, grid=grid)
+    evaluate(config)
 
 
 def without_traceback(record: logging.LogRecord) -> bool:

@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PRETRAIN = ("common", "images", "models", "fractals", "config", "pairs", "methods", "probing", "training")
 FEDERATED = (
-    "config", "data", "client", "messages", "algorithms", "client_app", "engines", "server", "server_app",
+    "config", "data", "client", "messages", "algorithms", "client_app", "engines", "server", "results",
+    "server_app", "predict", "export",
 )  # fmt: skip
 LENT = ("common", "images", "models")
 """What ``federated`` takes of ``fps_pretrain``."""
@@ -50,7 +51,7 @@ def imports_of(path: Path, modules: set[str]) -> set[str]:
 
 MODULES = {module_of(path): path for path in sources()}
 IMPORTS = {module: imports_of(path, set(MODULES)) for module, path in MODULES.items()}
-LAZY = {"fps_pretrain"}
+LAZY = {"fps_pretrain", "federated"}
 """Modules whose imports wait until somebody asks for what they offer."""
 
 

@@ -22,7 +22,7 @@ def call(command: str, *more: str) -> None:
     subprocess.run([sys.executable, *command.split(), *more], cwd=REPOSITORY, check=True)
 
 
-def main(folder: Path, pairs: int = 10_240) -> None:
+def main(folder: Path, pairs: int = 7_680) -> None:
     """Draw pairs, train on ``pairs`` of them, and compare the encoder with random weights."""
     if not (folder / "pairs").exists():
         call("run_pretrain.py preview --pairs 12 --output", str(folder / "pairs"))

@@ -19,13 +19,16 @@ EXIT_FAILED = 3
 
 def main(path: str) -> int:
     """Carry out or resume the run that a YAML file describes; returns the exit code."""
+    from federated.results.evaluation import evaluate
     from federated.server import run as rounds
 
+    config = from_yaml(Path(path).read_text())
     try:
-        rounds.run(from_yaml(Path(path).read_text()), quiet=True)
+        rounds.run(config, quiet=True)
     except rounds.RunFailed as error:
         print(error, file=sys.stderr)
         return EXIT_FAILED
+    evaluate(config)
     return 0
 
 

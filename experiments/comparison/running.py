@@ -41,6 +41,7 @@ def one_by_one(runs: Sequence[RunConfig]) -> None:
     Raises:
         ComparisonFailed: a run could not go on; those after it were not begun.
     """
+    from federated.results.evaluation import evaluate
     from federated.server import run as rounds
 
     for number, run in enumerate(runs, 1):
@@ -49,6 +50,7 @@ def one_by_one(runs: Sequence[RunConfig]) -> None:
             rounds.run(run)
         except rounds.RunFailed as error:
             raise ComparisonFailed(f"failed in {run.folder}: {error}; {ADVICE}") from error
+        evaluate(run)
 
 
 @dataclass

@@ -24,6 +24,9 @@ class EvaluationOptions(OptionSet):
     per_client_every: Whole = 0
     """After every so many rounds, and after the last, clients evaluate the global model on test examples like their
     own; 0 never."""
+    keep_best: bool = False
+    """Keep the model of the round with the highest validation accuracy, the earliest of equals, as best.pt in the run
+    folder, beside the last round's model.pt."""
     keep_clients_every: Annotated[Whole, MAY_DIFFER] = 0
     """Keep the clients' models of every so many rounds, and of the last, for experiments.analyses (at most 5 rounds,
     spread over the run); 0 never."""
@@ -70,5 +73,8 @@ class ExecutionOptions(OptionSet):
     """Write the rounds for TensorBoard, too, into the run folder."""
     wandb: Annotated[bool, MAY_DIFFER] = False
     """Send the rounds to Weights & Biases, too; its environment variables apply (pip install wandb)."""
+    mlflow: Annotated[bool, MAY_DIFFER] = False
+    """Send the rounds to MLflow, too: to MLFLOW_TRACKING_URI, or without it into the run folder (pip install
+    mlflow)."""
     output: Annotated[Path | None, MAY_DIFFER] = None
     """Run folder (default: runs/ and a name made of data set, partition, init and seed)."""

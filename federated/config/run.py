@@ -58,6 +58,8 @@ class RunConfig(  # its fields come from the last of these to the first
             raise UserError(
                 f"--bn-stats server needs --validation above 0: the images the statistics are taken from{other}"
             )
+        if self.keep_best and not self.validation:
+            raise UserError("--keep-best needs --validation above 0: the images by which the best round is chosen")
         self._check_cohort()
 
     def _check_privacy(self) -> None:

@@ -78,6 +78,7 @@ class Loop:
         """
         if state.round == 0:
             state = replace(state, server=self.initial_server_state(state.weights))
+        folder.keep_best(self.config, self.space.dataset.classes, state)
         for server_round in range(state.round + 1, self.config.rounds + 1):
             started = time.perf_counter()
             result = self.round(server_round, state, bar)
@@ -88,6 +89,7 @@ class Loop:
             row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
             record(self.config, row, started, folder, publish, bar)
             folder.save_state(state)  # Commit point of the round.
+            folder.keep_best(self.config, self.space.dataset.classes, state)
         return state
 
     def _keep_client_models(self, folder: RunFolder, before: State, result: Round) -> None:

@@ -121,6 +121,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
             RoundBar(config.rounds, state.round, quiet) as bar,
         ):
             state = _rounds(config, folder, space, engine, report, state, publish, bar, evaluated=bool(rows))
+        folder.keep_best(config, dataset.classes, state)  # killed after its last round, it has it to do yet
         folder.finish(config, dataset.classes, state)
         rows = folder.history()
         failed = sum(len(row["failures"]) for row in rows)

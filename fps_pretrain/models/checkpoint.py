@@ -7,9 +7,9 @@ A checkpoint is a plain dictionary that ``torch.load(weights_only=True)`` reads:
 
 The digest is verified when the file is loaded.
 
-``load_encoder_weights`` also takes what users already have: bare state dicts, ``{"state_dict": ...}`` or
-``{"model": ...}`` around one, Lightning checkpoints, and the usual prefixes. A classifier head in them is ignored.
-Nothing is ever unpickled beyond tensors and plain containers.
+``NAME.safetensors`` holds the same (``safetensors_file``). ``load_encoder_weights`` also takes what users already have:
+bare state dicts, ``{"state_dict": ...}`` or ``{"model": ...}`` around one, Lightning checkpoints, and the usual
+prefixes. A classifier head in them is ignored. Nothing is ever unpickled beyond tensors and plain containers.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import keep_existing, open_atomically
+from fps_pretrain.models import safetensors_file
 from fps_pretrain.models.encoders import Encoder, build_encoder
 from fps_pretrain.models.provenance import plain_provenance
 from fps_pretrain.models.seal import as_weights, check_seal, has_a_wrong_checksum, why_not_plain
@@ -103,6 +104,13 @@ def save_encoder(
 ) -> tuple[str, Path | None]:
     """Write the encoder checkpoint; an existing file is kept beside it, unless it holds the same weights.
 
+    Args:
+        path: where; a name that ends in .safetensors makes a file of that format.
+        encoder: what is saved.
+        arch: its architecture.
+        width: its width multiplier.
+        provenance: how it was made, plain values.
+
     Returns:
         The digest of the weights, and where an earlier file of that name is now (None if it did not have to move).
     """
@@ -119,8 +127,20 @@ def save_encoder(
         "state_dict": state,
         "provenance": {**provenance, "digest": weights_digest},
     }
-    write_atomically(path, payload)
+    write_checkpoint(path, payload)
     return weights_digest, kept
+
+
+def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
+    """Write a dictionary with a ``state_dict``, as safetensors where the name of the file says so.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    if path.suffix == safetensors_file.SUFFIX:
+        safetensors_file.write(path, payload)
+    else:
+        write_atomically(path, payload)
 
 
 def _is_whole_pickle(path: Path) -> bool:
@@ -131,13 +151,15 @@ def _is_whole_pickle(path: Path) -> bool:
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """Whatever dictionary of tensors and plain values the file holds.
+    """Whatever dictionary of tensors and plain values the file holds; a .safetensors file's, too.
 
     Raises:
         UserError: the file is missing, truncated, no checkpoint, or holds objects other than tensors and plain values.
     """
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; make one with run_pretrain.py or name another file")
+    if path.suffix == safetensors_file.SUFFIX:
+        return safetensors_file.read(path)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway

@@ -1,9 +1,10 @@
-"""TensorBoard and Weights & Biases, which get a run's rounds beside metrics.jsonl."""
+"""TensorBoard, Weights & Biases and MLflow, which get a run's rounds beside metrics.jsonl."""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,6 +14,7 @@ from typing import Any
 from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import write_text_atomically
 
 Row = dict[str, Any]
 Logger = Callable[[Row], None]
@@ -20,19 +22,24 @@ Logger = Callable[[Row], None]
 TENSORBOARD = "tensorboard"
 """Folder inside the run folder that ``tensorboard --logdir`` is pointed to."""
 
+MLFLOW_ID = "mlflow-run"
+"""File inside the run folder with the id that MLflow gave the run."""
+
 
 def nowhere(row: Row) -> None:
     """Log nothing."""
 
 
 def check_installed(config: RunConfig) -> None:
-    """Refuse ``--wandb`` where it is not installed.
+    """Refuse ``--wandb`` and ``--mlflow`` where they are not installed.
 
     Raises:
-        UserError: there is no wandb.
+        UserError: there is no wandb, or no mlflow.
     """
     if config.wandb and importlib.util.find_spec("wandb") is None:
         raise UserError("--wandb needs Weights & Biases: pip install 'fps-federated[wandb]'")
+    if config.mlflow and importlib.util.find_spec("mlflow") is None:
+        raise UserError("--mlflow needs MLflow: pip install 'fps-federated[mlflow]'")
 
 
 @contextmanager
@@ -50,6 +57,8 @@ def loggers(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Lo
             chosen.append(stack.enter_context(_tensorboard(folder, done)))
         if config.wandb:
             chosen.append(stack.enter_context(_wandb(config, folder, done)))
+        if config.mlflow:
+            chosen.append(stack.enter_context(_mlflow(config, folder, done)))
 
         def log(row: Row) -> None:
             for logger in chosen:
@@ -98,3 +107,33 @@ def _wandb(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Log
         for row in done:
             run.log(scalars(row), step=row["round"])
         yield lambda row: run.log(scalars(row), step=row["round"])
+
+
+LAST_ROUND = "last round"
+"""MLflow's tag of a run that says which rounds it has: it would keep a round that is sent twice twice."""
+
+
+@contextmanager
+def _mlflow(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
+    import mlflow
+    import yaml
+
+    if "MLFLOW_TRACKING_URI" not in os.environ:
+        mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+    # A run that is resumed in the same folder goes on as the same run.
+    known = folder / MLFLOW_ID
+    with mlflow.start_run(run_id=known.read_text() if known.is_file() else None, run_name=folder.name) as run:
+        if not known.is_file():
+            values = yaml.safe_load(to_yaml(config, for_clients=True))
+            mlflow.log_params({name: value for name, value in values.items() if value is not None})
+            write_text_atomically(known, run.info.run_id)
+        last = int(run.data.tags.get(LAST_ROUND, -1))
+
+        def log(row: Row) -> None:
+            mlflow.log_metrics(scalars(row), step=row["round"])
+            mlflow.set_tag(LAST_ROUND, row["round"])
+
+        for row in done:
+            if row["round"] > last:
+                log(row)
+        yield lambda row: log(row) if row["round"] > last else None

@@ -8,7 +8,8 @@
     secret         with --dp: a number that only the server knows, readable by its owner alone
     client_models/ with --keep-clients-every: the clients' models of some rounds, see client_models.py
     clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
-    model.pt       the final classifier, once finished, and curve.png
+    best.pt        with --keep-best: the classifier of the round with the highest validation accuracy so far
+    model.pt       the final classifier, once finished, and curve.png; evaluation.json and confusion.png follow
     log.txt        the log, Flower's messages among it
     .lock          held by the process that works on the run
 
@@ -37,7 +38,7 @@ from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
-from federated.server.output import client_models
+from federated.server.output import client_models, model_file
 from federated.server.output.history import Row as Row
 from federated.server.output.history import read_history as read_history
 from fps_pretrain.common import environment, plots
@@ -52,7 +53,6 @@ from fps_pretrain.models.checkpoint import read_sealed, write_atomically
 from fps_pretrain.models.seal import sealed
 
 STATE_FORMAT = "fps-run"
-MODEL_FORMAT = "fps-classifier"
 VERSION = 2
 
 SECRET_BITS = 128
@@ -247,7 +247,12 @@ class RunFolder:
     @property
     def has_model(self) -> bool:
         """Whether the final model was written, the last thing a run does."""
-        return (self.path / "model.pt").is_file()
+        return (self.path / model_file.MODEL).is_file()
+
+    def keep_best(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
+        """With ``--keep-best``, write best.pt if the last completed round is the best so far."""
+        if config.keep_best:
+            model_file.keep_best(self.path, config, classes, self.history(), state.round, state.weights)
 
     def finish(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
         """Draw curve.png, remove the clients' states, and write model.pt.
@@ -261,8 +266,7 @@ class RunFolder:
                 states.keep(client, last_round)
         else:  # no later command reads them
             shutil.rmtree(self.client_states, ignore_errors=True)
-        model = {"arch": config.arch, "width": config.width, "classes": list(classes), "state_dict": state.weights}
-        write_atomically(self.path / "model.pt", {"format": MODEL_FORMAT, "version": VERSION, **model})
+        model_file.write(self.path / model_file.MODEL, config, classes, state.round, state.weights)
 
 
 def plot_curve(path: Path, rows: list[Row], title: str) -> None:

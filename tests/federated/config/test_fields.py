@@ -90,7 +90,8 @@ ROWS: dict[str, tuple[dict[str, Any], Any]] = {
 OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
     "eval_batch_size", "engine", "ray_address", "gpus_per_client", "device", "threads", "output", "workers",
-    "client_timeout", "node_timeout", "min_clients", "dp_secret", "keep_clients_every",
+    "client_timeout", "node_timeout", "min_clients", "keep_clients_every",
+    "keep_best", "mlflow",
 }  # fmt: skip
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 

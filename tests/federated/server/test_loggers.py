@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,3 +73,73 @@ def test_wandb_offline(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = run(tiny(wandb=True, rounds=1), quiet=True).folder
     assert list((folder / "wandb").glob("offline-run-*/*.wandb"))
+
+
+def test_without_mlflow(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "mlflow" else original(name))
+    with pytest.raises(UserError, match=r"pip install 'fps-federated\[mlflow\]'"):
+        run(tiny(mlflow=True), quiet=True)
+    assert not tiny().folder.exists()
+
+
+class StandIn(ModuleType):
+    """As much of mlflow as is used: one tracking server for the whole test."""
+
+    def __init__(self) -> None:
+        super().__init__("mlflow")
+        self.__spec__ = importlib.util.spec_from_loader("mlflow", loader=None)
+        self.runs: dict[str, Any] = {}
+        self.uris: list[str] = []
+
+    def set_tracking_uri(self, uri: str) -> None:
+        self.uris.append(uri)
+
+    @contextmanager
+    def start_run(self, run_id: str | None, run_name: str) -> Iterator[Any]:
+        run_id = run_id or f"id{len(self.runs)}"
+        info, data = SimpleNamespace(run_id=run_id, run_name=run_name), SimpleNamespace(tags={}, params={})
+        self.current = self.runs.setdefault(run_id, SimpleNamespace(info=info, data=data, metrics=[]))
+        yield self.current
+
+    def log_params(self, values: dict[str, Any]) -> None:
+        assert not self.current.data.params
+        self.current.data.params.update(values)
+
+    def log_metrics(self, values: dict[str, float], step: int) -> None:
+        self.current.metrics.append((step, values))
+
+    def set_tag(self, name: str, value: Any) -> None:
+        self.current.data.tags[name] = str(value)
+
+
+def test_mlflow_has_each_round_once_however_often_a_run_is_resumed(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    from federated.algorithms import fedavg
+
+    mlflow = StandIn()
+    monkeypatch.setitem(sys.modules, "mlflow", mlflow)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with monkeypatch.context() as patch:
+        original = fedavg.train_client
+        patch.setattr(fedavg, "train_client", lambda c, w: 1 / 0 if c.key[1] == 3 else original(c, w))
+        with pytest.raises(RunFailed):
+            run(tiny(mlflow=True, rounds=4), quiet=True)
+    result = run(tiny(mlflow=True, rounds=4), quiet=True)
+    (logged_run,) = mlflow.runs.values()
+    assert [step for step, _ in logged_run.metrics] == [0, 1, 2, 3, 4]
+    assert [values["test_accuracy"] for _, values in logged_run.metrics] == [
+        row["test_accuracy"] for row in result.history
+    ]
+    assert logged_run.info.run_name == result.folder.name
+    assert logged_run.data.params["dataset"] == "digits"
+    assert mlflow.uris[0] == f"sqlite:///{result.folder.resolve() / 'mlflow.db'}"
+
+
+def test_mlflow_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'fps-federated[mlflow]'")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    folder = run(tiny(mlflow=True, rounds=1), quiet=True).folder
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    stored = mlflow.get_run((folder / loggers.MLFLOW_ID).read_text())
+    assert stored.data.params["rounds"] == "1"
+    assert stored.data.tags[loggers.LAST_ROUND] == "1"

@@ -20,6 +20,11 @@ from tests.fps_pretrain.training.runs import TINY, run
 from tests.tools import random_kills
 
 
+def opened(config, native):
+    with ExitStack() as held:
+        return run_folder.open_run(config, native, held, {})
+
+
 def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_probe, monkeypatch):
     """Ctrl-C after the second of six steps, in mid-epoch; the same command ends with the same weights."""
     from fps_pretrain.methods.simsiam import Method
@@ -55,26 +60,21 @@ def test_a_run_folder_of_another_run_is_refused(tmp_path, no_probe):
     assert [p.name for p in (tmp_path / "notes").iterdir()] == ["a.txt"]
 
 
-def open_once(config, native):
-    with ExitStack() as held:
-        return run_folder.open_run(config, native, held, {})
-
-
 def test_the_precision_is_resolved_once_and_kept_on_another_machine(tmp_path, capsys):
     config = PretrainConfig(output=tmp_path / "out.pt", run_dir=tmp_path / "run", **TINY | {"precision": "auto"})
     config = config.resolve(has_gpu=False)
-    begun, _ = open_once(config, "bf16")
+    begun, _ = opened(config, native="bf16")
     assert begun.precision == "bf16"
     assert read_yaml(tmp_path / "run" / "config.yaml")["precision"] == "bf16"
     assert not capsys.readouterr().err
-    resumed, _ = open_once(config, "32")
+    resumed, _ = opened(config, native="32")
     assert resumed == begun
     assert capsys.readouterr().err.count("goes on in bfloat16") == 1
     with pytest.raises(UserError, match="--precision"):
-        open_once(dataclasses.replace(config, precision="32"), "32")
+        opened(dataclasses.replace(config, precision="32"), native="32")
     # a folder of revision 0.1 holds what was asked for, not what was taken
     write_yaml(tmp_path / "run" / "config.yaml", config)
-    assert open_once(config, "32")[0].precision == "32"
+    assert opened(config, native="32")[0].precision == "32"
 
 
 def test_a_run_stores_its_precision(tmp_path, no_probe, monkeypatch):

@@ -21,6 +21,9 @@ CLOCK = ("seconds", "pairs_per_second", "data_wait")
 PROVENANCE = ("method", "recipe", "pairs_seen", "seed", "probe", "digest")
 """What is compared of a checkpoint's provenance; the rest says where and with what it was made."""
 
+DESCRIPTION = ("norm", "image_size", "round")
+"""What model.pt says since later revisions of the run that made it; config.yaml says the same."""
+
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """The last part of the names of BatchNorm's buffers."""
 
@@ -61,7 +64,9 @@ def read_outcome(folder: Path) -> Outcome:
 def _read_weights(path: Path) -> Outcome:
     content = torch.load(path, map_location="cpu", weights_only=True)
     outcome = {
-        f"{path.name} {name}": value for name, value in content.items() if name not in ("state_dict", "provenance")
+        f"{path.name} {name}": value
+        for name, value in content.items()
+        if name not in ("state_dict", "provenance", *DESCRIPTION)
     }
     outcome.update({f"weights {name}": tensor for name, tensor in content["state_dict"].items()})
     provenance = content.get("provenance", {})

@@ -1,0 +1,190 @@
+"""A finished run's classifier, ready to use: images in, class names and probabilities out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+from torch import nn
+
+from federated.client.batch_norm import with_norm
+from federated.client.workspace import resolve_device
+from federated.server.output import model_file
+from federated.server.output.model_file import Model
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.images.decode import fit, read_image
+from fps_pretrain.images.pixels import normalise
+from fps_pretrain.images.table import Images
+from fps_pretrain.models.encoders import build_classifier, build_encoder
+
+AnyImage = Images | str | Path | Image.Image
+"""uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey, the path of an image file, or one of Pillow's images."""
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a classifier says of N images.
+
+    Attributes:
+        names: the most probable class of each ``(N,)``.
+        probabilities: of each class, in the classifier's order, float32 ``(N, classes)``; rows add up to 1.
+    """
+
+    names: list[str]
+    probabilities: NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class Classifier:
+    """A classifier with its preprocessing. ``load_classifier`` makes one.
+
+    Args:
+        model: what the file of the run holds.
+        device: where it computes.
+
+    Attributes:
+        classes: the names of the classes, in the order of the probabilities.
+        image_size: side of the squares that images are brought to, in pixels.
+        module: encoder and head, in evaluation mode: normalised images ``(N, 3, S, S)`` to logits.
+    """
+
+    def __init__(self, model: Model, device: torch.device) -> None:
+        self.classes = model.classes
+        self.image_size = model.image_size
+        self.device = device
+        self.module = build_module(model).to(device).to(memory_format=torch.channels_last)
+
+    def __call__(self, images: AnyImage | Sequence[AnyImage] | Images, batch_size: int = 256) -> Predictions:
+        """Classify images.
+
+        Args:
+            images: one image, several of any sizes and kinds, or an array ``(N, H, W, 3)``.
+            batch_size: how many are read and classified at once.
+
+        Raises:
+            UserError: a file cannot be read, or something is no image.
+        """
+        given: Iterable[AnyImage] = [images] if _is_one(images) else images  # type: ignore[assignment,list-item]
+        items = list(given)
+        parts = [
+            self.probabilities(self.prepare(items[start : start + batch_size]))
+            for start in range(0, len(items), batch_size)
+        ]
+        probabilities = np.concatenate(parts) if parts else np.empty((0, len(self.classes)), np.float32)
+        return Predictions([self.classes[best] for best in probabilities.argmax(1)], probabilities)
+
+    def prepare(self, images: Iterable[AnyImage]) -> Images:
+        """Images as the run saw its own, uint8 ``(N, S, S, 3)``: the short side resized, the middle cropped.
+
+        Raises:
+            UserError: a file cannot be read, or something is no image.
+        """
+        fitted = [fit(as_array(image), self.image_size) for image in images]
+        return np.stack(fitted) if fitted else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+
+    @torch.inference_mode()
+    def probabilities(self, prepared: Images) -> NDArray[np.float32]:
+        """Probabilities ``(N, classes)`` of what ``prepare`` returned, in one batch."""
+        logits = self.module(normalise(torch.from_numpy(prepared).to(self.device)))
+        return logits.softmax(1).cpu().numpy()
+
+
+def load_classifier(
+    run: Path | str,
+    *,
+    best: bool = False,
+    classes: Sequence[str] | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+) -> Classifier:
+    """The classifier of a finished run.
+
+    Args:
+        run: the run folder, or a classifier file (model.pt, best.pt, or what ``federated.export`` wrote as
+            safetensors).
+        best: take the round with the highest validation accuracy, which ``--keep-best`` keeps, not the last.
+        classes: names for the classes, in the order of their labels, in place of the run's.
+        device: auto takes a GPU if there is one.
+
+    Raises:
+        UserError: the run has not finished, the file is damaged or missing, or ``classes`` are too few or too many.
+    """
+    model = find_model(Path(run), best=best)
+    if classes is not None:
+        model = with_classes(model, classes)
+    return Classifier(model, resolve_device(device))
+
+
+def find_model(run: Path, *, best: bool) -> Model:
+    """The model of a run folder, or of a file; see ``load_classifier``."""
+    if not run.is_dir():
+        return model_file.read(run)
+    if not (run / "config.yaml").is_file():
+        raise UserError(f"{run} is not a run: it has no config.yaml")
+    if not (run / model_file.MODEL).is_file():
+        raise UserError(f"{run} has not finished: the command that began it goes on and writes {model_file.MODEL}")
+    if best and not (run / model_file.BEST).is_file():
+        raise UserError(f"{run} has no {model_file.BEST}: it ran without --keep-best")
+    return model_file.read(run / (model_file.BEST if best else model_file.MODEL))
+
+
+def with_classes(model: Model, classes: Sequence[str]) -> Model:
+    """The model with other names for its classes.
+
+    Raises:
+        UserError: they are not as many, or a name stands twice.
+    """
+    if len(classes) != len(model.classes):
+        raise UserError(f"{len(classes)} class names do not fit {model.path}, which has {len(model.classes)} classes")
+    if len(set(classes)) < len(classes):
+        raise UserError("a class name stands twice among those given")
+    return Model(**{**vars(model), "classes": tuple(classes)})
+
+
+def build_module(model: Model) -> nn.Module:
+    """Encoder and head with the model's weights, in evaluation mode.
+
+    Raises:
+        UserError: the weights are not those of the architecture that the file names.
+    """
+    encoder = build_encoder(model.arch, model.width, seed=0)
+    module = with_norm(build_classifier(encoder, len(model.classes), seed=0), model.norm)
+    try:
+        module.load_state_dict(dict(model.weights))
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"{model.path} is damaged: its weights are not those of {model.arch}") from error
+    return module.eval()
+
+
+def _is_one(images: Any) -> bool:
+    return isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim < 4)
+
+
+def as_array(image: AnyImage) -> Images:
+    """One image as uint8 ``(H, W, 3)``, RGB; grey ones get three equal channels, transparency is dropped.
+
+    Raises:
+        UserError: the file cannot be read, or it is no image of 8 bits a channel.
+    """
+    if isinstance(image, (str, Path)):
+        return read_image(Path(image))
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise UserError(f"an image of Pillow's mode {image.mode} has more than 8 bits a channel: convert it first")
+        # As a camera's file is read by its path: turned the way that it says.
+        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    array = np.asarray(image)
+    if array.dtype != np.uint8:
+        raise UserError(f"an image must be of type uint8 with values from 0 to 255, not {array.dtype}")
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise UserError(f"an image must have the shape (H, W, 3) or (H, W), not {array.shape}")
+    return array

@@ -1,0 +1,123 @@
+"""Classify images with a finished run: python -m federated.predict runs/NAME photos/ --output predictions.csv.
+
+A CSV row for each image: its path, the most probable class and its probability, then the probability of each class.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from numpy.typing import NDArray
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_regular_file, write_bytes_atomically
+
+PROG = "federated.predict"
+
+MAX_LIST_BYTES = 2**24
+"""Length of the longest list of class names that is read."""
+
+BATCH = 256
+"""Images that are in memory at once."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What the command line says."""
+
+    run: tyro.conf.Positional[Path]
+    """Run folder, or a classifier file."""
+    images: tyro.conf.Positional[tuple[Path, ...]]
+    """Image files, and folders of them of any depth."""
+    output: Path | None = None
+    """CSV file (default: print it)."""
+    sheet: Annotated[Path | None, tyro.conf.arg(metavar="FILE.png")] = None
+    """Picture of the images the classifier is most and least certain of."""
+    best: bool = False
+    """Use the round with the highest validation accuracy, kept by --keep-best, and not the last."""
+    classes: Path | None = None
+    """Text file with other names for the classes, one a line, in the order of their labels."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device that computes; auto takes a GPU if there is one."""
+
+    def __post_init__(self) -> None:
+        if not self.images:
+            raise UserError("name image files, or a folder of them, behind the run")
+
+
+def main(command: Command) -> int:
+    """Write the CSV and the sheet; returns the exit code. Nothing is written if an image cannot be read."""
+    from federated.results.classifier import load_classifier
+
+    paths = find_images(command.images)
+    names = read_classes(command.classes) if command.classes else None
+    classifier = load_classifier(command.run, best=command.best, classes=names, device=command.device)
+    parts = [
+        classifier.probabilities(classifier.prepare(paths[start : start + BATCH]))
+        for start in range(0, len(paths), BATCH)
+    ]
+    probabilities = np.concatenate(parts)
+    content = table(paths, classifier.classes, probabilities)
+    if command.sheet:
+        from federated.results.sheet import draw
+
+        draw(command.sheet, classifier, paths, probabilities)
+    if command.output:
+        write_bytes_atomically(command.output, content)
+    else:
+        sys.stdout.buffer.write(content)
+    return 0
+
+
+def find_images(given: Sequence[Path]) -> list[Path]:
+    """The files that are given and, in alphabetical order, the images in the folders that are given.
+
+    Raises:
+        UserError: there is no such file, or a folder has no images.
+    """
+    from fps_pretrain.images.folder import IMAGE_SUFFIXES, list_images
+
+    found: list[Path] = []
+    for path in given:
+        if path.is_dir():
+            inside = [path / name for name in list_images(path)]
+            if not inside:
+                raise UserError(f"{path} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
+            found += inside
+        elif not path.exists():
+            raise UserError(f"{path} does not exist")
+        else:
+            found.append(path)
+    return found
+
+
+def read_classes(path: Path) -> list[str]:
+    """The class names in a text file (UTF-8), one a line; empty lines are left out.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
+    try:
+        lines = read_regular_file(path, MAX_LIST_BYTES).decode().splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not a text file (UTF-8)") from error
+    return [line.strip() for line in lines if line.strip()]
+
+
+def table(paths: Sequence[Path], classes: Sequence[str], probabilities: NDArray[np.float32]) -> bytes:
+    """The CSV file's content; a path that is not UTF-8 keeps its bytes."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "class", "probability", *classes])
+    for path, row in zip(paths, probabilities, strict=True):
+        best = int(row.argmax())
+        writer.writerow([path, classes[best], f"{row[best]:.6f}", *(f"{value:.6f}" for value in row)])
+    return text.getvalue().encode("utf-8", "surrogateescape")

@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+
+from federated import load_classifier
+from federated.config.run import RunConfig
+from tests.conftest import REPOSITORY, assert_refused
+
+Predict = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def predict(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the program as a user does."""
+    command = [sys.executable, "-m", "federated.predict", *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, env=environment)
+
+
+def test_a_folder_becomes_a_table_and_a_sheet(config: RunConfig, photos: Path, tmp_path: Path) -> None:
+    output, sheet = tmp_path / "said.csv", tmp_path / "sheet.png"
+    done = predict(config.folder, photos, "--output", output, "--sheet", sheet, "--best")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    rows = list(csv.reader(output.open(newline="")))
+    assert rows[0] == ["image", "class", "probability", *"0123456789"]
+    assert [Path(row[0]) for row in rows[1:]] == sorted(photos.iterdir())
+    said = load_classifier(config.folder, best=True)([Path(row[0]) for row in rows[1:]])
+    assert [row[1] for row in rows[1:]] == said.names
+    assert [float(row[2]) for row in rows[1:]] == pytest.approx(said.probabilities.max(1).tolist(), abs=1e-5)
+    assert cv2.imread(str(sheet)).shape[1] > 500
+
+
+def test_files_are_printed_with_the_names_of_a_list(config: RunConfig, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\n".join(f"digit {number}" for number in range(10)) + "\n")
+    done = predict(config.folder, photos / "03.png", photos / "01.png", "--classes", tmp_path / "names.txt")
+    rows = list(csv.reader(done.stdout.splitlines()))
+    assert [Path(row[0]).name for row in rows[1:]] == ["03.png", "01.png"]
+    assert rows[1][1].startswith("digit ")
+
+
+@pytest.mark.parametrize("what", ["unfinished", "no image", "classes", "empty", "nothing", "missing"])
+def test_bad_input_is_one_line(
+    config: RunConfig, photos: Path, copied: Callable[[], Path], tmp_path: Path, what: str
+) -> None:
+    folder, images, more, words = config.folder, [photos], ["--output", tmp_path / "said.csv"], what
+    if what == "unfinished":
+        folder, words = copied(), "has not finished"
+        (folder / "model.pt").unlink()
+    elif what == "no image":
+        (tmp_path / "thesis.png").write_text("thesis")
+        images, words = [photos, tmp_path / "thesis.png"], "is not an image"
+    elif what == "classes":
+        (tmp_path / "names.txt").write_text("cat\ndog\n")
+        more, words = [*more, "--classes", tmp_path / "names.txt"], "2 class names do not fit"
+    elif what == "empty":
+        (tmp_path / "empty").mkdir()
+        images, words = [tmp_path / "empty"], "holds no images"
+    elif what == "nothing":
+        images, words = [], "name image files"
+    else:
+        images, words = [tmp_path / "nowhere.png"], "does not exist"
+    assert_refused(predict(folder, *images, *more), words)
+    assert not (tmp_path / "said.csv").exists()
