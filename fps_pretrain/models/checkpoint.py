@@ -14,7 +14,6 @@ prefixes. A classifier head in them is ignored. Nothing is ever unpickled beyond
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 import zipfile
@@ -31,7 +30,8 @@ from fps_pretrain.common.files import keep_existing, open_atomically
 from fps_pretrain.models import safetensors_file
 from fps_pretrain.models.encoders import Encoder, build_encoder
 from fps_pretrain.models.provenance import plain_provenance
-from fps_pretrain.models.seal import as_weights, check_seal, has_a_wrong_checksum, why_not_plain
+from fps_pretrain.models.seal import as_weights, check_digest, check_seal, has_a_wrong_checksum
+from fps_pretrain.models.seal import digest as digest
 
 FORMAT = "fps-encoder"
 VERSION = 1
@@ -60,16 +60,6 @@ class LoadReport:
         if self.unexpected:
             text += f"; not used: {', '.join(self.unexpected)}"
         return text
-
-
-def digest(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the tensors, in name order: the same weights, the same digest."""
-    sha = hashlib.sha256()
-    for name in sorted(state_dict):
-        tensor = state_dict[name].detach().cpu().contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def write_atomically(path: Path, payload: object) -> None:
@@ -224,19 +214,6 @@ def _architecture_in(path: Path | str, content: Mapping[Any, Any]) -> tuple[str,
     if not isinstance(arch, str) or type(width) is not int:
         raise UserError(f"{path} is damaged: it does not name its architecture and width")
     return arch, width
-
-
-def check_digest(path: Path | str, tensors: Mapping[str, Tensor], recorded: object) -> None:
-    """Refuse weights that are not those whose digest a checkpoint records.
-
-    Raises:
-        UserError: the digest is another, or a tensor is not plain numbers.
-    """
-    for name, tensor in tensors.items():
-        if reason := why_not_plain(tensor):
-            raise UserError(f"{path}: the tensor {name!r} is {reason}")
-    if digest(tensors) != recorded:
-        raise UserError(f"{path} is damaged: its weights do not have the digest that it records")
 
 
 def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width: int = 1) -> LoadReport:
