@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import keep_existing, open_atomically
-from fps_pretrain.models import safetensors_file
+from fps_pretrain.models import safetensors_file, shipped
 from fps_pretrain.models.encoders import Encoder, build_encoder
 
 FORMAT = "fps-encoder"
@@ -242,7 +242,8 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
     """The encoder of a checkpoint, ready to use.
 
     Args:
-        path: an encoder checkpoint, which names its architecture, or another file that ``load_encoder_weights`` reads.
+        path: an encoder checkpoint, which names its architecture, another file that ``load_encoder_weights`` reads, or
+            the name of a shipped encoder, such as ``fps_r20``.
         arch: the architecture of a file that does not name one.
         width: its width multiplier.
 
@@ -253,7 +254,8 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
     Raises:
         UserError: the file cannot be read, or is not of the architecture.
     """
-    content = read_file(Path(path))
+    path = shipped.resolve(path)
+    content = read_file(path)
     if content.get("format") == FORMAT and arch is None:
         arch, width = str(content.get("arch")), int(content.get("width") or 1)
     if arch is None:
