@@ -17,8 +17,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.checkpoint import read_file, write_atomically
 from fps_pretrain.models.seal import why_misfit
+from fps_pretrain.models.tensor_file import read_file, write_atomically
 
 FOLDER = "client_models"
 """Name of the folder in a run folder."""

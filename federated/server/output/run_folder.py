@@ -49,8 +49,8 @@ from fps_pretrain.common.files import (
     locked,
     write_text_atomically,
 )
-from fps_pretrain.models.checkpoint import read_sealed, write_atomically
 from fps_pretrain.models.seal import sealed
+from fps_pretrain.models.tensor_file import read_sealed, write_atomically
 
 STATE_FORMAT = "fps-run"
 VERSION = 2
