@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN = $(VENV)/bin
 
-.PHONY: install demo test test-slow lint format docs
+.PHONY: install demo test test-slow test-promises lint format docs
 
 install: $(VENV)/.installed
 
@@ -26,6 +26,12 @@ test: install
 
 test-slow: install
 	$(BIN)/python -m pytest -n auto -m slow
+
+# Slow tests that guard promises: several processes train as one, kills and resume, requeueing, deployment with TLS.
+PROMISES = tests/fps_pretrain/training tests/federated/server/test_resume.py tests/federated/engines
+
+test-promises: install
+	timeout 1500 $(BIN)/python -m pytest -n auto -m slow $(PROMISES)
 
 lint: install
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ from federated.config.run import RunConfig
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 
-PROG = "run_fl.py"
+PROG = cli.program("run_fl.py", "fps-federate")
 
 EXIT_FAILED = 3
 """Exit code of a run that could not go on; the same command goes on from the last completed round."""
@@ -65,5 +65,10 @@ def parse(arguments: list[str]) -> Command:
     return config_file.parse(Command, PROG, arguments, description=__doc__ or "")
 
 
+def console() -> int:
+    """Carry out the process's command line; returns the exit code."""
+    return cli.run(PROG, main, parse(sys.argv[1:]))
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(PROG, main, parse(sys.argv[1:])))
+    sys.exit(console())

@@ -21,7 +21,7 @@ from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
 
-PROG = "experiments.compare"
+PROG = cli.program("experiments.compare", "fps-compare")
 
 EXIT_FAILED = 3
 """Exit code when a run could not go on, as of run_fl.py."""
@@ -89,7 +89,7 @@ def _report(config: CompareConfig, done: Sequence[Run]) -> None:
         from experiments.analyses.every import run_all
 
         run_all([run.folder for run in done], config.folder / ANALYSES)
-    command = f"python -m {PROG} " + " ".join(sys.argv[1:])
+    command = f"{'' if PROG == 'fps-compare' else 'python -m '}{PROG} " + " ".join(sys.argv[1:])
     _say(write(done, config.folder, config.targets, config.title, command))
     print(f"wrote {config.folder / PAGE} and {config.folder / CURVES}", file=sys.stderr)
 
@@ -100,5 +100,10 @@ def parse(arguments: list[str]) -> CompareConfig:
     return config_file.parse(CompareConfig, PROG, arguments, lists=lists, left_out=("init", "seed"))
 
 
+def console() -> int:
+    """Carry out the process's command line; returns the exit code."""
+    return cli.run(PROG, main, parse(sys.argv[1:]))
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(PROG, main, parse(sys.argv[1:])))
+    sys.exit(console())

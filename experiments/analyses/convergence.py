@@ -55,13 +55,17 @@ class ConvergenceConfig:
 
 
 def model_bytes(run: Run) -> int:
-    """The size of a run's model as it is sent, in bytes."""
+    """The size of a run's model as it is sent, in bytes.
+
+    Raises:
+        UserError: its model is damaged.
+    """
+    from experiments.analyses.models import final_weights
     from federated.client.batch_norm import with_norm
-    from fps_pretrain.models.checkpoint import read_file
     from fps_pretrain.models.encoders import build_classifier, build_encoder
 
     if (run.folder / "model.pt").is_file():
-        weights = read_file(run.folder / "model.pt")["state_dict"]
+        weights = final_weights(run.folder)
     else:  # not finished: the head is left out by a few classes at most
         encoder = build_encoder(run.config.arch, run.config.width, seed=0)
         weights = with_norm(build_classifier(encoder, 10, seed=0), run.config.norm).state_dict()

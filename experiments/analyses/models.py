@@ -16,9 +16,9 @@ from federated.config.run import RunConfig, from_yaml
 from federated.data import sets as data
 from federated.server.output import client_models
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.checkpoint import read_file
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
+from fps_pretrain.models.tensor_file import read_file
 
 Weights = Mapping[str, Tensor]
 

@@ -69,7 +69,7 @@ def read_table(path: Path) -> list[Value]:
             values.append(_value(row))
     except (KeyError, TypeError, ValueError, UnicodeDecodeError, csv.Error) as error:
         where = f", line {lines.line_num}" if lines is not None else ""
-        raise UserError(f"{path}{where} is not of a table of experiments.curve: choose another --output") from error
+        raise UserError(f"{path}{where} is not a table of experiments.curve: choose another --output") from error
     return values
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from federated.client.training import ClientState
 from fps_pretrain.common.files import write_bytes_atomically
-from fps_pretrain.models.checkpoint import read_file, write_atomically
+from fps_pretrain.models.tensor_file import read_file, write_atomically
 
 
 class ClientStates:

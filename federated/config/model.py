@@ -19,9 +19,10 @@ class ModelOptions(OptionSet):
     """Model and start"""
 
     init: str = "random"
-    """Weights the encoder starts from: 'random', the path of a checkpoint (run_pretrain.py's, or a state dict),
-    torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too), or shuffled:PATH (a
-    checkpoint with the entries of each tensor in random order, the control for what it has learned)."""
+    """Weights the encoder starts from: 'random', a shipped encoder by name (fps_r20), the path of a checkpoint
+    (run_pretrain.py's, or a state dict; .pt or .safetensors), torchvision:NAME or timm:NAME (published weights of that
+    model, which --arch must name, too), or shuffled:PATH (a checkpoint with the entries of each tensor in random order,
+    the control for what it has learned)."""
     head: Literal["random", "centroid"] = "random"
     """Classifier a run starts from: fresh, or made of the class means of all clients' features (FedNCM)."""
     init_statistics: Annotated[

@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
@@ -31,6 +32,11 @@ EXIT_INTERRUPTED = 130
 ConfigT = TypeVar("ConfigT")
 
 _BOX_RULE = re.compile(r"^[╭╰][─ ]|^│ ─+ │$")
+
+
+def program(script: str, command: str) -> str:
+    """What a program is called in messages: its console ``command`` where the user typed that, else ``script``."""
+    return command if Path(sys.argv[0]).stem == command else script
 
 
 def refuse(prog: str, message: object) -> NoReturn:

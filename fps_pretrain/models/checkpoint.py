@@ -3,7 +3,9 @@
 A checkpoint is a plain dictionary that ``torch.load(weights_only=True)`` reads:
 
     {"format": "fps-encoder", "version": 1, "arch": "resnet20", "width": 1,
-     "state_dict": {...encoder without head...}, "provenance": {...}}
+     "state_dict": {...encoder without head...}, "provenance": {"digest": SHA-256 of the weights, ...}}
+
+The digest is verified when the file is loaded.
 
 ``NAME.safetensors`` holds the same (``safetensors_file``). ``load_encoder_weights`` also takes what users already have:
 bare state dicts, ``{"state_dict": ...}`` or ``{"model": ...}`` around one, Lightning checkpoints, and the usual
@@ -12,24 +14,21 @@ prefixes. A classifier head in them is ignored. Nothing is ever unpickled beyond
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import keep_existing, open_atomically
-from fps_pretrain.models import safetensors_file
+from fps_pretrain.common.files import keep_existing
+from fps_pretrain.models import shipped
 from fps_pretrain.models.encoders import Encoder, build_encoder
 from fps_pretrain.models.provenance import plain_provenance
-from fps_pretrain.models.seal import as_weights, check_seal, has_a_wrong_checksum, why_not_plain
+from fps_pretrain.models.seal import as_weights, check_digest
+from fps_pretrain.models.seal import digest as digest
+from fps_pretrain.models.tensor_file import read_file, write_checkpoint
 
 FORMAT = "fps-encoder"
 VERSION = 1
@@ -58,32 +57,6 @@ class LoadReport:
         if self.unexpected:
             text += f"; not used: {', '.join(self.unexpected)}"
         return text
-
-
-def digest(state_dict: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of the tensors, in name order: the same weights, the same digest."""
-    sha = hashlib.sha256()
-    for name in sorted(state_dict):
-        tensor = state_dict[name].detach().cpu().contiguous()
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
-        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
-
-
-def write_atomically(path: Path, payload: object) -> None:
-    """``torch.save`` to ``path``, whole or not at all (``common.files.open_atomically``); its folder is made.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open_atomically(path) as file:
-            torch.save(payload, file)
-    except RuntimeError as error:
-        # torch's archive writer reports its half archive as a RuntimeError. Raise what cut it short instead: Ctrl-C, or
-        # a full disk.
-        raise error.__context__ or error from None
 
 
 def digest_held(path: Path) -> str | None:
@@ -129,64 +102,6 @@ def save_encoder(
     return weights_digest, kept
 
 
-def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:
-    """Write a dictionary with a ``state_dict``, as safetensors where the name of the file says so.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    if path.suffix == safetensors_file.SUFFIX:
-        safetensors_file.write(path, payload)
-    else:
-        write_atomically(path, payload)
-
-
-def _is_whole_pickle(path: Path) -> bool:
-    """Whether a file is an archive of torch's (which a truncated one is not) or begins as a binary pickle does."""
-    with path.open("rb") as file:
-        begins_as_pickle = file.read(1) == pickle.PROTO
-    return begins_as_pickle or zipfile.is_zipfile(path)
-
-
-def read_file(path: Path) -> dict[str, Any]:
-    """Whatever dictionary of tensors and plain values the file holds; a .safetensors file's, too.
-
-    Raises:
-        UserError: the file is missing, truncated, no checkpoint, or holds objects other than tensors and plain values.
-    """
-    if not path.is_file():
-        raise UserError(f"checkpoint {path} does not exist; make one with run_pretrain.py or name another file")
-    if path.suffix == safetensors_file.SUFFIX:
-        return safetensors_file.read(path)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the protocol of pickles that are refused anyway
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            damaged = has_a_wrong_checksum(path)
-    except Exception as error:  # torch raises many kinds here; each means that the file is no usable checkpoint
-        if isinstance(error, pickle.UnpicklingError) and _is_whole_pickle(path):
-            reason = "holds Python objects other than tensors and plain values, which are never executed or loaded"
-        else:
-            reason = "is truncated or not a PyTorch checkpoint"
-        raise UserError(f"{path} {reason}") from error
-    if damaged:
-        raise UserError(f"{path} is damaged: its content does not fit its checksums")
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}, not a dictionary of weights")
-    return content
-
-
-def read_sealed(path: Path) -> dict[str, Any]:
-    """``read_file`` of what ``seal.sealed`` has given a checksum; a file of an earlier version may have none.
-
-    Raises:
-        UserError: it cannot be read, or is not as it was written.
-    """
-    content = read_file(path)
-    check_seal(path, content)
-    return content
-
-
 def _matches(candidate: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     return [n for n, tensor in candidate.items() if n in expected and tensor.shape == expected[n].shape]
 
@@ -222,19 +137,6 @@ def _architecture_in(path: Path | str, content: Mapping[Any, Any]) -> tuple[str,
     if not isinstance(arch, str) or type(width) is not int:
         raise UserError(f"{path} is damaged: it does not name its architecture and width")
     return arch, width
-
-
-def check_digest(path: Path | str, tensors: Mapping[str, Tensor], recorded: object) -> None:
-    """Refuse weights that are not those whose digest a checkpoint records.
-
-    Raises:
-        UserError: the digest is another, or a tensor is not plain numbers.
-    """
-    for name, tensor in tensors.items():
-        if reason := why_not_plain(tensor):
-            raise UserError(f"{path}: the tensor {name!r} is {reason}")
-    if digest(tensors) != recorded:
-        raise UserError(f"{path} is damaged: its weights do not have the digest that it records")
 
 
 def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width: int = 1) -> LoadReport:
@@ -295,7 +197,8 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
     """The encoder of a checkpoint, ready to use.
 
     Args:
-        path: an encoder checkpoint, which names its architecture, or another file that ``load_encoder_weights`` reads.
+        path: an encoder checkpoint, which names its architecture, another file that ``load_encoder_weights`` reads, or
+            the name of a shipped encoder, such as ``fps_r20``.
         arch: the architecture of a file that does not name one.
         width: its width multiplier.
 
@@ -306,7 +209,8 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
     Raises:
         UserError: the file cannot be read, or is not of the architecture.
     """
-    content = read_file(Path(path))
+    path = shipped.resolve(path)
+    content = read_file(path)
     if is_encoder_file(content) and arch is None:
         arch, width = _architecture_in(path, content)
     if arch is None:

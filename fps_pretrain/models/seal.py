@@ -129,3 +129,26 @@ def as_weights(path: object, name: str, tensor: Tensor, expected: Tensor) -> Ten
     if not (torch.isfinite(tensor).all() and torch.isfinite(weights).all()):
         raise UserError(f"{path} holds values that are not finite in {name}: the training behind it diverged")
     return weights
+
+
+def digest(state_dict: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of the tensors, in name order: the same weights, the same digest."""
+    sha = hashlib.sha256()
+    for name in sorted(state_dict):
+        tensor = state_dict[name].detach().cpu().contiguous()
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode("utf-8", "backslashreplace"))
+        sha.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def check_digest(path: object, tensors: Mapping[str, Tensor], recorded: object) -> None:
+    """Refuse weights that are not those whose digest a checkpoint records.
+
+    Raises:
+        UserError: the digest is another, or a tensor is not plain numbers.
+    """
+    for name, tensor in tensors.items():
+        if reason := why_not_plain(tensor):
+            raise UserError(f"{path}: the tensor {name!r} is {reason}")
+    if digest(tensors) != recorded:
+        raise UserError(f"{path} is damaged: its weights do not have the digest that it records")

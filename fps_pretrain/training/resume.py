@@ -18,8 +18,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.checkpoint import read_sealed, write_atomically
 from fps_pretrain.models.seal import sealed, why_misfit
+from fps_pretrain.models.tensor_file import read_sealed, write_atomically
 
 STATE = "state.ckpt"
 PREVIOUS = "state.previous.ckpt"

@@ -110,7 +110,7 @@ def test_what_is_no_curve_is_refused(encoders, tmp_path):
         CurveConfig(run=RunConfig(validation=0.5, seed=3))
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "curve.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="not a table"):
+    with pytest.raises(UserError, match="line 2 is not a table"):
         curve.main(config_of(tmp_path / "b", encoders / "1000.pt"))
 
 

@@ -17,7 +17,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.checkpoint import read_file, write_atomically
+from fps_pretrain.models.seal import why_misfit
+from fps_pretrain.models.tensor_file import read_file, write_atomically
 
 FOLDER = "client_models"
 """Name of the folder in a run folder."""
@@ -99,4 +100,26 @@ def load(run_folder: Path, number: int) -> ClientModels:
     content = read_file(path)
     if missing := {field.name for field in fields(ClientModels)} - content.keys():
         raise UserError(f"{path} does not hold the clients' models of a round: it lacks {', '.join(sorted(missing))}")
-    return ClientModels(**{field.name: content[field.name] for field in fields(ClientModels)})
+    models = ClientModels(**{field.name: content[field.name] for field in fields(ClientModels)})
+    if why := _why_damaged(models, number):
+        raise UserError(f"{path} is damaged: {why}")
+    return models
+
+
+def _why_damaged(models: ClientModels, number: int) -> str | None:
+    """What keeps a file's content, of any types, from being the models of that round; None if it is."""
+    clients, examples, updates = models.clients, models.examples, models.updates
+    if models.round != number or not isinstance(updates, list) or not updates:
+        return f"it is not of round {number}"
+    for numbers in (clients, examples):
+        if not isinstance(numbers, list) or len(numbers) != len(updates) or not all(type(n) is int for n in numbers):
+            return "it does not say whose models it holds"
+    if not isinstance(models.result, dict) or not all(isinstance(t, Tensor) for t in models.result.values()):
+        return "it has no model of the round"
+    for weights in (models.start, models.result, *updates):
+        names = set(weights) & set(models.result) if isinstance(weights, dict) else set()
+        if not names:
+            return "a model has no weights"
+        if why := why_misfit(weights, {name: models.result[name] for name in names}):
+            return why
+    return None

@@ -10,6 +10,9 @@ from typing import Any
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_regular_file
 
+_MEASURES = ("test_", "val_", "train_", "client_accuracy_")
+"""What names of losses and accuracies begin with."""
+
 MAX_HISTORY = 2**32
 """Bytes of the longest metrics.jsonl."""
 
@@ -54,13 +57,16 @@ def _why_no_row(row: Any) -> str | None:
     if type(row.get("round")) is not int or not 0 <= row["round"] < 2**31:
         return "it names no round"
     for name, value in row.items():
-        measured = name in _NUMBERS or name.startswith(("test_", "val_", "train_", "client_"))
-        if not measured or value is None:
-            continue
-        try:
-            finite = type(value) in (int, float) and math.isfinite(value)
-        except OverflowError:
-            finite = False
-        if not finite:
+        if name == "client_accuracies" and value is not None:
+            if not isinstance(value, list) or not all(item is None or _is_finite(item) for item in value):
+                return f"{name} is no list of finite numbers"
+        elif (name in _NUMBERS or name.startswith(_MEASURES)) and value is not None and not _is_finite(value):
             return f"{name} is no finite number"
     return None
+
+
+def _is_finite(value: object) -> bool:
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # a whole number beyond the largest float
+        return False

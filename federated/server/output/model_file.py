@@ -18,7 +18,7 @@ from torch import Tensor
 
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.checkpoint import read_file, write_atomically
+from fps_pretrain.models.tensor_file import read_file, write_atomically
 
 FORMAT = "fps-classifier"
 VERSION = 2

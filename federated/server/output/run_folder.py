@@ -3,7 +3,8 @@
     config.yaml    the configuration as resolved, and environment.json, the code and the machine it began with
     metrics.jsonl  one line a round, round 0 being the evaluation before training
     partition.npz  which client holds which example, and partition.png, its picture
-    state.pt       the last completed round: its weights, what the strategy carries, whose client states count
+    state.pt       the last completed round: its weights, what the strategy carries, whose client states count, the
+                   digest of the partition, and a checksum of all this
     secret         with --dp: a number that only the server knows, readable by its owner alone
     client_models/ with --keep-clients-every: the clients' models of some rounds, see client_models.py
     clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
@@ -48,8 +49,8 @@ from fps_pretrain.common.files import (
     locked,
     write_text_atomically,
 )
-from fps_pretrain.models.checkpoint import read_sealed, write_atomically
 from fps_pretrain.models.seal import sealed
+from fps_pretrain.models.tensor_file import read_sealed, write_atomically
 
 STATE_FORMAT = "fps-run"
 VERSION = 2

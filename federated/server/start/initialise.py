@@ -16,9 +16,11 @@ from federated.data.downloads import CACHE, one_line
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
+from fps_pretrain.models import shipped
 from fps_pretrain.models.architectures import is_cifar_resnet
-from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights, write_atomically
+from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights
 from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder
+from fps_pretrain.models.tensor_file import write_atomically
 
 
 def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
@@ -43,8 +45,8 @@ def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
     if config.init == "random":
         return encoder, None
     source, _, name = config.init.partition(":")
-    sources = {"torchvision": torchvision_weights, "timm": timm_weights, "shuffled": Path}
-    path = sources.get(source, lambda _: Path(config.init))(name)
+    sources = {"torchvision": torchvision_weights, "timm": timm_weights, "shuffled": shipped.resolve}
+    path = sources.get(source, lambda _: shipped.resolve(config.init))(name)
     report = load_encoder_weights(path, encoder, config.arch, config.width)
     if source == "shuffled":
         shuffle_tensors(encoder, config.seed)

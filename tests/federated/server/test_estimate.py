@@ -34,6 +34,12 @@ def test_work_is_what_a_run_does(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) ->
     assert work.replies == 2
 
 
+@pytest.mark.parametrize("participation", [1.0, 0.5])
+def test_work_of_many_rounds_is_estimated_at_once(tiny: Tiny, participation: float) -> None:
+    config = tiny(rounds=10**8, clients=4, participation=participation, batch_size=4, local_epochs=1)
+    assert work_of(config, [8, 16, 8, 16], 26).steps == pytest.approx(10**8 * participation * 12, rel=0.01)
+
+
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "moon"])
 def test_a_dry_run_tells_and_writes_nothing(tiny: Tiny, strategy: str) -> None:
     config = tiny(strategy=strategy, partition="shards")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models import checkpoint
+from fps_pretrain.models import checkpoint, tensor_file
 from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder
 
 
@@ -67,7 +67,7 @@ def test_an_existing_file_is_kept_unless_it_holds_the_same_weights(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.pt"
-    checkpoint.write_atomically(path, {"a": 1})
+    tensor_file.write_atomically(path, {"a": 1})
     old = path.read_bytes()
 
     def full_disk(payload, file):
@@ -76,7 +76,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OSError, match="No space"):
-        checkpoint.write_atomically(path, {"a": 2})
+        tensor_file.write_atomically(path, {"a": 2})
     assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["a.pt"]
 
@@ -85,7 +85,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
 def test_what_cut_a_write_short_is_what_the_caller_sees(tmp_path, monkeypatch, cause):
     """Ctrl-C or a full disk in mid-archive: not torch's complaint of a position it did not expect."""
     path = tmp_path / "a.pt"
-    checkpoint.write_atomically(path, {"a": 1})
+    tensor_file.write_atomically(path, {"a": 1})
     old = path.read_bytes()
     opened = Path.open
 
@@ -97,7 +97,7 @@ def test_what_cut_a_write_short_is_what_the_caller_sees(tmp_path, monkeypatch, c
 
     monkeypatch.setattr(Path, "open", failing_open)
     with pytest.raises(cause, match="cut short"):
-        checkpoint.write_atomically(path, {"a": torch.zeros(100_000)})
+        tensor_file.write_atomically(path, {"a": torch.zeros(100_000)})
     assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["a.pt"]
 

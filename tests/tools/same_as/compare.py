@@ -18,6 +18,9 @@ Outcome = dict[str, Any]
 CLOCK = ("seconds", "pairs_per_second", "data_wait")
 """Columns that are measured by a clock."""
 
+ADDED = ("loss_shuffled", "embedding_rank", "feature_rank", "gradient_norm")
+"""Columns that later revisions measure beside the others; they change nothing."""
+
 PROVENANCE = ("method", "recipe", "pairs_seen", "seed", "probe", "digest")
 """What is compared of a checkpoint's provenance; the rest says where and with what it was made."""
 
@@ -44,12 +47,12 @@ def read_outcome(folder: Path) -> Outcome:
     rows = folder / "run" / "metrics.jsonl"
     if rows.exists():
         for number, line in enumerate(rows.read_text().splitlines()):
-            outcome[f"row {number}"] = {k: v for k, v in json.loads(line).items() if k not in CLOCK}
+            outcome[f"row {number}"] = {k: v for k, v in json.loads(line).items() if k not in CLOCK and k not in ADDED}
     table = folder / "run" / "metrics.csv"
     if table.exists():
         with table.open(newline="") as file:
             for number, row in enumerate(csv.DictReader(file)):
-                outcome[f"row {number}"] = {k: v for k, v in row.items() if k not in CLOCK}
+                outcome[f"row {number}"] = {k: v for k, v in row.items() if k not in CLOCK and k not in ADDED}
     partition = folder / "run" / "partition.npz"
     if partition.exists():
         with np.load(partition) as archive:

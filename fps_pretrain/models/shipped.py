@@ -1,0 +1,24 @@
+"""The encoders that come with this project, by name: ``--init fps_r20``.
+
+A checkout has them in checkpoints/. A wheel carries copies, which setup.py puts into ``fps_pretrain/shipped``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+NAMES = ("fps_r20", "fps_r20_moco", "fps_r20_simsiam")
+"""What they are called; checkpoints/README.md says what each is."""
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+FOLDERS = (_PACKAGE.parent / "checkpoints", _PACKAGE / "shipped")
+"""Where they may be: in a checkout, in an installed package."""
+
+
+def resolve(path: Path | str) -> Path:
+    """The file of a shipped encoder's name; any other path, or that of an existing file, as it is."""
+    if str(path) in NAMES and not Path(path).is_file():
+        for folder in FOLDERS:
+            if (found := folder / f"{path}.pt").is_file():
+                return found
+    return Path(path)
