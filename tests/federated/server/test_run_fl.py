@@ -47,7 +47,7 @@ def test_from_a_checkpoint_and_again(run_script: RunScript, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("flags", "word"),
     [
-        (["--clients", "0"], "--clients must be at least 1"),
+        (["--clients", "0"], "--clients must be in 1 .. 1000000"),
         (["--clients", "many"], "--clients"),
         (["--dataset", "imagenet"], "--dataset imagenet is unknown"),
         (["--strategy", "fedfoo"], "--strategy fedfoo is unknown"),
