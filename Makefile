@@ -21,17 +21,15 @@ demo: install
 	@echo "page:    demo/comparison/index.html"
 	@echo "picture: demo/comparison/curves.png"
 
+# worksteal: workers begin at different folders, so that one of them compiles the numba code, which the others then find.
 test: install
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist worksteal
 
 test-slow: install
-	$(BIN)/python -m pytest -n auto -m slow
-
-# Slow tests that guard promises: several processes train as one, kills and resume, requeueing, deployment with TLS.
-PROMISES = tests/fps_pretrain/training tests/federated/server/test_resume.py tests/federated/engines
+	$(BIN)/python -m pytest -n auto --dist worksteal --timeout 3600 -m slow
 
 test-promises: install
-	timeout 1500 $(BIN)/python -m pytest -n auto -m slow $(PROMISES)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m promise
 
 lint: install
 	$(BIN)/ruff check .

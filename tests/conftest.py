@@ -26,6 +26,14 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nothing_waits_for_the_disk() -> Iterator[None]:
+    """No test cuts the power: what a killed process has written, the next one reads with or without ``fsync``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
 def run_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunScript]:
     """Run one of the repository's programs as a user does; returns the completed process with its text.

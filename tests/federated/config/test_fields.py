@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -117,7 +116,6 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
             folder = tmp_path_factory.mktemp("run") / "run"
             with pytest.MonkeyPatch.context() as patch:
                 take_no_pictures(patch)
-                patch.setattr(os, "fsync", lambda _: None)
                 known[key] = run_quietly(RunConfig(**{**TINY, **SMALLER, **fields, "output": folder}))
         return known[key]
 

@@ -30,7 +30,7 @@ from tests.federated.data.test_nodes import config_of, flags_of, grid_of, places
 
 __all__ = ["places"]  # the fixture
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.promise]
 
 BIN = Path(sys.executable).parent
 

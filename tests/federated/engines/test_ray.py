@@ -144,6 +144,7 @@ class TestLocal:
             run(tiny(engine="ray", lr=1e30), quiet=True)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_a_cluster_of_two_machines_one_of_which_is_lost(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -194,6 +195,7 @@ def test_addresses_that_are_checked() -> None:
         engine._check_reachable(address)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_runs_resume(tmp_path: Path, interrupt: signal.Signals) -> None:

@@ -84,6 +84,7 @@ def test_killed_runs_resume_exactly(tiny: Tiny, tmp_path: Path, variant: str) ->
     assert outcome(tiny().folder) == whole
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("variant", VARIANTS)

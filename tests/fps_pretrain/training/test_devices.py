@@ -36,24 +36,26 @@ def test_devices_share_the_pairs_of_a_step():
     assert not torch.equal(whole[0], whole[1])
 
 
-def _in_group(rank, world_size, port, work, results):
+def _in_group(rank, world_size, port, works, results):
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     torch.distributed.init_process_group("gloo", rank=rank, world_size=world_size)
-    results[rank] = work(rank)
+    results[rank] = [work(rank) for work in works]
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
-def in_two_processes(work):
-    """What ``work(rank)`` returns in each of two processes of a group."""
+@pytest.fixture(scope="module")
+def in_two_processes():
+    """What ``work(rank)`` returns in each of two processes of a group, by ``work``. Starting them takes longest."""
+    works = (_synchronised, _keys, _centred_loss)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with multiprocessing.Manager() as manager:
         results = manager.dict()
-        multiprocessing.spawn(_in_group, args=(2, port, work, results), nprocs=2)
-        return [results[rank] for rank in range(2)]
+        multiprocessing.spawn(_in_group, args=(2, port, works, results), nprocs=2)
+        return {work: [results[rank][i] for rank in range(2)] for i, work in enumerate(works)}
 
 
 def _layers():
@@ -83,8 +85,8 @@ def _synchronised(rank):
     return out.detach().numpy(), [g.numpy() for g in gradients], state
 
 
-def test_synchronised_batchnorm_is_batchnorm_of_the_whole_batch():
-    parts = in_two_processes(_synchronised)
+def test_synchronised_batchnorm_is_batchnorm_of_the_whole_batch(in_two_processes):
+    parts = in_two_processes[_synchronised]
     model = _layers()
     out = model(_images())
     (out * _weights()).mean().backward()
@@ -118,8 +120,8 @@ def _keys(rank):
     return keys.numpy(), method.queue.bank.numpy(), seen[0].numpy()
 
 
-def test_keys_are_shuffled_over_devices_and_come_back_in_order():
-    parts = in_two_processes(_keys)
+def test_keys_are_shuffled_over_devices_and_come_back_in_order(in_two_processes):
+    parts = in_two_processes[_keys]
     views = torch.randn(8, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     method = _moco(1)
     method.momentum_encoder.eval()
@@ -151,10 +153,10 @@ def _centred_loss(rank):
     return float(_simsiam(2).pair_loss((z1, p1), (z2, p2)))
 
 
-def test_the_centre_of_simsiams_targets_is_that_of_all_devices():
+def test_the_centre_of_simsiams_targets_is_that_of_all_devices(in_two_processes):
     z1, p1, z2, p2 = _skewed(slice(None))
     whole = float(_simsiam(1).pair_loss((z1, p1), (z2, p2)))
-    assert np.mean(in_two_processes(_centred_loss)) == pytest.approx(whole, abs=1e-6)
+    assert np.mean(in_two_processes[_centred_loss]) == pytest.approx(whole, abs=1e-6)
 
 
 OPTIONS = ["--epochs", 2, "--pairs-per-epoch", 96, "--batch-size", 16, "--size", 16, "--precision", "32"]
@@ -168,6 +170,7 @@ def losses(folder):
     return rows
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "tolerance"),
@@ -189,6 +192,7 @@ def test_two_processes_follow_the_loss_of_one(method, tolerance, run_script, tmp
     np.testing.assert_allclose(one, two, atol=tolerance)
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["simsiam", "simclr", "byol", "vicreg"])
 def test_a_step_of_two_processes_is_that_of_one(method, run_script, tmp_path):
@@ -237,6 +241,7 @@ def start_tasks(folder, restarts, path):
     return SimpleNamespace(tasks=tasks, log=folder / f"task0-{restarts}.log")
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_a_slurm_job_is_requeued_and_goes_on_exactly(tmp_path):
     """SIGUSR1, which Slurm sends before the time is up, to all tasks; scontrol is recorded, there being no Slurm."""

@@ -143,6 +143,7 @@ def wait(tasks, seconds):
             task.kill()
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_a_finished_or_refused_run_ends_in_all_processes_at_once(tmp_path):
     assert wait(start_two(tmp_path, "--epochs", 1), 300) == [0, 0], (tmp_path / "rank0.log").read_text()
@@ -154,6 +155,7 @@ def test_a_finished_or_refused_run_ends_in_all_processes_at_once(tmp_path):
     assert (tmp_path / "rank1.log").read_text() == ""
 
 
+@pytest.mark.promise
 @pytest.mark.slow
 def test_what_an_earlier_launch_has_left_misleads_nobody(tmp_path):
     """Interrupted once, all processes go on from the same state, whoever is first and whatever is in the folder."""
