@@ -111,6 +111,7 @@ def _execute(argv: list[str]) -> int:
     try:
         if argv[0] == "-m":
             sys.argv = argv[1:]
+            sys.modules.pop(argv[1], None)  # Runpy warns of a program that was imported before.
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = argv
