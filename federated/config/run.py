@@ -98,12 +98,6 @@ class RunConfig(  # its fields come from the last of these to the first
         """Replies without which the strategy is not what its name promises."""
         return self.algorithm_options().least_replies
 
-    def option(self, name: str) -> Any:
-        """The value of a field that the chosen strategy has given a default."""
-        value = getattr(self, name)
-        assert value is not None, f"{self.strategy} has no {name}"
-        return value
-
     @property
     def augmentation(self) -> str:
         """none, crop or standard: ``augment`` with auto resolved."""

@@ -116,7 +116,6 @@ LAST_ROUND = "last round"
 @contextmanager
 def _mlflow(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
     import mlflow
-    import yaml
 
     if "MLFLOW_TRACKING_URI" not in os.environ:
         mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
@@ -124,7 +123,7 @@ def _mlflow(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Lo
     known = folder / MLFLOW_ID
     with mlflow.start_run(run_id=known.read_text() if known.is_file() else None, run_name=folder.name) as run:
         if not known.is_file():
-            values = yaml.safe_load(to_yaml(config, for_clients=True))
+            values = yaml_file.parse(to_yaml(config, for_clients=True), "the configuration")
             mlflow.log_params({name: value for name, value in values.items() if value is not None})
             write_text_atomically(known, run.info.run_id)
         last = int(run.data.tags.get(LAST_ROUND, -1))
