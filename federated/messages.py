@@ -16,6 +16,10 @@ from flwr.app import Array, ArrayRecord
 from numpy.typing import NDArray
 from torch import Tensor
 
+FIXED = "fixed"
+"""Name of the record with what never changes of a model; ``fixed-once`` in a message's configuration says that it comes
+once and is to be kept, and which one it is."""
+
 
 def from_record(record: ArrayRecord) -> dict[str, Tensor]:
     """The tensors of a record by name, on the CPU, in memory of their own. For records of our own making."""

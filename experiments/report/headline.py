@@ -15,7 +15,7 @@ def sentences(summaries: Sequence[Summary]) -> list[str]:
     """
     baseline = summaries[0]
     found = [_sentence(summary, baseline.arm) for summary in summaries[1:] if not summary.centralised]
-    return found or [f"{baseline.arm} ends at {100 * baseline.final:.1f}% test accuracy, {count(baseline.seeds)}."]
+    return found or [f"{baseline.arm} ends at {100 * baseline.final:.1f}% {baseline.measure}, {count(baseline.seeds)}."]
 
 
 def _sentence(summary: Summary, baseline: str) -> str:

@@ -34,6 +34,9 @@ class AlgorithmOptions:
     def __post_init__(self) -> None:
         check(self)
 
+    needs_encoder: ClassVar[bool] = False
+    """Clients learn from the features of the encoder, which must then be trained, too."""
+
     @property
     def least_replies(self) -> int:
         """Replies without which the algorithm is not what its name promises."""

@@ -14,7 +14,6 @@ from flwr.app import Message, MessageType
 
 from federated.algorithms.averaging import lower_median, mean_metrics, weighted_mean
 from federated.algorithms.base import Algorithm, ServerState, Setting, Update, Weights
-from federated.client.batch_norm import buffers_of
 from federated.client.training import learning_rate
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
@@ -125,10 +124,11 @@ class Loop:
             client: {"server-round": server_round, "state-round": int(state.client_rounds[client])}
             for client in participants
         }
+        shared = self.space.parts.shared(state.weights)
         replies = self.clients.send(
             MessageType.TRAIN,
             participants,
-            {"arrays": state.weights, **{name: state.server[name] for name in self.algorithm.sent}},
+            {"arrays": shared, **{name: state.server[name] for name in self.algorithm.sent}},
             told,
             group=str(server_round),
             patience=self.clients.patience(len(participants)),
@@ -148,8 +148,9 @@ class Loop:
         self, server_round: int, participants: list[int], replies: Mapping[int, Message]
     ) -> tuple[dict[int, Update], dict[int, str]]:
         """The replies that can be used, and why others cannot, both in client order; the log has the reasons."""
-        buffers = self.config.bn_stats != "server"
-        expected = Expected.of(self.algorithm, self.space.model.state_dict(), self.space.parameters, buffers)
+        parts, buffers = self.space.parts, self.config.bn_stats != "server"
+        like = parts.shared(self.space.model.state_dict())
+        expected = Expected.of(self.algorithm, like, parts.parameters, buffers)
         updates, failures = {}, {}
         for client in participants:
             reply = replies.get(client)
@@ -180,9 +181,9 @@ class Loop:
     ) -> tuple[Weights, ServerState, dict[str, float]]:
         """The next weights, what the server remembers, and the mean metrics.
 
-        Parameters are what algorithms combine. Buffers, BatchNorm's statistics, are averaged by examples beside them,
-        and what clients do not send (``--bn-stats server``) stays as it is. For a robust algorithm floating point
-        buffers are combined with the parameters, by the same rule: otherwise one liar would spoil them.
+        Shared parameters are what algorithms combine. Shared buffers, BatchNorm's statistics, are averaged by examples
+        beside them, and what clients do not send stays as it is. For a robust algorithm floating point buffers are
+        combined with the parameters, by the same rule: otherwise one liar would spoil them.
         """
         params = self._combined_part(state.weights)
         parts = [update._replace(weights={n: update.weights[n] for n in params}) for update in updates]
@@ -205,10 +206,9 @@ class Loop:
     def _combined_part(self, weights: Weights) -> Weights:
         """What the algorithm combines: the parameters, and for a robust one the floating point buffers clients send."""
         robust = self.algorithm.options.robust and self.config.bn_stats != "server"
-        names = self.space.parameters
-        buffers = buffers_of(weights, names) if robust else {}
-        floating = {name for name, tensor in buffers.items() if tensor.is_floating_point()}
-        return {name: tensor for name, tensor in weights.items() if name in names or name in floating}
+        parts = self.space.parts
+        floating = {name for name in parts.buffers if weights[name].is_floating_point()} if robust else set()
+        return {name: tensor for name, tensor in weights.items() if name in parts.parameters or name in floating}
 
     def _setting(self, server_round: int) -> Setting:
         config = self.config

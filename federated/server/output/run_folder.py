@@ -31,6 +31,7 @@ from pathlib import Path
 from torch import Tensor
 
 from federated.algorithms.base import ServerState
+from federated.client.parts import keeps_own_part
 from federated.client.state import ClientStates
 from federated.client.training import Weights
 from federated.config.run import RunConfig, differences, from_yaml, to_yaml, without_secrets
@@ -257,10 +258,10 @@ class RunFolder:
     def finish(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
         """Draw curve.png, remove the clients' states, and write model.pt.
 
-        With ``--bn-stats local`` the states stay: a client's own statistics belong to its final model.
+        With ``--bn-stats local`` or ``--personal head`` the states stay: they belong to the clients' final models.
         """
         plot_curve(self.path / "curve.png", self.history(), title=self.path.name)
-        if config.bn_stats == "local":
+        if keeps_own_part(config):
             states = ClientStates(self.client_states)
             for client, last_round in enumerate(state.client_rounds.tolist()):
                 states.keep(client, last_round)
@@ -283,6 +284,7 @@ def plot_curve(path: Path, rows: list[Row], title: str) -> None:
             for key, name in (
                 ("client_accuracy_mean", "mean of clients"),
                 ("client_accuracy_worst_tenth", "worst tenth"),
+                ("fine_tuned_accuracy_mean", "mean of clients, fine-tuned"),
             ):
                 points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
                 if points:
