@@ -43,7 +43,7 @@ def judge(
     examples: Tensor,
     labels: Tensor,
     batch_size: int,
-    prepare: Callable[[Tensor], Tensor] = normalise,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> Judgement:
     """Loss and hits of ``weights``.
 
@@ -53,7 +53,7 @@ def judge(
         examples: ``(N, ...)``, N at least 1.
         labels: ``(N,)``.
         batch_size: examples that are judged at a time.
-        prepare: from a batch of examples to the model's input.
+        prepare: from a batch of examples to the model's input; None for images, which are normalised.
     """
     model.load_state_dict(weights)
     model.eval()
@@ -61,7 +61,8 @@ def judge(
     correct = []
     for start in range(0, len(labels), batch_size):
         target = labels[start : start + batch_size]
-        logits = model(prepare(examples[start : start + batch_size]))
+        batch = examples[start : start + batch_size]
+        logits = model(prepare(batch) if prepare else normalise(batch))
         total_loss += F.cross_entropy(logits, target, reduction="sum").double()
         correct.append(logits.argmax(1) == target)
     return Judgement(float(total_loss) / len(labels), torch.cat(correct).cpu().numpy())

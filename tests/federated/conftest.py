@@ -10,6 +10,7 @@ import pytest
 
 from federated.client import workspace
 from federated.config.run import RunConfig
+from federated.server.output import run_folder
 from federated.server.output.run_folder import Row, RunFolder
 from federated.server.run import run
 from tests.federated.least_squares import Federated, LeastSquares
@@ -52,6 +53,12 @@ def outcome(folder: Path) -> tuple[list[Row], dict[str, bytes]]:
 def run_quietly(config: RunConfig) -> tuple[list[Row], dict[str, bytes]]:
     """Carry a run to its end and return its outcome."""
     return outcome(run(config, quiet=True).folder)
+
+
+def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Leave out the pictures of a run, which take most of a tiny one's time."""
+    patch.setattr(run_folder, "plot_partition", lambda *_: None)
+    patch.setattr(run_folder, "plot_curve", lambda *_, **__: None)
 
 
 @pytest.fixture

@@ -14,13 +14,12 @@ import torch
 from federated.client import evaluation
 from federated.client import training as local
 from federated.config.run import RunConfig
-from federated.server.output import run_folder
 from federated.server.output.run_folder import Row
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
-from tests.federated.conftest import TINY, run_quietly
+from tests.federated.conftest import TINY, run_quietly, take_no_pictures
 
 Tiny = Callable[..., RunConfig]
 
@@ -47,6 +46,8 @@ WEIGHTS: dict[str, tuple[dict[str, Any], Any]] = {
     "lr": ({}, 0.01),
     "lr_schedule": ({"rounds": 2}, "cosine"),
     "momentum": ({}, 0.0),
+    "train": ({}, "head"),
+    "personal": ({}, "head"),
     "weight_decay": ({}, 0.1),
     "augment": ({}, "none"),
     "seed": ({}, 1),
@@ -83,6 +84,7 @@ ROWS: dict[str, tuple[dict[str, Any], Any]] = {
     "eval_every": ({"rounds": 2}, 2),
     "dp_delta": ({"dp": "fixed", "dp_secret": 1}, 1e-3),
     "per_client_every": ({}, 1),
+    "fine_tune_epochs": ({}, 1),
 }
 """Fields whose change changes what is measured, and not the weights."""
 
@@ -90,7 +92,7 @@ OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
     "eval_batch_size", "engine", "ray_address", "gpus_per_client", "device", "threads", "output", "workers",
     "client_timeout", "node_timeout", "min_clients", "keep_clients_every",
-    "keep_best", "mlflow",
+    "keep_best", "mlflow", "feature_cache",
 }  # fmt: skip
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 
@@ -98,11 +100,6 @@ OTHERWISE = {
 @pytest.fixture(autouse=True)
 def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     take_no_pictures(monkeypatch)
-
-
-def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(run_folder, "plot_partition", lambda *_: None)
-    patch.setattr(run_folder, "plot_curve", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")

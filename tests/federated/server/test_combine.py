@@ -15,6 +15,7 @@ from torch import Tensor
 from federated import algorithms
 from federated.algorithms.averaging import weighted_mean
 from federated.algorithms.base import ServerState
+from federated.client.parts import Parts
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
@@ -75,7 +76,7 @@ class Answering(InProcessGrid):
 def loop(strategy: str, grid: InProcessGrid | None = None, **fields: Any) -> Loop:
     config = RunConfig(strategy=strategy, clients=CLIENTS, **fields)
     space = SimpleNamespace(
-        parameters=PARAMETERS,
+        parts=Parts(PARAMETERS, frozenset(BUFFERS), frozenset()),
         model=SimpleNamespace(state_dict=lambda: model(0)),
         estimate_statistics=lambda weights: weights,
     )
