@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from PIL import Image
 
 from federated import client_app as client_side
-from federated import server_app
+from federated import load_classifier, server_app
 from federated.client.workspace import Workspace
 from federated.client_app import client_app
 from federated.config.run import RunConfig
@@ -212,3 +212,35 @@ def said_by_flower(app: Callable[[], None]) -> str:
         flower.removeHandler(handler)
         flower.removeFilter(server_app.without_traceback)
     return text.getvalue()
+
+
+def test_nodes_get_what_never_changes_once(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, int, bool]] = []
+    original = InProcessGrid.handle
+
+    def handle(self: InProcessGrid, message: Message) -> Message:
+        if message.metadata.message_type != "query":
+            node, arrays = message.metadata.dst_node_id, message.content.array_records
+            sent.append((message.metadata.group_id, node, "fixed" in arrays))
+            if message.metadata.group_id == "3" and node == 3:
+                self._contexts[node].state = RecordDict()  # the node was started again
+        return original(self, message)
+
+    monkeypatch.setattr(InProcessGrid, "handle", handle)
+    config = config_of(places, train="head", rounds=5)
+    rows = run(config, quiet=True, grid=grid_of(places)).history
+    assert [(group, node) for group, node, fixed in sent if fixed] == [("1", 2), ("1", 3), ("4", 3)]
+    reason = "LookupError: the fixed part of the model is lost here; it comes again with the next message"
+    assert [row["failures"] for row in rows] == [[], [], [], [{"client": 1, "reason": reason}], [], []]
+
+
+def test_nodes_keep_heads_and_fine_tune(places: Path) -> None:
+    fields: dict[str, Any] = {"personal": "head", "fine_tune_epochs": 2, "rounds": 2}
+    config = config_of(places, **fields)
+    grid = grid_of(places, **{"state-dir": str(places / "states")})
+    rows = run(config, quiet=True, grid=grid).history
+    assert len(rows[-1]["client_accuracies"]) == len(rows[-1]["fine_tuned_accuracies"]) == 2
+    assert not (config.folder / "clients").exists(), "heads stay at the nodes"
+    assert len(list((places / "states").glob("*/*/2.pt"))) == 2
+    with pytest.raises(UserError, match="has nothing of client 0's own: it took no part, or its node keeps it"):
+        load_classifier(config.folder, client=0)
