@@ -62,6 +62,9 @@ def _why_no_row(row: Any) -> str | None:
                 return f"{name} is no list of finite numbers"
         elif (name in _NUMBERS or name.startswith(_MEASURES)) and value is not None and not _is_finite(value):
             return f"{name} is no finite number"
+    before, after = (row.get(f"{what}_accuracies") for what in ("client", "fine_tuned"))
+    if after is not None and (before is None or len(after) != len(before)):
+        return "fine_tuned_accuracies are not those of client_accuracies"
     return None
 
 
