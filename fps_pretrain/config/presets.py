@@ -7,8 +7,8 @@ from typing import Any, Literal
 Preset = Literal["auto", "paper", "short", "quick"]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    # Chen et al., ICLR 2023, appendix; the released code's defaults, the same for every encoder and size. Its cache holds
-    # the last image of each class, so that both views of a pair nearly always show the same one.
+    # Chen et al., ICLR 2023, appendix; the released code's defaults, the same for every encoder and size. That code
+    # keeps the last image of each class, so that both views of a pair nearly always show the same one.
     "paper": {"epochs": 100, "pairs_per_epoch": 1_000_000, "batch_size": 256, "renders": "shared"},
     # Measured: contrasting within the batch overtakes random weights after 100,000 pairs, where plain SimSiam has not
     # after 1,280,000 (experiments/results).

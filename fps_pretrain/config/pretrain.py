@@ -121,7 +121,9 @@ class PretrainConfig(  # its fields come from the last of these to the first
         if self.schedule == "epoch":
             values["warmup_pairs"] = 0
         if self.folder is None:
-            values |= self._for_short_runs(preset, self.method or values["method"], self.batch_size or values["batch_size"])
+            values |= self._for_short_runs(
+                preset, self.method or values["method"], self.batch_size or values["batch_size"]
+            )
         else:  # the pairs' options are those of fractals
             del values["composed_views"], values["renders"]
         if self.pool:
