@@ -27,6 +27,7 @@ TINY: dict[str, Any] = {
     "local_epochs": 1,
     "batch_size": 8,
     "threads": 1,
+    "precision": "32",
 }
 
 

@@ -20,6 +20,7 @@ from federated.data import sets as data
 from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
 from federated.server.output.progress import duration
+from federated.server.start.fastest import compiled_if_possible, with_precision, with_workers
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from fps_pretrain.common.files import check_output
 
@@ -80,17 +81,20 @@ def dry_run(config: RunConfig) -> str:
     Raises:
         UserError: the run could not be begun.
     """
+    config = with_precision(compiled_if_possible(config), None)
     if config.threads:
         torch.set_num_threads(config.threads)
     check_output("--output", config.folder)
     encoder, report = initial_encoder(config)
     dataset = data.load(config)
     partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
+    classifier = with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm)
+    config = with_workers(config, None, classifier, [len(part) for part in partition])
     space = Workspace.build(config, dataset, partition)
-    weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
+    weights = weights_of(classifier)
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
     step, example = seconds_of(space, weights)
-    workers = config.workers or 1
+    workers = max(1, config.workers) if isinstance(config.workers, int) else 1
     evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
     if config.partition == "nodes":
         spread = f"{config.clients} clients, who tell how many examples they have when the run begins"

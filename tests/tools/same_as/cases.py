@@ -134,8 +134,9 @@ def _federation(
         *("--rounds", str(rounds), "--local-epochs", "1", "--batch-size", "8", "--device", "cpu", "--threads", "1"),
         *("--quiet",),
     )
-    if "--partition" not in flags:
-        common = (*common, "--partition", "iid")
+    for option, value in (("--partition", "iid"), ("--precision", "32")):
+        if option not in flags:
+            common = (*common, option, value)
     return Case(name, "run_fl.py", (*common, *flags), **more)
 
 
