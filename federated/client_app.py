@@ -25,7 +25,7 @@ from federated.client.training import Client, ClientHyperparameters, ClientUpdat
 from federated.client.workspace import Workspace
 from federated.config.run import identity
 from federated.messages import from_record, to_record
-from fps_pretrain.common.errors import UserError
+from federated.node_state import NodeState, States
 
 client_app = ClientApp()
 
@@ -147,14 +147,12 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-def _states(message_config: ConfigRecord, context: Context, space: Workspace) -> ClientStates | None:
+def _states(message_config: ConfigRecord, context: Context, space: Workspace) -> States | None:
     """Where this client remembers things from round to round; None if it has nothing to remember.
 
     That is the folder the message names, which every client on the server's machine shares; a node on another machine
-    is configured with a ``state-dir`` of its own, where each run has a folder.
-
-    Raises:
-        UserError: there is neither.
+    may be configured with a ``state-dir`` of its own, where each run has a folder. Without one it is Flower's
+    ``context.state``, in the node's memory.
     """
     if not (space.config.bn_stats == "local" or algorithms.load(space.config).options.keeps_state):
         return None
@@ -163,10 +161,7 @@ def _states(message_config: ConfigRecord, context: Context, space: Workspace) ->
         return ClientStates(Path(str(context.node_config["state-dir"])) / run)
     if "client-states" in message_config:
         return ClientStates(Path(str(message_config["client-states"])))
-    raise UserError(
-        f"clients of --strategy {space.config.strategy} with --bn-stats {space.config.bn_stats} keep a state: "
-        'start this node with state-dir="FOLDER" in its --node-config'
-    )
+    return NodeState(context.state)
 
 
 def _partition_id(context: Context) -> int:
