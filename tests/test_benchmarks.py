@@ -12,7 +12,7 @@ from benchmarks.federation.engines import ENGINES, NEEDS, missing
 
 
 def measured(monkeypatch: pytest.MonkeyPatch, file: Path, *engines: str) -> dict[str, dict[str, object]]:
-    arguments = ["--cases", "2x3", "--rounds", "2", "--turns", "1", "--json", str(file), "--engines", *engines]
+    arguments = ["--cases", "4x3", "--rounds", "2", "--turns", "1", "--json", str(file), "--engines", *engines]
     monkeypatch.setattr("sys.argv", ["benchmarks.federation", *arguments])
     federation.main()
     return {row["engine"]: row for row in json.loads(file.read_text())["rows"]}
@@ -21,7 +21,7 @@ def measured(monkeypatch: pytest.MonkeyPatch, file: Path, *engines: str) -> dict
 def test_a_row_has_what_was_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (row,) = measured(monkeypatch, tmp_path / "rows.json", "plain loop").values()
     assert {name: row[name] for name in ("model", "clients", "images", "precision")} == {
-        "model": "resnet20", "clients": 2, "images": 3, "precision": "32",
+        "model": "resnet20", "clients": 4, "images": 3, "precision": "32",
     }  # fmt: skip
     assert all(float(str(row[name])) > 0 for name in ("seconds_per_round", "startup_seconds", "peak_mb"))
 
