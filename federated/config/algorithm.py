@@ -37,6 +37,10 @@ class AlgorithmOptions:
     needs_encoder: ClassVar[bool] = False
     """Clients learn from the features of the encoder, which must then be trained, too."""
 
+    all_replies: ClassVar[bool] = False
+    """The server needs all replies of a round at a time, as a robust one does; otherwise it adds them up as they
+    arrive."""
+
     @property
     def least_replies(self) -> int:
         """Replies without which the algorithm is not what its name promises."""

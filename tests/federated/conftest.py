@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from federated.algorithms.averaging import Mean
 from federated.client import workspace
 from federated.config.run import RunConfig
 from federated.server.output import run_folder
@@ -26,6 +28,7 @@ TINY: dict[str, Any] = {
     "local_epochs": 1,
     "batch_size": 8,
     "threads": 1,
+    "precision": "32",
 }
 
 
@@ -59,6 +62,14 @@ def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
     """Leave out the pictures of a run, which take most of a tiny one's time."""
     patch.setattr(run_folder, "plot_partition", lambda *_: None)
     patch.setattr(run_folder, "plot_curve", lambda *_, **__: None)
+
+
+def mean_of(weights: Sequence[Mapping[str, Tensor]], counts: Sequence[float]) -> dict[str, Tensor]:
+    """The mean of state dicts weighted by counts, of integers the maximum."""
+    mean = Mean(counts)
+    for one, count in zip(weights, counts, strict=True):
+        mean.add(one, count)
+    return mean.result()
 
 
 @pytest.fixture

@@ -40,9 +40,10 @@ from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
 from federated.server.output import client_models, model_file
+from federated.server.output.curve import plot_curve
 from federated.server.output.history import Row as Row
 from federated.server.output.history import read_history as read_history
-from fps_pretrain.common import environment, plots
+from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import (
     check_output,
@@ -134,6 +135,10 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
         return cls(path)
+
+    def config(self) -> RunConfig:
+        """The configuration that the run began with, as resolved."""
+        return from_yaml((self.path / "config.yaml").read_text())
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from working on this run; see ``common.files.locked``."""
@@ -268,31 +273,3 @@ class RunFolder:
         else:  # no later command reads them
             shutil.rmtree(self.client_states, ignore_errors=True)
         model_file.write(self.path / model_file.MODEL, config, classes, state.round, state.weights)
-
-
-def plot_curve(path: Path, rows: list[Row], title: str) -> None:
-    """Draw accuracy and loss over the rounds into a PNG file."""
-    figure = plots.new_figure(9, 3.5)
-    accuracy, loss = figure.subplots(1, 2)
-    for axes, quantity in ((accuracy, "accuracy"), (loss, "loss")):
-        for split, name in (("test", "test"), ("val", "validation"), ("train", "training, at the clients")):
-            key = f"{split}_{quantity}"
-            points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
-        if quantity == "accuracy":
-            for key, name in (
-                ("client_accuracy_mean", "mean of clients"),
-                ("client_accuracy_worst_tenth", "worst tenth"),
-                ("fine_tuned_accuracy_mean", "mean of clients, fine-tuned"),
-            ):
-                points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
-                if points:
-                    axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
-        axes.set(xlabel="round", ylabel=quantity)
-        plots.style(axes, integer_x=True)
-    accuracy.set_ylim(0, 1)
-    loss.set_yscale("log")  # fresh weights have losses far above all that follow
-    accuracy.legend(frameon=False)
-    figure.suptitle(plots.literal(title))
-    plots.save(figure, path)
