@@ -35,7 +35,8 @@ class Command:
     image_size: int | None = None
     """Side of the images that an encoder checkpoint takes as onnx, in pixels (default: 32); a run knows its own."""
     output: Path | None = None
-    """File to write (default: model, best or encoder with the format's suffix, in the folder of the source)."""
+    """File to write (default: model, best, encoder or model-clientN with the format's suffix, in the folder of the
+    source)."""
     half: bool = False
     """Store an encoder's matrices in float16, as safetensors or pt: half the size; reading gives float32 again."""
 

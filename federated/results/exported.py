@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,7 +61,8 @@ def find(source: Path, part: Part | None, *, best: bool, client: int | None = No
         if image_size is not None:
             raise UserError("--image-size is for encoder checkpoints: a run knows its own")
         model = find_model(source, best=best, client=client)
-        return _encoder_of(model) if part == "encoder" else _classifier(model)
+        export = _encoder_of(model) if part == "encoder" else _classifier(model)
+        return export if client is None else replace(export, name=f"{export.name}-client{client}")
     if part == "classifier":
         raise UserError(f"{source} has no classifier: name a run folder, or take --part encoder")
     if client is not None:

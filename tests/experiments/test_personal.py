@@ -19,7 +19,7 @@ from tests.experiments.runs import write_run
 
 TINY = RunConfig(
     dataset="digits", image_size=8, limit_train=60, limit_test=30, clients=3, partition="iid", rounds=2,
-    local_epochs=1, batch_size=16, threads=1, keep_clients_every=1, validation=0.0,
+    local_epochs=1, batch_size=16, threads=1, keep_clients_every=1, validation=0.0, precision="32",
 )  # fmt: skip
 
 

@@ -142,10 +142,11 @@ def test_the_model_of_a_client_that_keeps_its_head(tmp_path: Path, tiny: Callabl
     with pytest.raises(UserError, match="has no trained head"):
         export.main(export.Command(folder, "safetensors", output=tmp_path / "none.safetensors"))
     assert not (tmp_path / "none.safetensors").exists()
-    export.main(export.Command(folder, "safetensors", client=1, output=tmp_path / "own.safetensors"))
+    export.main(export.Command(folder, "safetensors", client=1))
+    own = folder / "model-client1.safetensors"
     images = np.zeros((2, 8, 8, 3), np.uint8)
     expected = load_classifier(folder, client=1)(images).probabilities
-    assert (load_classifier(tmp_path / "own.safetensors")(images).probabilities == expected).all()
+    assert (load_classifier(own)(images).probabilities == expected).all()
     export.main(export.Command(folder, "safetensors", "encoder", output=tmp_path / "encoder.safetensors"))
     assert load_encoder(tmp_path / "encoder.safetensors").feature_dim == 64
     with pytest.raises(UserError, match="--client is for run folders"):
