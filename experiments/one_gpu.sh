@@ -28,6 +28,7 @@ left() { echo $((minutes * 60 - SECONDS)); }
 once() { # NAME COMMAND...: its output goes to FOLDER/NAME.txt; a step that has succeeded is not repeated
     local name=$1 && shift
     [ -e "$folder/$name.txt" ] && return
+    [ "$(left)" -gt 0 ] || return
     echo "== $name"
     if timeout "$(left)" "$@" >"$folder/$name.part" 2>&1; then
         mv "$folder/$name.part" "$folder/$name.txt"

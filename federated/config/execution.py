@@ -69,8 +69,8 @@ class ExecutionOptions(OptionSet):
     """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent
     stay in 32 bits. auto takes bf16 on such hardware, and what a run began with when it is resumed."""
     compile: bool = False
-    """Compile the encoder with torch.compile for training: a minute at the start, once a process, then about a fifth
-    more images a second on a CPU (where it needs a C++ compiler; without one the run goes on uncompiled)."""
+    """Compile the encoder with torch.compile for training: a minute at the start, once a process, then more images a
+    second (on a CPU it needs a C++ compiler; without one the run goes on uncompiled)."""
     threads: Annotated[Threads | None, THREADS] = None
     """CPU threads of PyTorch for a client (default: 1 in each worker, and with --workers auto; else all cores). Use 1
     on a machine that is busy."""
@@ -83,3 +83,8 @@ class ExecutionOptions(OptionSet):
     mlflow)."""
     output: Annotated[Path | None, MAY_DIFFER] = None
     """Run folder (default: runs/ and a name made of data set, partition, init and seed)."""
+
+    @property
+    def processes(self) -> int:
+        """How many processes train clients; 0 where none are asked for, or nobody has said how many."""
+        return self.workers if isinstance(self.workers, int) else 0

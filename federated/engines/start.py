@@ -52,8 +52,7 @@ def start(
     Raises:
         UserError: its workers cannot be started.
     """
-    workers = config.workers if isinstance(config.workers, int) else 0
-    uses_processes = config.engine == "inprocess" and workers > 0
+    uses_processes = config.engine == "inprocess" and config.processes > 0
     message_config = workspace.message_config(
         config, partition_file, training_data if uses_processes else None, client_states
     )
@@ -64,7 +63,7 @@ def start(
     elif uses_processes:
         export_memmap(space.dataset, training_data, test=config.asks_clients)
         try:
-            with WorkerGrid(config.clients, workers, message_config, config.client_timeout) as grid:
+            with WorkerGrid(config.clients, config.processes, message_config, config.client_timeout) as grid:
                 yield Engine(grid, message_config)
         finally:
             shutil.rmtree(training_data, ignore_errors=True)

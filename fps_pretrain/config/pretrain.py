@@ -128,9 +128,8 @@ class PretrainConfig(  # its fields come from the last of these to the first
             del values["composed_views"], values["renders"]
         if self.pool:
             values["renders"] = "fresh"
-        filled = {name: value for name, value in values.items() if getattr(self, name) is None}
-        if "method_options" in values:
-            filled["method_options"] = values["method_options"]
+        # Method options are given one by one, so that those that are left out are among them already.
+        filled = {n: value for n, value in values.items() if n == "method_options" or getattr(self, n) is None}
         # fps_r20.pt is the paper's first row; what differs from it is in the name, in one order everywhere.
         usual_size = 32 if is_cifar_resnet(self.arch) else 224
         size = "" if self.view_size == usual_size else f"{self.view_size}px"

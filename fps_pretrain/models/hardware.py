@@ -1,11 +1,11 @@
-"""What a machine can do with a network: in which precision it computes fastest, and whether it can compile."""
+"""What a machine can do with a network: its cores, the precision it computes fastest in, and whether it compiles."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
 import shutil
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 
@@ -20,6 +20,25 @@ def native_precision(gpu: bool) -> Precision:
         return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "32"
     capabilities = torch.cpu.get_capabilities()
     return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32"
+
+
+def settled_precision(asked: str, native: Precision, begun_in: str | None) -> Precision:
+    """What ``--precision`` comes to.
+
+    Args:
+        asked: ``auto``, ``32`` or ``bf16``.
+        native: what this machine computes fastest.
+        begun_in: what the run to resume has begun in, if it says: with ``auto`` it goes on so, on any machine.
+    """
+    for known in (asked, begun_in):
+        if known in ("32", "bf16"):
+            return cast(Precision, known)
+    return native
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def check_compiler(gpu: bool) -> None:

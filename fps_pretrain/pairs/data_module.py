@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytorch_lightning as L
@@ -11,6 +10,7 @@ import torch
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.fractals.codes import load_codes
+from fps_pretrain.models.hardware import cores
 from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.pairs.folder import FolderPairs
 from fps_pretrain.pairs.loader import EpochSteps, PairBatches, PairLoader
@@ -34,7 +34,7 @@ def make_source(config: PretrainConfig, device: torch.device) -> PairSource:
     if config.folder is not None:
         return FolderPairs(config.folder, config.view_size, config.seed, config.recipe().augment)
     recipe, codes = config.recipe(), load_codes(config.codes)
-    scarce = (os.cpu_count() or 1) < CORES_THAT_FEED_A_GPU * config.devices
+    scarce = cores() < CORES_THAT_FEED_A_GPU * config.devices
     if config.render == "device" or (config.render == "auto" and device.type == "cuda" and scarce):
         return DeviceFractalSource(recipe, config.seed, codes, device=device)
     return FractalSource(recipe, config.seed, codes)

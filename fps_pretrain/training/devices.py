@@ -9,7 +9,7 @@ import torch
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.models.hardware import Precision
+from fps_pretrain.models.hardware import Precision, settled_precision
 
 
 def uses_gpu(config: PretrainConfig) -> bool:
@@ -41,10 +41,7 @@ def with_precision(config: PretrainConfig, native: Precision, stored: str | None
         native: what this machine computes fastest (``native_precision``).
         stored: the precision with which the run to resume has begun; it must go on with that.
     """
-    if config.precision != "auto":
-        return config
-    precision: Precision = "32" if stored == "32" else "bf16" if stored == "bf16" else native
-    return replace(config, precision=precision)
+    return replace(config, precision=settled_precision(config.precision, native, stored))
 
 
 def default_workers(gpu: bool, devices: int) -> int:

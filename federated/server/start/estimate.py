@@ -108,7 +108,7 @@ def dry_run(config: RunConfig) -> str:
     weights = weights_of(classifier)
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
     step, example = seconds_of(space, weights)
-    workers = max(1, config.workers) if isinstance(config.workers, int) else 1
+    workers = max(1, config.processes)
     evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
     if config.partition == "nodes":
         spread = f"{config.clients} clients, who tell how many examples they have when the run begins"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -14,7 +13,7 @@ from federated.client.workspace import precision_of, resolve_device
 from federated.config.run import RunConfig
 from federated.server.output.progress import log
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.hardware import check_compiler
+from fps_pretrain.models.hardware import check_compiler, cores, settled_precision
 
 SPEED = 5e10
 """Floating point operations a second of one core that trains: ResNet-20 at 191 images a second, measured on an AMD EPYC
@@ -45,11 +44,11 @@ def with_precision(config: RunConfig, saved: RunConfig | None) -> RunConfig:
     """
     if config.precision != "auto":
         return config
-    begun_in = saved.precision if saved else "auto"
     native = precision_of(config, resolve_device(config.device))
-    if begun_in == "bf16" and native != "bf16":
+    precision = settled_precision(config.precision, native, saved.precision if saved else None)
+    if precision == "bf16" and native != "bf16":
         log.info("the run began in bfloat16, which this machine does not multiply: it will be slow")
-    return replace(config, precision=native if begun_in == "auto" else begun_in)
+    return replace(config, precision=precision)
 
 
 def with_workers(config: RunConfig, saved: RunConfig | None, model: nn.Module, sizes: Sequence[int]) -> RunConfig:
@@ -76,11 +75,6 @@ def with_workers(config: RunConfig, saved: RunConfig | None, model: nn.Module, s
     if workers > 1 and seconds * (1 - 1 / workers) > LONG:
         return replace(config, workers=workers)
     return replace(config, workers=0, threads=config.threads or 1)
-
-
-def cores() -> int:
-    """How many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def seconds_of_training(config: RunConfig, model: nn.Module, sizes: Sequence[int]) -> float:
