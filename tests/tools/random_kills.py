@@ -9,7 +9,6 @@ that of a run that nobody killed. The state is saved after every step, so that m
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import random
 import sys
@@ -19,10 +18,13 @@ from pathlib import Path
 
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models import checkpoint
+from tests.fps_pretrain.probing.few_images import few_images
+from tests.tools import warm
 
 
 def configuration(folder: Path, method: str, workers: int = 0) -> PretrainConfig:
     """A run of two epochs and 16 steps that takes a few seconds and probes and saves all the time."""
+    folder.mkdir(parents=True, exist_ok=True)
     return PretrainConfig(
         method=method,
         method_options=("queue=64",) if method == "moco" else (),
@@ -38,6 +40,7 @@ def configuration(folder: Path, method: str, workers: int = 0) -> PretrainConfig
         save_every=1,
         state_every=0.0,
         probe_every=64,
+        probe_data=str(few_images(folder / "images")),
         output=folder / "encoder.pt",
         run_dir=folder / "run",
     )
@@ -50,24 +53,15 @@ def _train(config: PretrainConfig) -> None:
     sys.exit(train(config))
 
 
-def _context() -> multiprocessing.context.BaseContext:
-    """Processes that begin with everything imported, so that kills hit work and not imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["fps_pretrain.training.run", "fps_pretrain.methods.simsiam", "fps_pretrain.methods.moco"]
-    )
-    return context
-
-
 def kill_until_done(config: PretrainConfig, kills: int, rng: random.Random) -> list[float]:
     """Run ``config``, killing it ``kills`` times; returns the seconds after which each kill came.
 
     Raises:
         RuntimeError: a run that was not killed failed.
     """
-    context = _context()
+    context = warm.context()  # Everything is imported, so that kills hit work and not imports.
     started = time.monotonic()
-    process = context.Process(target=_train, args=(config,))  # type: ignore[attr-defined]
+    process = context.Process(target=_train, args=(config,))
     process.start()
     moments: list[float] = []
     span = 3.0
@@ -82,7 +76,7 @@ def kill_until_done(config: PretrainConfig, kills: int, rng: random.Random) -> l
             process.kill()
             process.join()
             moments.append(after)
-        process = context.Process(target=_train, args=(config,))  # type: ignore[attr-defined]
+        process = context.Process(target=_train, args=(config,))
         process.start()
     process.join()
     if process.exitcode:

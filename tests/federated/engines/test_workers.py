@@ -21,6 +21,8 @@ from tests.federated.conftest import run_quietly
 
 Tiny = Callable[..., RunConfig]
 
+pytestmark = pytest.mark.usefixtures("forkserver")
+
 
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold"])
 def test_workers_give_the_weights_of_one_process(tiny: Tiny, tmp_path: Path, strategy: str) -> None:

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -28,6 +27,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 from tests.federated.conftest import TINY, measured, outcome, run_quietly
+from tests.tools import warm
 
 Tiny = Callable[..., RunConfig]
 
@@ -144,7 +144,7 @@ def _run_in_child(config: RunConfig) -> None:
 def test_resuming_after_sigkill(tiny: Tiny, tmp_path: Path) -> None:
     fields = {"rounds": 8}
     whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
-    child = multiprocessing.get_context("spawn").Process(target=_run_in_child, args=(tiny(**fields),))
+    child = warm.context().Process(target=_run_in_child, args=(tiny(**fields),))
     child.start()
     metrics = tiny().folder / "metrics.jsonl"
     deadline = time.monotonic() + 120

@@ -46,7 +46,7 @@ def _in_group(rank, world_size, port, works, results):
 
 
 @pytest.fixture(scope="module")
-def in_two_processes():
+def in_two_processes(forkserver):
     """What ``work(rank)`` returns in each of two processes of a group, by ``work``. Starting them takes longest."""
     works = (_synchronised, _keys, _centred_loss)
     with socket.socket() as free:
@@ -54,7 +54,7 @@ def in_two_processes():
         port = free.getsockname()[1]
     with multiprocessing.Manager() as manager:
         results = manager.dict()
-        multiprocessing.spawn(_in_group, args=(2, port, works, results), nprocs=2)
+        multiprocessing.start_processes(_in_group, (2, port, works, results), nprocs=2, start_method="forkserver")
         return {work: [results[rank][i] for rank in range(2)] for i, work in enumerate(works)}
 
 

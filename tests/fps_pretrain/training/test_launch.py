@@ -85,10 +85,12 @@ def _agree(rank, ports, results):
     results[rank] = outcomes
 
 
+@pytest.mark.usefixtures("forkserver")
 def test_every_process_learns_what_rank_0_has_decided():
     with multiprocessing.Manager() as manager:
         results = manager.dict()
-        multiprocessing.spawn(_agree, args=([free_port() for _ in CASES], results), nprocs=2)
+        ports = [free_port() for _ in CASES]
+        multiprocessing.start_processes(_agree, args=(ports, results), nprocs=2, start_method="forkserver")
         assert results[0] == [first for _, first, _ in CASES]
         assert results[1] == [other for _, _, other in CASES]
 
