@@ -2,9 +2,11 @@
 
 import csv
 import json
+import subprocess
 import sys
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -38,7 +40,8 @@ def without_times(folder):
 
 def test_side_by_side(tmp_path, capsys, monkeypatch):
     """A run that fails stops no other, and the others are what they are one by one."""
-    monkeypatch.setattr(running.subprocess, "Popen", warm.Program)
+    processes = SimpleNamespace(**vars(subprocess) | {"Popen": warm.Program})
+    monkeypatch.setattr(running, "subprocess", processes)
     run = replace(TINY, inject_failures=0.4, min_clients=2)
     fails = {seed: any(injected(replace(run, seed=seed), 1, client) for client in (0, 1)) for seed in range(30)}
     bad = next(seed for seed, failed in fails.items() if failed)

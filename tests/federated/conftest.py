@@ -10,11 +10,14 @@ import pytest
 
 from federated.client import workspace
 from federated.config.run import RunConfig
+from federated.results import evaluation
+from federated.server.output import run_folder
 from federated.server.output.run_folder import Row, RunFolder
 from federated.server.run import run
 from tests.federated.least_squares import Federated, LeastSquares
 
 TINY: dict[str, Any] = {
+    "arch": "resnet8",
     "limit_train": 60,
     "limit_test": 20,
     "image_size": 8,
@@ -26,6 +29,28 @@ TINY: dict[str, Any] = {
     "batch_size": 8,
     "threads": 1,
 }
+
+
+def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Have runs leave empty files where pictures belong: to draw them takes longer than a tiny run."""
+
+    def touch(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+
+    patch.setattr(run_folder, "plot_partition", touch)
+    patch.setattr(run_folder, "plot_curve", touch)
+    patch.setattr(evaluation, "draw", touch)
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Asked for by tests of what is drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "pictures" not in request.fixturenames:
+        take_no_pictures(monkeypatch)
 
 
 @pytest.fixture

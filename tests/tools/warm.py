@@ -11,6 +11,7 @@ import atexit
 import multiprocessing
 import os
 import runpy
+import subprocess
 import sys
 import threading
 import traceback
@@ -93,11 +94,12 @@ class Program:
         """The exit code, when it has ended.
 
         Raises:
-            TimeoutError: it has not ended after so many seconds.
+            subprocess.TimeoutExpired: it has not ended after so many seconds.
         """
         self._process.join(timeout)
         if self.returncode is None:
-            raise TimeoutError(f"{self.args} has not ended after {timeout} s")
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
         return self.returncode
 
 

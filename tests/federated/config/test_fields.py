@@ -14,13 +14,12 @@ import torch
 from federated.client import evaluation
 from federated.client import training as local
 from federated.config.run import RunConfig
-from federated.server.output import run_folder
 from federated.server.output.run_folder import Row
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
-from tests.federated.conftest import TINY, run_quietly
+from tests.federated.conftest import TINY, run_quietly, take_no_pictures
 
 Tiny = Callable[..., RunConfig]
 
@@ -29,7 +28,7 @@ Outcomes = Callable[..., Outcome]
 
 WEIGHTS: dict[str, tuple[dict[str, Any], Any]] = {
     # field: (what the run around it needs, another value than the tiny run's)
-    "arch": ({}, "resnet32"),
+    "arch": ({}, "resnet20"),
     "width": ({}, 2),
     "limit_train": ({}, 70),
     "image_size": ({}, 16),
@@ -93,16 +92,6 @@ OTHERWISE = {
     "keep_best", "mlflow",
 }  # fmt: skip
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
-
-
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_no_pictures(monkeypatch)
-
-
-def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(run_folder, "plot_partition", lambda *_: None)
-    patch.setattr(run_folder, "plot_curve", lambda *_, **__: None)
 
 
 @pytest.fixture(scope="module")

@@ -51,12 +51,14 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
+def test_a_run_leaves_its_folder(tiny: Tiny, pictures: None) -> None:
     result = run(tiny(participation=0.5, eval_every=2, lr_schedule="cosine"), quiet=True)
     assert {path.name for path in result.folder.iterdir()} == {
         "config.yaml", "metrics.jsonl", "partition.npz", "partition.png", "state.pt", "model.pt", "curve.png",
         "init.yaml", "log.txt", "environment.json", ".lock",
     }  # fmt: skip
+    for name in ("partition.png", "curve.png"):
+        assert (result.folder / name).read_bytes().startswith(b"\x89PNG")
     rows = read_history(result.folder)
     assert result.history == rows
     assert result.resumed_from is None

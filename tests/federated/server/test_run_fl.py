@@ -24,7 +24,7 @@ from tests.tools import warm
 TINY = [
     "--limit-train", "60", "--limit-test", "20", "--image-size", "8", "--validation", "0.1",
     "--clients", "3", "--partition", "iid", "--rounds", "2", "--local-epochs", "1", "--batch-size", "8",
-    "--threads", "1",
+    "--threads", "1", "--arch", "resnet8",
 ]  # fmt: skip
 
 RunScript = Callable[..., subprocess.CompletedProcess[str]]
