@@ -139,7 +139,7 @@ def test_auto_augmentation_is_crop_for_digits(outcomes: Outcomes, augment: str) 
 
 
 def test_init(outcomes: Outcomes, tmp_path: Path) -> None:
-    save_encoder(tmp_path / "encoder.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
+    save_encoder(tmp_path / "encoder.pt", build_encoder("resnet8", seed=1), "resnet8", 1, {})
     assert outcomes()[1] != outcomes(init=str(tmp_path / "encoder.pt"))[1]
 
 

@@ -32,7 +32,8 @@ RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_from_a_checkpoint_and_again(run_script: RunScript, tmp_path: Path) -> None:
     save_encoder(tmp_path / "encoder.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
-    command = ["run_fl.py", *TINY, "--init", tmp_path / "encoder.pt", "--output", tmp_path / "run"]
+    command = ["run_fl.py", *TINY, "--arch", "resnet20", "--init", tmp_path / "encoder.pt"]
+    command += ["--output", tmp_path / "run"]
     done = run_script(*command, fresh=True)
     assert done.returncode == 0, done.stderr
     assert "114 of 114 encoder tensors loaded" in done.stderr
