@@ -17,7 +17,16 @@ from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 
 FEDERATION = RunConfig(
-    dataset="digits", arch="resnet8", image_size=16, clients=2, rounds=2, local_epochs=1, limit_train=200, limit_test=40, validation=0.5, threads=1
+    dataset="digits",
+    arch="resnet8",
+    image_size=16,
+    clients=2,
+    rounds=2,
+    local_epochs=1,
+    limit_train=200,
+    limit_test=40,
+    validation=0.5,
+    threads=1,
 )
 
 

@@ -22,9 +22,17 @@ from fps_pretrain.common.errors import UserError
 from tests.tools import warm
 
 TINY = RunConfig(
-    dataset="digits", image_size=16, limit_train=100, limit_test=50, clients=2, partition="iid", rounds=1, threads=1
+    arch="resnet8", image_size=16, limit_train=100, limit_test=50, clients=2, partition="iid", rounds=1, threads=1
 )
-SIZES = {"rounds": 1, "limit-train": 100, "limit-test": 50, "image-size": 16, "clients": 2, "threads": 1}
+SIZES = {
+    "arch": "resnet8",
+    "rounds": 1,
+    "limit-train": 100,
+    "limit-test": 50,
+    "image-size": 16,
+    "clients": 2,
+    "threads": 1,
+}
 FLAGS = [*(part for name, value in SIZES.items() for part in (f"--{name}", str(value))), "--partition", "iid"]
 
 

@@ -1,11 +1,12 @@
 """Imports all that the repository's programs import, for the process that ``tests.tools.warm`` forks."""
 
+# ruff: noqa: F401
 import gc
 
-import flwr_datasets.partitioner  # noqa: F401
-import matplotlib.figure  # noqa: F401
+import flwr_datasets.partitioner
+import matplotlib.figure
 import sklearn.datasets
-import sklearn.model_selection  # noqa: F401
+import sklearn.model_selection
 
 import experiments.compare
 import federated.engines.workers
@@ -15,7 +16,7 @@ import federated.server.run
 import fps_pretrain.methods.moco
 import fps_pretrain.methods.simsiam
 import fps_pretrain.pairs.gallery
-import fps_pretrain.training.run  # noqa: F401
+import fps_pretrain.training.run
 import run_fl
 import run_pretrain
 from fps_pretrain.common import cli
