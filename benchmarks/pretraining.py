@@ -136,8 +136,9 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
     import pytorch_lightning as L
     from pytorch_lightning.callbacks import Callback
 
+    from fps_pretrain.models.hardware import native_precision
     from fps_pretrain.pairs.data_module import PairData, make_source
-    from fps_pretrain.training.devices import native_precision, with_precision
+    from fps_pretrain.training.devices import with_precision
     from fps_pretrain.training.progress import PairRate
     from fps_pretrain.training.resume import KeepState
     from fps_pretrain.training.trainer import build_method, make_trainer

@@ -24,8 +24,8 @@ from federated.client.state import ClientStates
 from federated.client.training import Client, ClientHyperparameters, ClientUpdate
 from federated.client.workspace import Workspace
 from federated.config.run import identity
-from federated.messages import from_record
-from fps_pretrain.common.errors import UserError
+from federated.messages import from_record, to_record
+from federated.node_state import NodeState, States
 
 client_app = ClientApp()
 
@@ -54,7 +54,7 @@ def class_sums(message: Message, context: Context) -> Message:
     sums, counts = sums_of.class_sums(
         space.model, weights, images, labels, len(space.dataset.classes), space.config.eval_batch_size
     )
-    return Message(RecordDict({"arrays": ArrayRecord({"sums": sums, "counts": counts})}), reply_to=message)
+    return Message(RecordDict({"arrays": to_record({"sums": sums, "counts": counts})}), reply_to=message)
 
 
 @client_app.query("batch_norm_sums")
@@ -67,7 +67,7 @@ def sum_up_for_batch_norm(message: Message, context: Context) -> Message:
     sums = sums_of.batch_norm_sums(
         space.model, weights, images, space.config.eval_batch_size, (space.config.seed, number)
     )
-    return Message(RecordDict({"arrays": ArrayRecord(sums)}), reply_to=message)
+    return Message(RecordDict({"arrays": to_record(sums)}), reply_to=message)
 
 
 @client_app.train()
@@ -82,8 +82,8 @@ def train(message: Message, context: Context) -> Message:
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Message(Error(CLIENT_FAILED, f"{traceback.format_exc()}{reason}"), reply_to=message)
-    records: dict[str, ArrayRecord | MetricRecord] = {"arrays": ArrayRecord(update.weights)}
-    records.update({name: ArrayRecord(extra) for name, extra in update.extra.items()})
+    records: dict[str, ArrayRecord | MetricRecord] = {"arrays": to_record(update.weights)}
+    records.update({name: to_record(extra) for name, extra in update.extra.items()})
     records["metrics"] = MetricRecord({"num-examples": update.num_examples, **update.metrics})
     return Message(RecordDict(dict(records)), reply_to=message)
 
@@ -147,14 +147,12 @@ def evaluate(message: Message, context: Context) -> Message:
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 
 
-def _states(message_config: ConfigRecord, context: Context, space: Workspace) -> ClientStates | None:
+def _states(message_config: ConfigRecord, context: Context, space: Workspace) -> States | None:
     """Where this client remembers things from round to round; None if it has nothing to remember.
 
     That is the folder the message names, which every client on the server's machine shares; a node on another machine
-    is configured with a ``state-dir`` of its own, where each run has a folder.
-
-    Raises:
-        UserError: there is neither.
+    may be configured with a ``state-dir`` of its own, where each run has a folder. Without one it is Flower's
+    ``context.state``, in the node's memory.
     """
     if not (space.config.bn_stats == "local" or algorithms.load(space.config).options.keeps_state):
         return None
@@ -163,10 +161,7 @@ def _states(message_config: ConfigRecord, context: Context, space: Workspace) ->
         return ClientStates(Path(str(context.node_config["state-dir"])) / run)
     if "client-states" in message_config:
         return ClientStates(Path(str(message_config["client-states"])))
-    raise UserError(
-        f"clients of --strategy {space.config.strategy} with --bn-stats {space.config.bn_stats} keep a state: "
-        'start this node with state-dir="FOLDER" in its --node-config'
-    )
+    return NodeState(context.state)
 
 
 def _partition_id(context: Context) -> int:

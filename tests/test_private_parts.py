@@ -8,6 +8,7 @@ import inspect
 import tomllib
 
 import numba
+import numpy as np
 import pytest
 import torch
 from packaging.requirements import Requirement
@@ -61,6 +62,15 @@ def test_flowers_messages_take_an_id_and_their_replies_refer_to_it():
     finally:
         for name, value in before.items():
             setattr(TaskIdentity, name, value)
+
+
+def test_flowers_records_hold_arrays_in_data_and_arrays_their_fields_in_their_dictionary():
+    """federated/messages.py fills both without Flower's checks of each item."""
+    from flwr.app import Array, ArrayRecord
+
+    array = Array(np.ones(2))
+    assert {"dtype", "shape", "stype", "data"} <= vars(array).keys(), "an Array keeps its fields elsewhere"
+    assert vars(ArrayRecord({"a": array}))["_data"]["a"].data == array.data, "a record keeps its arrays elsewhere"
 
 
 def test_numbas_cache_folder_is_read_when_a_function_is_decorated(tmp_path):

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PRETRAIN = ("common", "images", "models", "fractals", "config", "pairs", "methods", "probing", "training")
 FEDERATED = (
-    "config", "data", "client", "messages", "algorithms", "client_app", "engines", "server", "results",
+    "config", "data", "client", "messages", "node_state", "algorithms", "client_app", "engines", "server", "results",
     "server_app", "predict", "export",
 )  # fmt: skip
 LENT = ("common", "images", "models")

@@ -114,7 +114,7 @@ def _total_bar(count: int) -> Any:
 
 
 def _start(run: RunConfig, scratch: Path, slot: int) -> _Job:
-    """Begin a process in a session of its own, so that Ctrl-C reaches it through ``_stop`` alone."""
+    """Begin a process in a session of its own, so that only ``_stop`` ends it."""
     stem = run.folder.name
     (scratch / f"{stem}.yaml").write_text(to_yaml(replace(run, threads=run.threads or 1)))
     errors = scratch / f"{stem}.txt"
@@ -148,13 +148,20 @@ def _end(job: _Job, failures: dict[Path, str]) -> None:
 
 
 def _stop(running: Sequence[_Job]) -> None:
-    """Have processes save their state and end."""
+    """Have processes save their state and end; a second interruption, or too long a wait, kills them.
+
+    They get SIGTERM: what a shell starts in the background ignores SIGINT.
+    """
     for job in running:
-        job.process.send_signal(signal.SIGINT)
-    for job in running:
-        try:
-            job.process.wait(PATIENCE_SECONDS)
-        except subprocess.TimeoutExpired:
+        job.process.terminate()
+    last = time.monotonic() + PATIENCE_SECONDS
+    try:
+        for job in running:
+            job.process.wait(max(0.0, last - time.monotonic()))
+    except subprocess.TimeoutExpired:
+        pass  # they are killed below
+    finally:
+        for job in running:
             job.process.kill()
             job.process.wait()
-        job.bar.close()
+            job.bar.close()

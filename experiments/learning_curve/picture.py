@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from experiments.learning_curve.values import RANDOM, TITLES, Value, means
 from fps_pretrain.common import plots
 
+_LABELS_BESIDE_A_PANEL = 15
+"""How many lines of the legend are as high as a panel; more of them want another column."""
+
 
 def longest_first(values: Sequence[Value]) -> list[str]:
     """The labels, those with the most budgets first: they are the long curves and get the strong colours."""
@@ -33,7 +36,8 @@ def draw(values: Sequence[Value]) -> bytes:
     palette = (*strong_and_pale[::2], *strong_and_pale[1::2])
     columns = min(2, len(measures))
     rows = math.ceil(len(measures) / 2)
-    figure = plots.new_figure(2.6 + 4.2 * columns, 0.4 + 3.8 * rows)
+    legend_columns = math.ceil((len(labels) + 1) / (_LABELS_BESIDE_A_PANEL * rows))
+    figure = plots.new_figure(2.6 * legend_columns + 4.2 * columns, 0.4 + 3.8 * rows)
     grid = figure.subplots(rows, columns, sharex=True, squeeze=False).ravel()
     for axes in grid[len(measures) :]:
         axes.set_axis_off()
@@ -60,5 +64,6 @@ def draw(values: Sequence[Value]) -> bytes:
         axes.yaxis.set(
             major_locator=MaxNLocator(nbins=8, steps=[1, 2, 5, 10]), major_formatter=PercentFormatter(1.0, decimals=0)
         )
-    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    names = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*names, loc="outside right upper", frameon=False, ncols=legend_columns)
     return plots.png(figure, dpi=130)

@@ -5,7 +5,7 @@ A file of this package is an algorithm of that name, chosen with ``--strategy NA
     class Options(AlgorithmOptions)                     its options, with defaults and ranges, and a few facts
     train_client(client, weights) -> ClientUpdate       what a client does in a round
     init(params, setting) -> state                      what the server remembers before the first round
-    combine(state, params, updates, setting) -> Combined     what the server makes of the replies
+    combine(state, params, replies, setting) -> Combined     what the server makes of the replies
 
 and, where it needs them, the names of what travels beside weights:
 
@@ -19,11 +19,11 @@ stands around it, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from federated.client.training import Client, ClientUpdate, Weights
+from federated.client.training import Client, ClientHyperparameters, ClientUpdate, Weights
 
 ServerState = dict[str, Weights]
 """What a server step remembers from round to round, such as momenta: state dicts by name."""
@@ -47,6 +47,29 @@ class Update(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Replies:
+    """The replies of a round, in client order. They can be gone through once, while they arrive.
+
+    An algorithm that adds them up one by one (``averaging.Mean``) needs memory for one; ``list(replies)`` holds all.
+
+    Attributes:
+        updates: what the clients sent; those that fail are left out.
+        asked: how many training examples each client has that was asked, whether it answers or not.
+    """
+
+    updates: Iterable[Update]
+    asked: Sequence[int]
+
+    def __iter__(self) -> Iterator[Update]:
+        return iter(self.updates)
+
+    @classmethod
+    def of(cls, updates: Sequence[Update]) -> Replies:
+        """Replies that are all there."""
+        return cls(updates, [update.num_examples for update in updates])
+
+
+@dataclass(frozen=True)
 class Setting:
     """What a server step is told of the run and the round.
 
@@ -56,6 +79,7 @@ class Setting:
         participants: how many clients are asked in a round.
         client_lr: the learning rate of local SGD, ``--lr``.
         server_round: the round, from 1; 0 for ``init``.
+        hyper: the hyper-parameters of local SGD in the round; None for ``init``.
     """
 
     options: Any
@@ -63,6 +87,7 @@ class Setting:
     participants: int
     client_lr: float
     server_round: int = 0
+    hyper: ClientHyperparameters | None = None
 
 
 class Combined(NamedTuple):
@@ -90,7 +115,7 @@ class Algorithm:
     options: Any
     train_client: Callable[[Client, Mapping[str, Any]], ClientUpdate]
     init: Callable[[Weights, Setting], ServerState]
-    combine: Callable[[ServerState, Weights, Sequence[Update], Setting], Combined]
+    combine: Callable[[ServerState, Weights, Replies, Setting], Combined]
     sent: tuple[str, ...] = ()
     received: tuple[str, ...] = ()
     metrics: tuple[str, ...] = field(default=())
@@ -99,7 +124,9 @@ class Algorithm:
     def remembered(self, params: Weights, setting: Setting) -> ServerState:
         """What the server remembers after a round: names, shapes and types are those of every round."""
         state = self.init(params, setting)
-        return self.combine(state, params, [Update(params, 1, {})], setting).state if self.carried else state
+        return (
+            self.combine(state, params, Replies.of([Update(params, 1, {})]), setting).state if self.carried else state
+        )
 
 
 def no_state(params: Weights, setting: Setting) -> ServerState:

@@ -33,4 +33,5 @@ init, combine = flower.server_step(
     FedAdagrad,
     lambda setting: {"eta": setting.options.server_lr, "tau": setting.options.tau},
     carried=("m_t", "v_t"),
+    of_mean=True,
 )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
-from federated.algorithms.averaging import shares_of, weighted_sum
-from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights, no_state
+from federated.algorithms.averaging import Mean
+from federated.algorithms.base import Combined, Replies, ServerState, Setting, Weights, no_state
 from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
 
@@ -29,7 +29,9 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
 init = no_state
 
 
-def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
+def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
     """``w <- sum_k n_k / n w_k``: the mean of the clients' parameters, weighted by their numbers of examples."""
-    shares = shares_of([update.num_examples for update in updates])
-    return Combined(weighted_sum((update.weights for update in updates), shares), {})
+    mean = Mean(replies.asked)
+    for update in replies:
+        mean.add(update.weights, update.num_examples)
+    return Combined(mean.result(), {})

@@ -36,4 +36,5 @@ init, combine = flower.server_step(
         "server_momentum": setting.options.server_momentum,
     },
     carried=("momentum_vector",),
+    of_mean=True,
 )

@@ -7,7 +7,7 @@ global one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -15,8 +15,8 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from federated.algorithms.averaging import weighted_sum
-from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights
+from federated.algorithms.averaging import Mean, Sum, weighted_sum
+from federated.algorithms.base import Combined, Replies, ServerState, Setting, Weights
 from federated.client.training import Client, ClientUpdate, local_sgd
 from federated.config.algorithm import AlgorithmOptions
 
@@ -59,13 +59,22 @@ def init(params: Weights, setting: Setting) -> ServerState:
     return {"h": {name: torch.zeros_like(tensor) for name, tensor in params.items()}}
 
 
-def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
+def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
     """``h <- h - (alpha / m) sum_i (w_i - w_t)`` over all m clients, and ``w_{t+1} = mean(w_i) - h / alpha``.
 
     The mean is a plain one, as in the paper: every client counts the same, however many examples it has.
     """
-    alpha, count = setting.options.feddyn_alpha, len(updates)
-    sent = [update.weights for update in updates]
-    step = alpha / setting.num_clients
-    h = weighted_sum([state["h"], params, *sent], [1.0, step * count, *[-step] * count])
-    return Combined(weighted_sum([*sent, h], [*[1 / count] * count, -1 / alpha]), {"h": h})
+    alpha, asked = setting.options.feddyn_alpha, len(replies.asked)
+    step, answered = alpha / setting.num_clients, 0
+    mean, total = Mean([1] * asked), Sum()
+    total.add(state["h"], 1.0)
+    total.add(params, step * asked)
+    for update in replies:
+        answered += 1
+        mean.add(update.weights, 1)
+        total.add(update.weights, -step)
+    if answered < asked:
+        total.add(params, -step * (asked - answered))
+    h = total.result()
+    moved = weighted_sum([mean.in_float64, h], [1.0, -1 / alpha])
+    return Combined({name: tensor.to(params[name].dtype) for name, tensor in moved.items()}, {"h": h})

@@ -12,9 +12,16 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from federated.algorithms.averaging import shares_of, weighted_sum
-from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights, no_state
-from federated.client.training import Client, ClientUpdate, effective_steps, local_sgd
+from federated.algorithms.averaging import Sum, weighted_sum
+from federated.algorithms.base import Combined, Replies, ServerState, Setting, Weights, no_state
+from federated.client.training import (
+    Client,
+    ClientHyperparameters,
+    ClientUpdate,
+    effective_steps,
+    local_sgd,
+    steps_in_a_round,
+)
 from federated.config.algorithm import AlgorithmOptions
 
 METRICS = ("effective_steps",)
@@ -35,11 +42,36 @@ def train_client(client: Client, weights: Mapping[str, Tensor]) -> ClientUpdate:
 init = no_state
 
 
-def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
-    """The model after the mean number of steps, of the mean of the clients' changes per step."""
-    shares = shares_of([update.num_examples for update in updates])
-    steps = [update.metrics["effective_steps"] for update in updates]
-    mean_steps = sum(share * taken for share, taken in zip(shares, steps, strict=True))
-    factors = [share * (mean_steps / taken) for share, taken in zip(shares, steps, strict=True)]
-    combined = weighted_sum([params, *(update.weights for update in updates)], [1 - sum(factors), *factors])
-    return Combined(combined, {})
+def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
+    """The model after the mean number of steps, of the mean of the clients' changes per step.
+
+    Factors are those of all that were asked, taking as many steps as they should. Where some do not answer, or took
+    others, all factors are off by one number, which is made good at the end.
+    """
+    assert setting.hyper is not None
+    plan = [(examples, _steps(examples, setting.hyper)) for examples in replies.asked]
+    examples, steps, lead = _totals(plan)
+    combined, came = Sum(), []
+    combined.add(params, lead)
+    for update in replies:
+        taken = update.metrics["effective_steps"]
+        combined.add(update.weights, update.num_examples / examples * (steps / taken))
+        came.append((update.num_examples, taken))
+    if came == plan:
+        return Combined(combined.result(), {})
+    examples_came, steps_came, lead_came = _totals(came)
+    ratio = examples / examples_came * steps_came / steps
+    moved = weighted_sum([params, combined.total, params], [-ratio * lead, ratio, lead_came])
+    return Combined(moved, {})
+
+
+def _steps(examples: int, hyper: ClientHyperparameters) -> float:
+    return effective_steps(steps_in_a_round(examples, hyper), hyper.momentum)
+
+
+def _totals(clients: Sequence[tuple[int, float]]) -> tuple[int, float, float]:
+    """All examples, the mean number of steps, and the old parameters' factor, of clients' examples and steps."""
+    total = sum(examples for examples, _ in clients)
+    shares = [(examples / total, taken) for examples, taken in clients]
+    mean = sum(share * taken for share, taken in shares)
+    return total, mean, 1 - sum(share * (mean / taken) for share, taken in shares)

@@ -42,4 +42,5 @@ init, combine = flower.server_step(
         "tau": setting.options.tau,
     },
     carried=("m_t", "v_t"),
+    of_mean=True,
 )

@@ -7,7 +7,7 @@ parameters and the replies, and takes both back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -18,12 +18,12 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg
 from numpy.typing import NDArray
 
-from federated.algorithms.averaging import shares_of, weighted_sum
-from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights
+from federated.algorithms.averaging import Mean
+from federated.algorithms.base import Combined, Replies, ServerState, Setting, Update, Weights
 from federated.messages import from_record
 
 Init = Callable[[Weights, Setting], ServerState]
-Combine = Callable[[ServerState, Weights, Sequence[Update], Setting], Combined]
+Combine = Callable[[ServerState, Weights, Replies, Setting], Combined]
 Builder = Callable[..., FedAvg]
 
 
@@ -49,34 +49,43 @@ class _NoMessages(FedAvg):
 
 
 class _Mean(_NoMessages):
-    """The mean of ``averaging`` in the place of Flower's: a ninth of the time, in float64, in a fixed order."""
+    """The mean of ``averaging`` in the place of Flower's: a ninth of the time, in float64, in a fixed order.
+
+    It is taken while the replies arrive; the messages that the strategy is handed after that have only their metrics.
+    """
+
+    mean: Weights
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """The mean of parameters and metrics, weighted by examples."""
         contents = [reply.content for reply in replies]
-        counts = [cast(int, content.metric_records["metrics"][self.weighted_by_key]) for content in contents]
-        mean = weighted_sum((from_record(content.array_records["arrays"]) for content in contents), shares_of(counts))
-        return ArrayRecord(mean), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
+        return ArrayRecord(self.mean), self.train_metrics_aggr_fn(contents, self.weighted_by_key)
 
 
 def server_step(
-    strategy: type[FedAvg], arguments: Callable[[Setting], dict[str, Any]], carried: tuple[str, ...] = ()
+    strategy: type[FedAvg],
+    arguments: Callable[[Setting], dict[str, Any]],
+    carried: tuple[str, ...] = (),
+    *,
+    of_mean: bool = False,
 ) -> tuple[Init, Combine]:
     """``init`` and ``combine`` of one of Flower's strategies.
 
     Args:
-        strategy: Flower's class. Where it calls its base class for a mean, it gets that of ``averaging``.
+        strategy: Flower's class.
         arguments: its arguments, from the options.
         carried: its attributes that it hands from round to round: a dictionary or a list of arrays, or None at first.
+        of_mean: whether it calls its base class for the mean and uses the replies through that alone; it then gets that
+            of ``averaging``, which holds one reply at a time.
     """
-    adapted = cast(Builder, type(strategy.__name__, (strategy, _Mean), {}))
+    adapted = cast(Builder, type(strategy.__name__, (strategy, _Mean if of_mean else _NoMessages), {}))
 
     def init(params: Weights, setting: Setting) -> ServerState:
         return {}
 
-    def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
+    def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
         built = adapted(**arguments(setting))
         for name in carried:
             if name in state:
@@ -84,7 +93,15 @@ def server_step(
                 setattr(built, name, arrays if set(arrays) == set(params) else list(arrays.values()))
         nobody = cast(Grid, SimpleNamespace(get_node_ids=lambda: []))
         list(built.configure_train(setting.server_round, _KeptRecord(params), ConfigRecord(), nobody))
-        aggregated, metrics = built.aggregate_train(setting.server_round, [_reply(update) for update in updates])
+        if of_mean:
+            mean, messages = Mean(replies.asked), []
+            for update in replies:
+                mean.add(update.weights, update.num_examples)
+                messages.append(_reply(update._replace(weights={})))
+            cast(_Mean, built).mean = mean.result()
+        else:
+            messages = [_reply(update) for update in replies]
+        aggregated, metrics = built.aggregate_train(setting.server_round, messages)
         assert aggregated is not None, "too few replies, which the round has checked"
         combined = {name: tensor.to(params[name].dtype) for name, tensor in from_record(aggregated).items()}
         remembered = {name: _tensors(value) for name in carried if (value := getattr(built, name)) is not None}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from annotated_types import Ge, Gt
@@ -26,6 +26,8 @@ METRICS = ("initial_loss",)
 @dataclass(frozen=True)
 class Options(AlgorithmOptions):
     """Options of q-FedAvg."""
+
+    all_replies: ClassVar[bool] = True
 
     q: Annotated[float, Ge(0)] = 0.1
     """Fairness; 0 is the plain mean of clients that count the same."""

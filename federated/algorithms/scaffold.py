@@ -6,7 +6,7 @@ go along ``g_i(y) - c_i + c``, so that clients with different data do not drift 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -14,8 +14,8 @@ import torch
 from annotated_types import Gt
 from torch import Tensor
 
-from federated.algorithms.averaging import weighted_sum
-from federated.algorithms.base import Combined, ServerState, Setting, Update, Weights
+from federated.algorithms.averaging import Mean, Sum, weighted_sum
+from federated.algorithms.base import Combined, Replies, ServerState, Setting, Weights
 from federated.client.training import Client, ClientUpdate, effective_steps, local_sgd
 from federated.config.algorithm import AlgorithmOptions
 
@@ -59,14 +59,16 @@ def init(params: Weights, setting: Setting) -> ServerState:
     return {"control": {name: torch.zeros_like(tensor) for name, tensor in params.items()}}
 
 
-def combine(state: ServerState, params: Weights, updates: Sequence[Update], setting: Setting) -> Combined:
+def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
     """``x + eta_g mean(y_i - x)`` and ``c + (|S| / N) mean(change of c_i)``.
 
     Both means are plain ones, as in the paper: every client counts the same, however many examples it has.
     """
-    changes = [state["control"], *(update.extra["control"] for update in updates)]
-    control = weighted_sum(changes, [1.0, *[1 / setting.num_clients] * len(updates)])
+    mean, control = Mean([1] * len(replies.asked)), Sum()
+    control.add(state["control"], 1.0)
+    for update in replies:
+        mean.add(update.weights, 1)
+        control.add(update.extra["control"], 1 / setting.num_clients)
     step = setting.options.server_lr
-    share = step / len(updates)
-    moved = weighted_sum([params, *(update.weights for update in updates)], [1 - step, *[share] * len(updates)])
-    return Combined(moved, {"control": control})
+    moved = weighted_sum([params, mean.in_float64], [1 - step, step])
+    return Combined(moved, {"control": control.result()})

@@ -34,6 +34,10 @@ class AlgorithmOptions:
     def __post_init__(self) -> None:
         check(self)
 
+    all_replies: ClassVar[bool] = False
+    """The server needs all replies of a round at a time, as a robust one does; otherwise it adds them up as they
+    arrive."""
+
     @property
     def least_replies(self) -> int:
         """Replies without which the algorithm is not what its name promises."""

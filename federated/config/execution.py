@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
-from fps_pretrain.common.options import MAY_DIFFER, THREADS, Count, Option, OptionSet, Positive, Threads, Whole
+from fps_pretrain.common.options import MAY_DIFFER, THREADS, Count, Option, OptionSet, Positive, Threads, Whole, Workers
 
 
 @dataclass(frozen=True)
@@ -60,15 +60,20 @@ class ExecutionOptions(OptionSet):
         None
     )
     """Share of a GPU that a client on Ray gets, such as 0.25 (default: all GPUs spread over the workers)."""
-    workers: Annotated[Threads | None, THREADS] = None
-    """Processes that train clients side by side (default: none in process, one for every --threads cores on Ray)."""
+    workers: Annotated[Literal["auto"] | Workers | None, THREADS] = "auto"
+    """Processes that train clients side by side; 0 for none, in this process. auto takes one for each core, with one
+    thread each, where that is expected to be faster; on Ray one for every --threads cores."""
     device: Annotated[Literal["auto", "cpu", "cuda"], MAY_DIFFER] = "auto"
     """Device that trains and evaluates; auto takes a GPU if there is one."""
-    precision: Literal["32", "bf16"] = "32"
+    precision: Literal["auto", "32", "bf16"] = "auto"
     """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent
-    stay in 32 bits."""
+    stay in 32 bits. auto takes bf16 on such hardware, and what a run began with when it is resumed."""
+    compile: bool = False
+    """Compile the encoder with torch.compile for training: a minute at the start, once a process, then about a fifth
+    more images a second on a CPU (where it needs a C++ compiler; without one the run goes on uncompiled)."""
     threads: Annotated[Threads | None, THREADS] = None
-    """CPU threads of PyTorch (default: all cores in process, 1 in each Ray worker). Use 1 on a machine that is busy."""
+    """CPU threads of PyTorch for a client (default: 1 in each worker, and with --workers auto; else all cores). Use 1
+    on a machine that is busy."""
     tensorboard: Annotated[bool, MAY_DIFFER] = False
     """Write the rounds for TensorBoard, too, into the run folder."""
     wandb: Annotated[bool, MAY_DIFFER] = False

@@ -127,6 +127,10 @@ FREE_ON_RESUME = (*(name for name, one in FIELDS.items() if one.option.may_diffe
 where its folder and its data lie now, and what is drawn anew unless it is given."""
 
 
+RESOLVED = ("precision", "workers")
+"""Fields whose ``auto`` is resolved when a run begins; one that is resumed with ``auto`` goes on as it began."""
+
+
 def unused_beside(values: Mapping[str, Any], chosen: Collection[str]) -> set[str]:
     """Those of ``values``, fields by name, that belong to a choice which the fields in ``chosen`` make anew."""
     return {name for name in values if name in FIELDS and FIELDS[name].option.choice in chosen and name not in chosen}
@@ -170,7 +174,11 @@ def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
 
     What only the server knows counts where it is asked for, and is not shown.
     """
-    different = {name for name in FIELDS if getattr(saved, name) != getattr(asked, name)}
+    different = {
+        name
+        for name in FIELDS
+        if getattr(saved, name) != getattr(asked, name) and not (name in RESOLVED and getattr(asked, name) == "auto")
+    }
     shown = [
         f"{one.flag} {getattr(saved, name)} (now {getattr(asked, name)})"
         for name, one in FIELDS.items()

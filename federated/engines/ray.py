@@ -76,7 +76,7 @@ def _connected(config: RunConfig) -> Iterator[None]:
     if address:
         _check_reachable(address)
     threads = _threads(config)
-    here = min(config.workers or (os.cpu_count() or 1) // threads, config.clients) * threads
+    here = min(_workers(config) or (os.cpu_count() or 1) // threads, config.clients) * threads
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": here}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -107,6 +107,11 @@ def _check_reachable(address: str) -> None:
         socket.create_connection((host.rpartition("//")[2], int(port)), CONNECT_TIMEOUT).close()
     except OSError as error:
         raise UserError(f"--engine ray: no Ray cluster answers at {address}: {error}") from error
+
+
+def _workers(config: RunConfig) -> int:
+    """How many actors are asked for; 0 for as many as there is room for."""
+    return config.workers if isinstance(config.workers, int) else 0
 
 
 def _threads(config: RunConfig) -> int:
@@ -189,10 +194,10 @@ class RayGrid(PoolGrid):
         threads, device = _threads(config), space.device.type
         resources = ray.cluster_resources()
         available = int(resources.get("CPU", 0)) // threads
-        workers = min(config.workers or available, config.clients)
+        workers = min(_workers(config) or available, config.clients)
         if workers > available or not workers:
             raise UserError(
-                f"--workers {config.workers or 1} with {threads} CPUs each are more than the "
+                f"--workers {_workers(config) or 1} with {threads} CPUs each are more than the "
                 f"{resources.get('CPU', 0):g} CPUs of the Ray cluster: take fewer"
             )
         self._options: dict[str, Any] = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}

@@ -51,7 +51,8 @@ def start(
     Raises:
         UserError: its workers cannot be started.
     """
-    uses_processes = config.engine == "inprocess" and config.workers is not None
+    workers = config.workers if isinstance(config.workers, int) else 0
+    uses_processes = config.engine == "inprocess" and workers > 0
     message_config = workspace.message_config(
         config, partition_file, training_data if uses_processes else None, client_states
     )
@@ -59,10 +60,10 @@ def start(
     if config.engine == "ray":
         with ray.ray_grid(config, space, message_config) as grid:
             yield Engine(grid, message_config)
-    elif config.workers is not None:
+    elif uses_processes:
         workspace.export_memmap(space.dataset, training_data)
         try:
-            with WorkerGrid(config.clients, config.workers, message_config, config.client_timeout) as grid:
+            with WorkerGrid(config.clients, workers, message_config, config.client_timeout) as grid:
                 yield Engine(grid, message_config)
         finally:
             shutil.rmtree(training_data, ignore_errors=True)

@@ -1,7 +1,7 @@
 """Write a model in a format that other programs read: python -m federated.export runs/NAME --format onnx.
 
 onnx takes images as they are, uint8 (N, S, S, 3) RGB, and gives probabilities (classifier) or features (encoder);
-safetensors holds the weights. Both carry class names and provenance in their metadata.
+safetensors and pt hold the weights. All carry class names and provenance in their metadata.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Command:
 
     source: tyro.conf.Positional[Path]
     """Run folder, classifier file, or encoder checkpoint."""
-    format: Literal["onnx", "safetensors"] = "onnx"
+    format: Literal["onnx", "safetensors", "pt"] = "onnx"
     """Format of the file."""
     part: Literal["classifier", "encoder"] | None = None
     """What is written (default: the classifier, if there is one). An encoder as safetensors is what --init reads."""
@@ -34,16 +34,21 @@ class Command:
     """Side of the images that an encoder checkpoint takes as onnx, in pixels (default: 32); a run knows its own."""
     output: Path | None = None
     """File to write (default: model, best or encoder with the format's suffix, in the folder of the source)."""
+    half: bool = False
+    """Store an encoder's matrices in float16, as safetensors or pt: half the size; reading gives float32 again."""
 
     def __post_init__(self) -> None:
         if self.image_size is not None and self.image_size < 1:
             raise UserError("--image-size must be at least 1")
+        if self.half and self.format == "onnx":
+            raise UserError("--half is for --format safetensors and pt: an onnx file computes in float32")
 
 
 def main(command: Command) -> int:
     """Write the file and say what it is; returns the exit code."""
     from federated.results import exported, onnx_file
-    from fps_pretrain.models import safetensors_file
+    from fps_pretrain.models import checkpoint, safetensors_file
+    from fps_pretrain.models.tensor_file import write_atomically
 
     if command.format == "onnx":
         onnx_file.check_installed()
@@ -52,9 +57,16 @@ def main(command: Command) -> int:
     output = command.output or folder / f"{source.name}.{command.format}"
     if output.is_dir():
         raise UserError(f"--output {output} is a folder: name a file")
-    if command.format == "safetensors":
-        safetensors_file.write(output, source.payload)
-        said = f"{len(source.payload['state_dict'])} tensors"
+    if output.resolve() == source.path.resolve():
+        raise UserError(f"{output} is what is exported: name another file with --output")
+    payload = source.payload
+    if command.half:
+        if source.part != "encoder":
+            raise UserError("--half is for encoders: pass --part encoder")
+        payload = checkpoint.in_half_precision(payload)
+    if command.format != "onnx":
+        (safetensors_file.write if command.format == "safetensors" else write_atomically)(output, payload)
+        said = f"{len(payload['state_dict'])} tensors"
     else:
         said = onnx_file.write(output, source)
     print(f"wrote {output}, the {source.part} of {source.path}: {said}", file=sys.stderr)

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor
 
 from federated.client.failures import HANG_GRACE
 from federated.config.run import RunConfig
 from federated.engines.start import Engine
+from federated.messages import copy_of, to_record
 from federated.server.output.progress import log
 from federated.server.replies import reason_of
 
@@ -79,20 +81,21 @@ class Clients:
 
     def exchange(
         self, messages: list[Message], patience: float | None = None, arrived: Arrived | None = None
-    ) -> list[Message]:
-        """Send messages and wait for all replies, error replies among them, or for ``patience`` seconds."""
+    ) -> Iterator[Message]:
+        """Send messages; the replies as they arrive, error replies among them, for ``patience`` seconds at most."""
         end = math.inf if patience is None else time.monotonic() + patience
         pending = set(self.engine.grid.push_messages(messages))
-        replies: list[Message] = []
+        done = 0
         while pending and time.monotonic() < end:
             new = list(self.engine.grid.pull_messages(pending))
-            replies += new
             pending -= {reply.metadata.reply_to_message_id for reply in new}
             if not new:
                 time.sleep(0.05)
-            elif arrived:
-                arrived(len(replies), len(messages))
-        return replies
+                continue
+            done += len(new)
+            if arrived:
+                arrived(done, len(messages))
+            yield from new
 
     def send(
         self,
@@ -104,11 +107,12 @@ class Clients:
         group: str = "",
         patience: float | None = None,
         arrived: Arrived | None = None,
-    ) -> dict[int, Message]:
-        """Send clients the same arrays and wait for their replies, by client, in the order of ``clients``.
+    ) -> Iterator[tuple[int, Message | None]]:
+        """Send clients the same arrays; each with its reply, in the order of ``clients``, or None if there is none.
 
-        The arrays are turned into records once; every message gets records of its own over the same bytes, since a
-        client in this process must not see what another does to its record.
+        A reply is handed on as soon as those of all clients before it have been, and is held until then only. The
+        arrays are turned into bytes once; every message gets records of its own over the same bytes, since a client in
+        this process must not see what another does to its record.
 
         Args:
             message_type: Flower's type, such as ``train`` or ``query.labels``.
@@ -119,15 +123,21 @@ class Clients:
             patience: seconds to wait, None for ever.
             arrived: see ``Arrived``.
         """
-        records = {name: ArrayRecord(dict(weights)) for name, weights in arrays.items()}
+        records = {name: to_record(weights) for name, weights in arrays.items()}
         messages = []
         for client in clients:
-            content = RecordDict({name: ArrayRecord(dict(record)) for name, record in records.items()})
+            content = RecordDict({name: copy_of(record) for name, record in records.items()})
             content["config"] = ConfigRecord({**self.engine.message_config, **told[client]})
             messages.append(Message(content, self.node_of[client], message_type, group_id=group))
         client_of = {node: client for client, node in enumerate(self.node_of)}
-        replies = {client_of[reply.metadata.src_node_id]: reply for reply in self.exchange(messages, patience, arrived)}
-        return {client: replies[client] for client in clients if client in replies}
+        early: dict[int, Message] = {}
+        following = deque(clients)
+        for reply in self.exchange(messages, patience, arrived):
+            early[client_of[reply.metadata.src_node_id]] = reply
+            while following and following[0] in early:
+                yield following[0], early.pop(following.popleft())
+        for client in following:
+            yield client, early.pop(client, None)
 
     def ask(
         self,
@@ -139,10 +149,8 @@ class Clients:
         """What all clients answer, and why others do not, both in client order."""
         everybody = list(range(len(self)))
         patience = self.patience(len(self))
-        replies = self.send(message_type, everybody, arrays, told, patience=patience, arrived=arrived)
         answers, failures = {}, {}
-        for client in everybody:
-            reply = replies.get(client)
+        for client, reply in self.send(message_type, everybody, arrays, told, patience=patience, arrived=arrived):
             if reply is None:
                 failures[client] = NO_ANSWER
             elif reply.has_error():

@@ -13,15 +13,14 @@ away from the quantile; and with their accountant they refuse every strategy but
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from federated.algorithms.base import ServerState, Update
+from federated.algorithms.base import Replies, ServerState, Update
 from federated.client.training import Weights
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
@@ -91,20 +90,6 @@ def update_noise(noise: float, participants: int) -> float:
     return (noise**-2 - (2 * count_noise(noise, participants)) ** -2) ** -0.5
 
 
-class Released(NamedTuple):
-    """What may be published of a round's replies.
-
-    Attributes:
-        updates: clipped, with the noise of their sum in the first; all count the same.
-        state: the clipping norm of the next round and how many rounds were published.
-        metrics: ``dp_epsilon``, spent so far, and ``dp_clip``, this round's clipping norm.
-    """
-
-    updates: list[Update]
-    state: ServerState
-    metrics: dict[str, float]
-
-
 @dataclass(frozen=True)
 class CentralPrivacy:
     """Clips and noises the replies before an algorithm combines them: what it makes of them costs no further privacy.
@@ -149,32 +134,21 @@ class CentralPrivacy:
 
     def init(self) -> ServerState:
         """The state before the first round."""
-        return self._state(self.clip, 0)
+        return self.state_of(self.clip, 0)
 
-    def release(
-        self, state: Mapping[str, Weights], params: Weights, updates: Sequence[Update], server_round: int
-    ) -> Released:
-        """What may be published of ``updates`` of ``params``."""
+    def release(self, state: Mapping[str, Weights], params: Weights, server_round: int) -> Release:
+        """What may be published of a round's updates of ``params``."""
         clip, releases = float(state["privacy"]["clip"]), int(state["privacy"]["releases"]) + 1
-        below, released = 0, []
-        for number, update in enumerate(updates):
-            change = {name: tensor.double() - params[name].double() for name, tensor in update.weights.items()}
-            below += clip_(change, clip) <= clip
-            if number == 0:
-                self._add_noise(change, clip, server_round)
-            weights = {name: (params[name].double() + change[name]).to(t.dtype) for name, t in params.items()}
-            released.append(update._replace(weights=weights, num_examples=1))
-        spent = epsilon(releases, self.noise, self.participants, self.clients, self.delta)
-        following = self._next_clip(clip, below, len(updates), server_round)
-        return Released(released, self._state(following, releases), {"dp_epsilon": spent, "dp_clip": clip})
+        return Release(self, params, server_round, clip, releases)
 
-    def _add_noise(self, change: Weights, clip: float, server_round: int) -> None:
+    def add_noise(self, change: Weights, clip: float, server_round: int) -> None:
+        """Add a round's noise to the sum's first update, in place."""
         multiplier = self.noise if self.quantile is None else update_noise(self.noise, self.participants)
         rng = numpy_rng(self.secret, "privacy", server_round)
         for tensor in change.values():
             tensor += torch.from_numpy(rng.normal(0.0, multiplier * clip, tuple(tensor.shape)))
 
-    def _next_clip(self, clip: float, below: int, count: int, server_round: int) -> float:
+    def next_clip(self, clip: float, below: int, count: int, server_round: int) -> float:
         """The clipping norm moved towards the quantile, by a noisy count of the updates below it (Andrew et al.)."""
         if self.quantile is None:
             return clip
@@ -183,7 +157,8 @@ class CentralPrivacy:
         return clip * math.exp(-CLIP_RATE * ((below + noise) / count - self.quantile))
 
     @staticmethod
-    def _state(clip: float, releases: int) -> ServerState:
+    def state_of(clip: float, releases: int) -> ServerState:
+        """A clipping norm, and how many rounds were published, as the server remembers them."""
         return {"privacy": {"clip": torch.tensor(clip, dtype=torch.float64), "releases": torch.tensor(releases)}}
 
 
@@ -194,3 +169,49 @@ def clip_(update: Mapping[str, Tensor], norm: float) -> float:
         for tensor in update.values():
             tensor *= norm / found
     return found
+
+
+@dataclass
+class Release:
+    """What may be published of a round's updates: clipped, with the noise of their sum in the first.
+
+    Args:
+        privacy: how they are clipped and noised.
+        params: what they are updates of.
+        server_round: the round, which fixes the noise.
+        clip: this round's clipping norm.
+        releases: rounds that are published with this one.
+    """
+
+    privacy: CentralPrivacy
+    params: Weights
+    server_round: int
+    clip: float
+    releases: int
+    _below: int = 0
+    _count: int = 0
+
+    def of(self, replies: Replies) -> Replies:
+        """The updates as they may be published, one by one; all count the same."""
+        return Replies(self._updates(replies), [1] * len(replies.asked))
+
+    def _updates(self, updates: Iterable[Update]) -> Iterator[Update]:
+        for update in updates:
+            change = {name: tensor.double() - self.params[name].double() for name, tensor in update.weights.items()}
+            self._below += clip_(change, self.clip) <= self.clip
+            if self._count == 0:
+                self.privacy.add_noise(change, self.clip, self.server_round)
+            self._count += 1
+            weights = {name: (tensor.double() + change[name]).to(tensor.dtype) for name, tensor in self.params.items()}
+            yield update._replace(weights=weights, num_examples=1)
+
+    def state(self) -> ServerState:
+        """The clipping norm of the next round and how many rounds were published; once all updates are through."""
+        clip = self.privacy.next_clip(self.clip, self._below, self._count, self.server_round)
+        return self.privacy.state_of(clip, self.releases)
+
+    def metrics(self) -> dict[str, float]:
+        """``dp_epsilon``, spent so far, and ``dp_clip``, this round's clipping norm."""
+        private = self.privacy
+        spent = epsilon(self.releases, private.noise, private.participants, private.clients, private.delta)
+        return {"dp_epsilon": spent, "dp_clip": self.clip}

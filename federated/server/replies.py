@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from federated.algorithms.base import Algorithm, Update
-from federated.messages import array_bytes, as_tensor
+from federated.messages import read_array
 
 TRAINING_METRICS = ("train_loss", "train_accuracy")
 """What every client reports of its training."""
@@ -107,20 +107,47 @@ def _read_arrays(kind: str, record: ArrayRecord, expected: Mapping[str, Tensor])
         raise BadReply(f"sent {kind} of another model: {detail}")
     tensors = {}
     for name, like in expected.items():
-        tensor = _read_array(record[name], like)
+        tensor = read_array(record[name], like)
         if tensor is None:
             raise BadReply(f"sent {kind} of another model: {name} has another shape, type or size")
-        if tensor.is_floating_point():
-            if not torch.isfinite(tensor).all():
-                raise BadReply(f"sent {kind} that are not finite, {name} first")
-            if (tensor.abs() > LARGEST).any():
-                raise BadReply(f"sent {kind} beyond {LARGEST:g}, {name} first")
-            if name.endswith("running_var") and (tensor < 0).any():
-                raise BadReply(f"sent {kind} with a negative variance, {name}")
-        elif (tensor < 0).any():
-            raise BadReply(f"sent {kind} with a negative count, {name}")
         tensors[name] = tensor
+    _check_values(kind, tensors)
     return tensors
+
+
+def _check_values(kind: str, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse weights that are not finite or too large, and variances and counts below zero.
+
+    Raises:
+        BadReply: there are such; the message names the first.
+    """
+    for name, (least, greatest) in _extremes(tensors).items():
+        if tensors[name].is_floating_point():
+            if not (math.isfinite(least) and math.isfinite(greatest)):
+                raise BadReply(f"sent {kind} that are not finite, {name} first")
+            if max(-least, greatest) > LARGEST:
+                raise BadReply(f"sent {kind} beyond {LARGEST:g}, {name} first")
+            if name.endswith("running_var") and least < 0:
+                raise BadReply(f"sent {kind} with a negative variance, {name}")
+        elif least < 0:
+            raise BadReply(f"sent {kind} with a negative count, {name}")
+
+
+def _extremes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
+    """The least and the greatest value of each tensor that has any; not numbers where one of its values is not.
+
+    Every value is read once, and tensors of one type are taken together: there are a hundred small ones.
+    """
+    alike: dict[torch.dtype, list[str]] = {}
+    for name, tensor in tensors.items():
+        if tensor.numel():
+            alike.setdefault(tensor.dtype, []).append(name)
+    found: dict[str, tuple[float, float]] = {}
+    for names in alike.values():
+        least, greatest = zip(*(torch.aminmax(tensors[name]) for name in names), strict=True)
+        values = zip(torch.stack(least).tolist(), torch.stack(greatest).tolist(), strict=True)
+        found.update(zip(names, values, strict=True))
+    return {name: found[name] for name in tensors if name in found}
 
 
 def read_sums(answer: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -138,25 +165,13 @@ def read_sums(answer: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tenso
     record = answer.array_records["arrays"]
     if set(record) != set(like):
         raise BadReply("sent sums of another model")
-    sums = {name: _read_array(record[name], tensor) for name, tensor in like.items()}
+    sums = {name: read_array(record[name], tensor) for name, tensor in like.items()}
     for name, tensor in sums.items():
         if tensor is None:
             raise BadReply(f"sent {name} of another shape, type or size")
         if not torch.isfinite(tensor).all():
             raise BadReply(f"sent a {name} that is not finite")
     return {name: tensor for name, tensor in sums.items() if tensor is not None}
-
-
-def _read_array(array: Array, like: Tensor) -> Tensor | None:
-    """The array as a tensor, or None if it is not of the shape and type of ``like`` to the byte."""
-    header, size = array_bytes(like)
-    data = array.data
-    said = (array.dtype, tuple(array.shape), array.stype)
-    if said != (str(like.dtype).removeprefix("torch."), tuple(like.shape), "numpy.ndarray"):
-        return None
-    if not isinstance(data, bytes) or len(data) != len(header) + size or not data.startswith(header):
-        return None
-    return as_tensor(data, header, like)
 
 
 def reason_of(reply: Message) -> str:

@@ -6,27 +6,28 @@ Sampling, order, buffers, privacy, failures and saving are here, once, around th
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from flwr.app import Message, MessageType
 
-from federated.algorithms.averaging import lower_median, mean_metrics, weighted_mean
-from federated.algorithms.base import Algorithm, ServerState, Setting, Update, Weights
+from federated.algorithms.averaging import mean_metrics
+from federated.algorithms.base import Algorithm, Replies, ServerState, Setting, Update, Weights
 from federated.client.batch_norm import buffers_of
-from federated.client.training import learning_rate
+from federated.client.training import ClientHyperparameters, learning_rate
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
+from federated.server.arrivals import Arrivals
 from federated.server.cohort import sample_clients
 from federated.server.evaluation import reported
-from federated.server.exchange import NO_ANSWER, Clients, RunFailed
+from federated.server.exchange import Clients, RunFailed
 from federated.server.judge import Judge
 from federated.server.output import client_models, loggers
-from federated.server.output.progress import RoundBar, log
+from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
-from federated.server.replies import BadReply, Expected
+from federated.server.replies import Expected
 
 
 @dataclass(frozen=True)
@@ -37,15 +38,17 @@ class Round:
         state: the run after it.
         participants: the clients that were asked, in order.
         failures: those that were left out, with the reason.
-        updates: what the others sent.
-        metrics: the mean of what they reported.
+        reports: what the others reported, without their weights.
+        metrics: the mean of it.
+        models: the others' models, in the rounds of ``--keep-clients-every``.
     """
 
     state: State
     participants: list[int]
     failures: dict[int, str]
-    updates: dict[int, Update]
+    reports: dict[int, Update]
     metrics: dict[str, Any]
+    models: list[Weights]
 
 
 @dataclass(frozen=True)
@@ -84,7 +87,7 @@ class Loop:
             result = self.round(server_round, state, bar)
             self._keep_client_models(folder, state, result)
             state = result.state
-            row = {**judge.row(state), **result.metrics, "clients": reported(result.updates)}
+            row = {**judge.row(state), **result.metrics, "clients": reported(result.reports)}
             row["participants"] = result.participants
             row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
             record(self.config, row, started, folder, publish, bar)
@@ -94,19 +97,20 @@ class Loop:
 
     def _keep_client_models(self, folder: RunFolder, before: State, result: Round) -> None:
         """Write the round's models for analyses, in the rounds of ``--keep-clients-every``."""
-        every, number = self.config.keep_clients_every, result.state.round
-        if not every or (number % every and number != self.config.rounds):
-            return
-        updates = result.updates
-        models = client_models.ClientModels(
-            round=number,
-            clients=list(updates),
-            examples=[update.num_examples for update in updates.values()],
-            start=before.weights,
-            updates=[update.weights for update in updates.values()],
-            result=result.state.weights,
-        )
-        client_models.save(folder.path, models)
+        if result.models:
+            models = client_models.ClientModels(
+                round=result.state.round,
+                clients=list(result.reports),
+                examples=[report.num_examples for report in result.reports.values()],
+                start=before.weights,
+                updates=result.models,
+                result=result.state.weights,
+            )
+            client_models.save(folder.path, models)
+
+    def _keeps_models(self, server_round: int) -> bool:
+        every = self.config.keep_clients_every
+        return every > 0 and (server_round % every == 0 or server_round == self.config.rounds)
 
     def initial_server_state(self, weights: Weights) -> ServerState:
         """What the server remembers before the first round."""
@@ -114,7 +118,7 @@ class Loop:
         return {**state, **(self.privacy.init() if self.privacy else {})}
 
     def round(self, server_round: int, state: State, bar: RoundBar) -> Round:
-        """Ask clients, leave out those that fail, and combine the others' replies.
+        """Ask clients, leave out those that fail, and combine the others' replies while they arrive.
 
         Raises:
             RunFailed: fewer than ``--min-clients`` succeeded, or too few for the algorithm.
@@ -134,49 +138,51 @@ class Loop:
             patience=self.clients.patience(len(participants)),
             arrived=bar.client,
         )
-        updates, failures = self._read(server_round, participants, replies)
-        self._check_enough(server_round, participants, failures)
-        weights, server, metrics = self._combine(server_round, state, list(updates.values()))
+        asked = [self.most_examples[client] for client in participants]
+        params = self._combined_part(state.weights)
+        arrivals = Arrivals(
+            server_round,
+            self._expected(),
+            participants,
+            asked,
+            params,
+            robust=self.algorithm.options.robust,
+            keep_models=self._keeps_models(server_round),
+        )
+        updates = self._enough(server_round, arrivals, replies)
+        weights, server, metrics = self._combine(server_round, state, params, arrivals, Replies(updates, asked))
         if config.bn_stats == "server":
             weights = self.space.estimate_statistics(weights)
         client_rounds = state.client_rounds.clone()
-        client_rounds[list(updates)] = server_round
+        client_rounds[list(arrivals.reports)] = server_round
         following = replace(state, round=server_round, weights=weights, client_rounds=client_rounds, server=server)
-        return Round(following, participants, failures, updates, metrics)
+        return Round(following, participants, arrivals.failures, arrivals.reports, metrics, arrivals.models)
 
-    def _read(
-        self, server_round: int, participants: list[int], replies: Mapping[int, Message]
-    ) -> tuple[dict[int, Update], dict[int, str]]:
-        """The replies that can be used, and why others cannot, both in client order; the log has the reasons."""
+    def _expected(self) -> Expected:
         buffers = self.config.bn_stats != "server"
-        expected = Expected.of(self.algorithm, self.space.model.state_dict(), self.space.parameters, buffers)
-        updates, failures = {}, {}
-        for client in participants:
-            reply = replies.get(client)
-            try:
-                if reply is None:
-                    raise BadReply(NO_ANSWER)
-                updates[client] = expected.read(reply, self.most_examples[client])
-            except BadReply as bad:
-                failures[client] = str(bad)
-                log.info(f"round {server_round}: client {client} is left out: {bad}")
-                if reply is not None and reply.has_error():
-                    log.debug(reply.error.reason)
-        return updates, failures
+        return Expected.of(self.algorithm, self.space.model.state_dict(), self.space.parameters, buffers)
 
-    def _check_enough(self, server_round: int, participants: list[int], failures: Mapping[int, str]) -> None:
-        config, good = self.config, len(participants) - len(failures)
+    def _enough(
+        self, server_round: int, arrivals: Arrivals, replies: Iterable[tuple[int, Message | None]]
+    ) -> Iterator[Update]:
+        """The updates of a round, which fails at their end if there were too few.
+
+        Raises:
+            RunFailed: as said.
+        """
+        yield from arrivals.updates(replies)
+        config, failures, good = self.config, arrivals.failures, len(arrivals.reports)
         if good < config.min_clients:
-            first = next(iter(failures))
+            asked, first = good + len(failures), next(iter(failures))
             raise RunFailed(
-                f"{len(failures)} of {len(participants)} clients failed in round {server_round} and --min-clients is "
+                f"{len(failures)} of {asked} clients failed in round {server_round} and --min-clients is "
                 f"{config.min_clients}; client {first}: {failures[first]}"
             )
         if good < config.least_replies:
             raise RunFailed(f"{good} replies in round {server_round} are too few for --strategy {config.strategy}")
 
     def _combine(
-        self, server_round: int, state: State, updates: list[Update]
+        self, server_round: int, state: State, params: Weights, arrivals: Arrivals, replies: Replies
     ) -> tuple[Weights, ServerState, dict[str, float]]:
         """The next weights, what the server remembers, and the mean metrics.
 
@@ -184,23 +190,19 @@ class Loop:
         and what clients do not send (``--bn-stats server``) stays as it is. For a robust algorithm floating point
         buffers are combined with the parameters, by the same rule: otherwise one liar would spoil them.
         """
-        params = self._combined_part(state.weights)
-        parts = [update._replace(weights={n: update.weights[n] for n in params}) for update in updates]
-        rest = [{name: t for name, t in update.weights.items() if name not in params} for update in updates]
-        counts = [update.num_examples for update in updates]
-        released_state: ServerState = {}
-        released_metrics: dict[str, float] = {}
-        if self.privacy:
-            parts, released_state, released_metrics = self.privacy.release(state.server, params, parts, server_round)
-        combined = self.algorithm.combine(state.server, params, parts, self._setting(server_round))
+        release = self.privacy.release(state.server, params, server_round) if self.privacy else None
+        if release:
+            replies = release.of(replies)
+        combined = self.algorithm.combine(state.server, params, replies, self._setting(server_round))
         metrics = combined.metrics
         if metrics is None:
-            metrics = mean_metrics([part.metrics for part in parts], [part.num_examples for part in parts])
-        buffers: Weights = {}
-        if rest[0]:
-            buffers = lower_median(rest) if self.algorithm.options.robust else weighted_mean(rest, counts)
-        weights = {**state.weights, **buffers, **combined.params}
-        return weights, {**combined.state, **released_state}, {**metrics, **released_metrics}
+            reports = arrivals.reports.values()
+            counts = [1 if release else report.num_examples for report in reports]
+            metrics = mean_metrics([report.metrics for report in reports], counts)
+        weights = {**state.weights, **arrivals.buffers(), **combined.params}
+        if release is None:
+            return weights, combined.state, metrics
+        return weights, {**combined.state, **release.state()}, {**metrics, **release.metrics()}
 
     def _combined_part(self, weights: Weights) -> Weights:
         """What the algorithm combines: the parameters, and for a robust one the floating point buffers clients send."""
@@ -212,7 +214,9 @@ class Loop:
 
     def _setting(self, server_round: int) -> Setting:
         config = self.config
-        return Setting(self.algorithm.options, config.clients, config.participants, config.lr, server_round)
+        hyper = ClientHyperparameters.of(config, server_round) if server_round else None
+        options = self.algorithm.options
+        return Setting(options, config.clients, config.participants, config.lr, server_round, hyper)
 
 
 def record(

@@ -34,7 +34,7 @@ from federated.server.output.progress import RoundBar, console, log, log_file, m
 from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.rounds import Loop, record
-from federated.server.start import initialise, opening, resumed
+from federated.server.start import fastest, initialise, opening, resumed
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import LoadReport, digest
@@ -65,8 +65,6 @@ def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: 
     threads = torch.get_num_threads()
     with console(quiet, verbose):
         try:
-            if config.threads:
-                torch.set_num_threads(config.threads)
             return _run(config, quiet, grid)
         finally:
             workspace.close()
@@ -76,7 +74,10 @@ def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: 
 def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     # All that can be refused is refused before the first write, the cheapest first.
     _check_here(config, grid)
+    config = fastest.compiled_if_possible(config)
     folder = RunFolder.find(config.folder, config)
+    saved = folder.config() if folder else None
+    config = fastest.with_precision(config, saved)
     state = _state_of(folder, config) if folder else None
     encoder, report = initial_encoder(config)
     init_digest = digest(encoder.state_dict())
@@ -99,6 +100,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     resumed_from = state.round if state else None
     if folder is None or state is None:
         partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
+        config = fastest.with_workers(config, None, model, [] if grid else [len(part) for part in partition])
         never = torch.zeros(config.clients, dtype=torch.int64)
         state = State(0, weights_of(model), init_digest, data_digest, never, partition_digest=digest_of(partition))
         folder = RunFolder.create(config.folder, config, dataset, partition, state)
@@ -107,6 +109,9 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         examples = 0 if config.partition == "nodes" else len(dataset.train)
         resumed.check_partition(folder.partition_file, partition, state, config.clients, examples)
         resumed.check_weights(folder.state_file, state, config, model)
+        config = fastest.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
+    if config.threads:
+        torch.set_num_threads(config.threads)
 
     with folder.locked(), log_file(folder.path / "log.txt"):
         state = _state_of(folder, config)  # Reload under the lock.
@@ -219,12 +224,21 @@ def _announce(
         log.info("init    BatchNorm's statistics of the clients' images")
     if config.head == "centroid":
         log.info("head    the class means of the clients' features")
-    log.info(f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}, in {folder}")
+    log.info(
+        f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}{_how(config)}, in {folder}"
+    )
     if config.threads is None and space.device.type == "cpu" and machine_is_busy():
         # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
         log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
     if resumed:
         log.info(f"resumed after round {state.round}")
+
+
+def _how(config: RunConfig) -> str:
+    """What was resolved of how a run is computed, for its announcement."""
+    workers = f"{config.workers} workers" if config.workers else ""
+    precision = "bfloat16" if config.precision == "bf16" else ""
+    return "".join(f", {part}" for part in (workers, precision, "compiled" if config.compile else "") if part)
 
 
 @contextmanager

@@ -56,14 +56,14 @@ class PairOptions(OptionSet):
     """How a code varies from image to image."""
     background: Literal["black", "diamond-square"] = "black"
     """What is behind the objects."""
-    composed_views: Literal[1, 2] = 2
-    """1 makes both views of one composed image (the paper's ablation)."""
+    composed_views: Literal[1, 2] | None = None
+    """1 makes both views of one composed image (the paper's ablation); None for 2, but for moco in short runs."""
     pool: Annotated[int, Ge(0), Le(MAX_POOL)] = 0
     """Pairs that share a pool of images, 1024 for about what the released code does; 0 renders every object of every
     view afresh."""
-    renders: Literal["fresh", "shared"] = "fresh"
+    renders: Literal["fresh", "shared"] | None = None
     """shared shows the same image of a class in both views, as the released code nearly always does; fresh renders one
-    for each."""
+    for each. None for fresh, with the paper preset shared."""
     recipe_numbers: tuple[str, ...] = ()
     """Any other number of the recipe as NAME=VALUE, such as compose.scale_low=0.3 augment.grey_probability=0;
     docs/options.md lists them."""
@@ -109,9 +109,9 @@ class PairOptions(OptionSet):
             colour=self.colour,
             jitter=self.jitter,
             background=self.background,
-            composed_views=self.composed_views,
+            composed_views=self.composed_views or 2,
             pool=self.pool,
-            renders=self.renders,
+            renders=self.renders or "fresh",
             numbers=read_numbers("--recipe-numbers", self.recipe_numbers),
         )
 

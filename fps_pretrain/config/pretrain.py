@@ -12,7 +12,7 @@ from fps_pretrain.common.files import check_output
 from fps_pretrain.common.options import fields_of
 from fps_pretrain.config.method import MethodOptions, options_of
 from fps_pretrain.config.pairs import PairOptions, read_numbers
-from fps_pretrain.config.presets import USUAL, values_of
+from fps_pretrain.config.presets import USUAL, for_short_runs, values_of
 from fps_pretrain.config.training import MAX_THREADS, ExecutionOptions, MethodChoice, RecordOptions, TrainingOptions
 from fps_pretrain.models.architectures import check_architecture, is_cifar_resnet, short_name
 
@@ -120,7 +120,17 @@ class PretrainConfig(  # its fields come from the last of these to the first
             values["pairs_per_epoch"] = images
         if self.schedule == "epoch":
             values["warmup_pairs"] = 0
+        if self.folder is None:
+            values |= self._for_short_runs(
+                preset, self.method or values["method"], self.batch_size or values["batch_size"]
+            )
+        else:  # the pairs' options are those of fractals
+            del values["composed_views"], values["renders"]
+        if self.pool:
+            values["renders"] = "fresh"
         filled = {name: value for name, value in values.items() if getattr(self, name) is None}
+        if "method_options" in values:
+            filled["method_options"] = values["method_options"]
         # fps_r20.pt is the paper's first row; what differs from it is in the name, in one order everywhere.
         usual_size = 32 if is_cifar_resnet(self.arch) else 224
         size = "" if self.view_size == usual_size else f"{self.view_size}px"
@@ -139,6 +149,16 @@ class PretrainConfig(  # its fields come from the last of these to the first
             run_dir=self.run_dir or Path("runs") / run,
             **filled,
         )
+
+    def _for_short_runs(self, preset: str, method: str, batch_size: int) -> dict[str, Any]:
+        """``presets.for_short_runs`` in the form of this run's fields; options of the user's stay as they are."""
+        values = dict(for_short_runs(preset, method))
+        given = {text.partition("=")[0] for text in self.method_options}
+        added = (f"{name}={value:g}" for name, value in values.pop("method_options", {}).items() if name not in given)
+        lr = values.pop("lr", None)
+        if lr is not None and self.optimizer == "sgd":
+            values["lr"] = lr * batch_size / 256
+        return values | {"method_options": (*self.method_options, *added)}
 
     @property
     def steps_per_epoch(self) -> int:

@@ -32,7 +32,8 @@ class MethodChoice(OptionSet):
     """Method and encoder"""
 
     method: Annotated[str | None, Option(choices=names)] = None
-    """Self-supervised method; None for simsiam, with the short preset simclr."""
+    """Self-supervised method; None for simsiam, with the short preset simclr. With the presets quick and short simsiam
+    and moco have numbers for short runs."""
     method_options: Annotated[tuple[str, ...], Option(more=defaults)] = ()
     """The method's own numbers as NAME=VALUE."""
     source: str = "fractals"
@@ -84,7 +85,8 @@ class ExecutionOptions(OptionSet):
     """Where it is computed"""
 
     render: Annotated[Literal["auto", "cpu", "device"], MAY_DIFFER] = "auto"
-    """Where fractal pairs are made: by the CPU's threads, or on the device that trains; auto: on a GPU that trains."""
+    """Where fractal pairs are made: by the CPU's threads, or on the device that trains; auto: by the CPU, but for a GPU
+    with fewer than 4 cores."""
     workers: Annotated[Annotated[int, Ge(0), Le(MAX_THREADS)] | None, THREADS] = None
     """Threads that make pairs on the CPU while the network trains (processes, for a folder of images); 0 makes them
     between two steps. None for 1 on a CPU, cores - 1 (8 at most) with a GPU."""

@@ -102,6 +102,21 @@ def save_encoder(
     return weights_digest, kept
 
 
+def in_half_precision(content: Mapping[str, Any]) -> dict[str, Any]:
+    """An encoder checkpoint's content at half the size: matrices and kernels in float16, all vectors as they are.
+
+    ``load_encoder_weights`` gives float32 again. The vectors are BatchNorm's, whose variances float16 cannot hold.
+
+    Raises:
+        UserError: a weight is beyond float16's range.
+    """
+    state = {name: t.half() if t.is_floating_point() and t.ndim > 1 else t for name, t in content["state_dict"].items()}
+    if not all(tensor.isfinite().all() for tensor in state.values()):
+        raise UserError("a weight is larger than half precision can hold: write it without --half")
+    provenance = {**plain_provenance(content.get("provenance")), "stored_in": "float16", "digest": digest(state)}
+    return {**content, "state_dict": state, "provenance": provenance}
+
+
 def _matches(candidate: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> list[str]:
     return [n for n, tensor in candidate.items() if n in expected and tensor.shape == expected[n].shape]
 

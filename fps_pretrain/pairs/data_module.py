@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import pytorch_lightning as L
@@ -14,6 +15,10 @@ from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.pairs.folder import FolderPairs
 from fps_pretrain.pairs.loader import EpochSteps, PairBatches, PairLoader
 from fps_pretrain.pairs.sources import FractalSource, PairSource
+
+CORES_THAT_FEED_A_GPU = 4
+"""From this many cores for each GPU on, the CPU makes the pairs: 16 cores make five to twelve times as many as the H100
+beside them does (docs/benchmarks.md), and the GPU has a network to train."""
 
 
 def make_source(config: PretrainConfig, device: torch.device) -> PairSource:
@@ -29,7 +34,8 @@ def make_source(config: PretrainConfig, device: torch.device) -> PairSource:
     if config.folder is not None:
         return FolderPairs(config.folder, config.view_size, config.seed, config.recipe().augment)
     recipe, codes = config.recipe(), load_codes(config.codes)
-    if config.render == "device" or (config.render == "auto" and device.type == "cuda"):
+    scarce = (os.cpu_count() or 1) < CORES_THAT_FEED_A_GPU * config.devices
+    if config.render == "device" or (config.render == "auto" and device.type == "cuda" and scarce):
         return DeviceFractalSource(recipe, config.seed, codes, device=device)
     return FractalSource(recipe, config.seed, codes)
 

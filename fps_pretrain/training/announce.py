@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fps_pretrain.common.log import logger
+from fps_pretrain.config.presets import for_short_runs
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.training.trainer import LIGHTNING_PRECISION
 
@@ -31,6 +32,9 @@ def announce(config: PretrainConfig, gpu: bool, resuming: bool) -> None:
         f"{config.epochs} epochs, {pairs:,} {source} in batches of {config.batch_size}, on {where} "
         f"({LIGHTNING_PRECISION[config.precision]})"
     )
+    if for_short_runs(config.preset, config.method or "") and config.folder is None:
+        changed = [*config.method_options, *(["composed-views=1"] if config.composed_views == 1 else [])]
+        logger.info(f"{config.method} for short runs: {' '.join(changed)}; --preset paper takes the paper's numbers")
     logger.info(_advice(config))
     logger.info(f"{'resuming' if resuming else 'run folder'}: {config.run_dir}; encoder checkpoint: {config.output}")
 

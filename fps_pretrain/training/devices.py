@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import shutil
 from dataclasses import replace
-from typing import Literal
 
 import torch
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-
-Precision = Literal["32", "bf16"]
+from fps_pretrain.models.hardware import Precision
 
 
 def uses_gpu(config: PretrainConfig) -> bool:
@@ -37,14 +33,6 @@ def device_of_this_process(gpu: bool) -> torch.device:
     return torch.device("cuda", int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", 0))))
 
 
-def native_precision(gpu: bool) -> Precision:
-    """``bf16`` where the hardware multiplies bfloat16, else ``32``."""
-    if gpu:
-        return "bf16" if torch.cuda.is_bf16_supported() else "32"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32"
-
-
 def with_precision(config: PretrainConfig, native: Precision, stored: str | None = None) -> PretrainConfig:
     """The configuration with ``--precision auto`` resolved.
 
@@ -62,16 +50,3 @@ def with_precision(config: PretrainConfig, native: Precision, stored: str | None
 def default_workers(gpu: bool, devices: int) -> int:
     """Threads that make pairs for one process: one beside a CPU that trains, up to 8 for a GPU."""
     return max(1, min(8, (os.cpu_count() or 2) // devices - 1)) if gpu else 1
-
-
-def check_compiler(gpu: bool) -> None:
-    """See that torch.compile has what it needs.
-
-    Raises:
-        UserError: it has not.
-    """
-    if gpu and importlib.util.find_spec("triton") is None:
-        raise UserError("--compile on a GPU needs triton, which torch comes with on Linux")
-    compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
-    if not gpu and not any(map(shutil.which, compilers)):
-        raise UserError(f"--compile needs a C++ compiler ({' or '.join(compilers)}), and there is none here")

@@ -15,19 +15,14 @@ from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.models.hardware import check_compiler, native_precision
 from fps_pretrain.pairs.data_module import PairData, make_source
 from fps_pretrain.pairs.sources import PairSource
 from fps_pretrain.probing.collapse import CollapseAlarm
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
 from fps_pretrain.probing.quality import QualityProbe
 from fps_pretrain.training.announce import announce
-from fps_pretrain.training.devices import (
-    check_compiler,
-    default_workers,
-    device_of_this_process,
-    native_precision,
-    uses_gpu,
-)
+from fps_pretrain.training.devices import default_workers, device_of_this_process, uses_gpu
 from fps_pretrain.training.launch import Processes, Start
 from fps_pretrain.training.progress import DataWait, PairProgress, PairRate
 from fps_pretrain.training.results import EncoderEveryFewEpochs, check_output, finish

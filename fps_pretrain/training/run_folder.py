@@ -18,7 +18,8 @@ from fps_pretrain.common.files import LOCK, keep_existing, locked
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.models.checkpoint import digest_held
-from fps_pretrain.training.devices import Precision, with_precision
+from fps_pretrain.models.hardware import Precision
+from fps_pretrain.training.devices import with_precision
 from fps_pretrain.training.resume import PREVIOUS, STATE, check_state, newest_state
 
 CONFIG = "config.yaml"

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -84,12 +85,15 @@ def test_a_process_that_is_killed_is_reported(tmp_path, monkeypatch):
 
 
 def test_an_interruption_reaches_the_processes(tmp_path, monkeypatch):
-    script = "import sys, time\ntry:\n time.sleep(60)\nexcept KeyboardInterrupt:\n open(sys.argv[1], 'w').close()\n"
-    (tmp_path / "fake.py").write_text(script)
+    # As in a shell's background job, SIGINT is ignored.
+    (tmp_path / "fake.py").write_text(
+        "import signal, sys, time\nsignal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+        "signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))\nopen(sys.argv[1], 'w').close()\ntime.sleep(60)\n"
+    )
     popen = running.subprocess.Popen
 
     def start(command, **options):
-        return popen([sys.executable, str(tmp_path / "fake.py"), f"{command[-1]}.stopped"], **options)
+        return popen([sys.executable, str(tmp_path / "fake.py"), f"{command[-1]}.begun"], **options)
 
     stopped = []
 
@@ -99,11 +103,30 @@ def test_an_interruption_reaches_the_processes(tmp_path, monkeypatch):
 
     stop = running._stop
     monkeypatch.setattr(running.subprocess, "Popen", start)
-    monkeypatch.setattr(running, "time", type("Time", (), {"sleep": staticmethod(interrupt)}))
+    clock = {"sleep": staticmethod(interrupt), "monotonic": staticmethod(time.monotonic)}
+    monkeypatch.setattr(running, "time", type("Time", (), clock))
     monkeypatch.setattr(running, "_stop", lambda jobs: [stop(jobs), stopped.extend(job.process.poll() for job in jobs)])
     with pytest.raises(KeyboardInterrupt):
         side_by_side([replace(TINY, output=tmp_path / str(n)) for n in range(2)], 2)
     assert stopped == [0, 0]
+
+
+def test_a_second_interruption_leaves_no_process_behind(tmp_path, monkeypatch):
+    stubborn = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint(flush=True)\ntime.sleep(60)\n"
+    with subprocess.Popen([sys.executable, "-c", stubborn], stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        job = SimpleNamespace(process=process, bar=SimpleNamespace(close=lambda: None))
+        wait = process.wait
+
+        def interrupted(timeout=None):
+            if timeout is not None:
+                raise KeyboardInterrupt
+            return wait()
+
+        monkeypatch.setattr(process, "wait", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            running._stop([job])
+        assert process.poll() == -signal.SIGKILL
 
 
 def test_the_plan_counts_what_is_left(tmp_path):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor
 
+from federated.algorithms.averaging import Mean
 from federated.client import workspace
 from federated.config.run import RunConfig
 from federated.results import evaluation
@@ -28,6 +30,7 @@ TINY: dict[str, Any] = {
     "local_epochs": 1,
     "batch_size": 8,
     "threads": 1,
+    "precision": "32",
 }
 
 
@@ -77,6 +80,14 @@ def outcome(folder: Path) -> tuple[list[Row], dict[str, bytes]]:
 def run_quietly(config: RunConfig) -> tuple[list[Row], dict[str, bytes]]:
     """Carry a run to its end and return its outcome."""
     return outcome(run(config, quiet=True).folder)
+
+
+def mean_of(weights: Sequence[Mapping[str, Tensor]], counts: Sequence[float]) -> dict[str, Tensor]:
+    """The mean of state dicts weighted by counts, of integers the maximum."""
+    mean = Mean(counts)
+    for one, count in zip(weights, counts, strict=True):
+        mean.add(one, count)
+    return mean.result()
 
 
 @pytest.fixture

@@ -134,6 +134,10 @@ class RunFolder:
             raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
         return cls(path)
 
+    def config(self) -> RunConfig:
+        """The configuration that the run began with, as resolved."""
+        return from_yaml((self.path / "config.yaml").read_text())
+
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from working on this run; see ``common.files.locked``."""
         return locked(self.path)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import resource
 import sys
 import time
@@ -14,13 +13,14 @@ import torch
 from federated import algorithms
 from federated.client.batch_norm import with_norm
 from federated.client.evaluation import evaluate
-from federated.client.training import Client, ClientHyperparameters, weights_of
+from federated.client.training import Client, ClientHyperparameters, steps_in_a_round, weights_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig, to_yaml, without_secrets
 from federated.data import sets as data
 from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
 from federated.server.output.progress import duration
+from federated.server.start.fastest import compiled_if_possible, with_precision, with_workers
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from fps_pretrain.common.files import check_output
 
@@ -55,7 +55,8 @@ def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Wo
         sizes: examples of each client.
         evaluation_examples: test and validation examples.
     """
-    batches = [math.ceil(size / config.batch_size) * config.local_epochs for size in sizes]
+    hyper = ClientHyperparameters.of(config, 1)
+    batches = [steps_in_a_round(size, hyper) for size in sizes]
     counted = min(config.rounds, COUNTED_ROUNDS)
     if config.participants == config.clients:
         steps = config.rounds * sum(batches)
@@ -80,17 +81,20 @@ def dry_run(config: RunConfig) -> str:
     Raises:
         UserError: the run could not be begun.
     """
+    config = with_precision(compiled_if_possible(config), None)
     if config.threads:
         torch.set_num_threads(config.threads)
     check_output("--output", config.folder)
     encoder, report = initial_encoder(config)
     dataset = data.load(config)
     partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
+    classifier = with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm)
+    config = with_workers(config, None, classifier, [len(part) for part in partition])
     space = Workspace.build(config, dataset, partition)
-    weights = weights_of(with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm))
+    weights = weights_of(classifier)
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
     step, example = seconds_of(space, weights)
-    workers = config.workers or 1
+    workers = max(1, config.workers) if isinstance(config.workers, int) else 1
     evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
     if config.partition == "nodes":
         spread = f"{config.clients} clients, who tell how many examples they have when the run begins"
@@ -103,8 +107,10 @@ def dry_run(config: RunConfig) -> str:
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
     parameters = sum(weights[name].numel() for name in space.parameters)
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
-    # All replies of a round are in memory when they are combined, as messages and as tensors.
-    peak = resident + 2 * work.replies * size
+    # Replies are added up as they arrive, in float64; only some algorithms need all of a round together.
+    options = config.algorithm_options()
+    held = work.replies if options.robust or options.all_replies else min(2 + workers, work.replies)
+    peak = resident + (2 + held) * size
     lines = [
         to_yaml(without_secrets(config)).rstrip(),
         "",
@@ -114,7 +120,7 @@ def dry_run(config: RunConfig) -> str:
         f"init       {report or 'random weights'}",
         f"model      {parameters:,} parameters, {size / 1e6:.1f} MB a message",
         f"time       {amount}, {evaluation}",
-        f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {work.replies} replies",
+        f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {held} replies",
         f"traffic    {2 * config.rounds * work.replies * size / 1e9:.2f} GB between server and clients",
         f"folder     {config.folder}",
     ]

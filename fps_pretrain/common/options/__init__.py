@@ -33,6 +33,7 @@ from fps_pretrain.common.options.types import (
     Threads,
     Whole,
     Width,
+    Workers,
 )
 
 __all__ = [
@@ -51,6 +52,7 @@ __all__ = [
     "Threads",
     "Whole",
     "Width",
+    "Workers",
     "check",
     "check_value",
     "docs_of",

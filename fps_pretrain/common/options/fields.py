@@ -112,7 +112,9 @@ def check_value(one: OptionField, value: Any) -> None:
     try:
         _validator(one.checked_type).validate_python(value)
     except ValidationError as error:
-        kind = error.errors(include_url=False)[0]["type"]
+        # Of several types that a value may have, what is wrong with the number says more than that it is no name.
+        kinds = [each["type"] for each in error.errors(include_url=False)]
+        kind = next((each for each in kinds if each != "literal_error"), kinds[0])
     else:
         return
     if kind == "literal_error":

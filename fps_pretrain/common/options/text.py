@@ -62,7 +62,7 @@ def _table(options: Sequence[OptionField], docs: Mapping[str, str]) -> str:
 def _value(one: OptionField) -> str:
     kinds = {int: "whole number", float: "number", str: "text", Path: "path", bool: "yes or no"}
     values = [str(value) for value in (one.option.choices() if one.option.choices else literals(one.type))]
-    names = [kinds[kind] for kind in members(one.type) if kind in kinds] if not values else []
+    names = [kinds[kind] for kind in members(one.type) if kind in kinds] if not one.option.choices else []
     names += ["several" for kind in members(one.type) if get_origin(kind) is tuple]
     return ", ".join([*values, *names, *filter(None, [_range(one)])])
 

@@ -13,6 +13,7 @@ MAX_THREADS = 1024
 Count = Annotated[int, Ge(1)]
 Width = Annotated[int, Ge(1), Le(MAX_WIDTH)]
 Threads = Annotated[int, Ge(1), Le(MAX_THREADS)]
+Workers = Annotated[int, Ge(0), Le(MAX_THREADS)]
 Whole = Annotated[int, Ge(0)]
 Positive = Annotated[float, Gt(0)]
 NotNegative = Annotated[float, Ge(0)]
@@ -62,5 +63,6 @@ def range_text(kind: Any) -> str:
 
 def type_text(kind: Any) -> str:
     """A type in words: "int", "Path or nothing"."""
-    names = ("nothing" if m is type(None) else getattr(m, "__name__", str(m)) for m in members(kind))
-    return " or ".join(names)
+    kinds = [member for member in members(kind) if get_origin(member) is not Literal]
+    names = ["nothing" if member is type(None) else getattr(member, "__name__", str(member)) for member in kinds]
+    return " or ".join([*map(str, literals(kind)), *names])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated import algorithms
-from federated.algorithms.averaging import weighted_mean, weighted_sum
+from federated.algorithms.averaging import Mean, Sum, weighted_sum
 from federated.client import workspace
 from federated.client.training import normalise, weights_of
 from federated.client_app import client_app
@@ -23,6 +23,7 @@ from federated.server.exchange import Clients
 from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import State
 from federated.server.rounds import Loop
+from tests.federated.conftest import mean_of
 
 
 def random_weights(seed: int) -> dict[str, Tensor]:
@@ -54,7 +55,7 @@ def test_algorithms_are_found_by_file() -> None:
 
 def test_weighted_mean_and_integer_buffers() -> None:
     weights, counts = [random_weights(seed) for seed in range(4)], [5, 1, 30, 2]
-    mean = weighted_mean(weights, counts)
+    mean = mean_of(weights, counts)
     for name in ("weight", "half"):
         expected = np.average([w[name].double().numpy() for w in weights], axis=0, weights=counts)
         np.testing.assert_allclose(mean[name].double().numpy(), expected, rtol=1e-3 if name == "half" else 1e-6)
@@ -65,8 +66,31 @@ def test_weighted_mean_and_integer_buffers() -> None:
 
 def test_identical_clients_change_nothing() -> None:
     weights = random_weights(1)
-    mean = weighted_mean([weights] * 3, [1, 1, 1])
+    mean = mean_of([weights] * 3, [1, 1, 1])
     assert all(torch.equal(mean[name], weights[name]) for name in weights)
+
+
+def test_a_mean_of_fewer_than_were_expected_is_that_of_those_that_came() -> None:
+    weights, counts = [random_weights(seed) for seed in range(4)], [5, 1, 30, 2]
+    mean = Mean(counts)
+    for number in (0, 2, 3):
+        mean.add(weights[number], counts[number])
+    expected = mean_of([weights[0], *weights[2:]], [5, 30, 2])
+    assert list(mean.result()) == list(expected)
+    assert all(torch.allclose(mean.result()[name], expected[name]) for name in expected)
+    assert torch.equal(mean.in_float64["weight"].float(), mean.result()["weight"])
+
+
+def test_a_sum_keeps_one_buffer_and_nothing_of_what_is_added() -> None:
+    total, part = Sum(), {"a": torch.ones(3)}
+    for number in range(3):
+        total.add(part, 10.0**number)
+        part["a"].zero_().add_(1)
+    buffer = total.total["a"]
+    total.add({"a": torch.ones(3)}, 1000.0)
+    assert total.total["a"] is buffer
+    assert total.result()["a"].tolist() == [1111.0] * 3
+    assert total.result(2.0)["a"].dtype == torch.float32
 
 
 def test_weighted_sum() -> None:

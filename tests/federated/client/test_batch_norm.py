@@ -154,13 +154,6 @@ def test_clients_are_judged_by_their_own_statistics(tiny: Tiny, tmp_path: Path) 
     assert not again.has_error(), "evaluating removed what the client remembers"
 
 
-def test_a_node_elsewhere_needs_a_folder_for_its_state(tiny: Tiny) -> None:
-    space = space_of(tiny(strategy="scaffold"))
-    reply = answer("train", space, classifier().state_dict(), **{"state-round": 0})
-    workspace.close()
-    assert "state-dir" in str(reply.error.reason)
-
-
 def test_the_per_client_view_judges_each_by_its_own_statistics(tiny: Tiny) -> None:
     config = tiny(bn_stats="local", participation=0.7, rounds=1, per_client_every=1, limit_test=60)
     result = run(config, quiet=True)

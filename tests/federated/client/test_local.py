@@ -19,12 +19,15 @@ from federated.client.training import (
     _batches,
     effective_steps,
     learning_rate,
+    load_weights,
     local_sgd,
     normalise,
+    steps_in_a_round,
     weights_of,
 )
 from federated.config.run import RunConfig
 from federated.server.start.initialise import initial_classifier, initial_encoder
+from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 HYPER = ClientHyperparameters(
     lr=0.05, momentum=0.9, weight_decay=0.0005, local_epochs=2, batch_size=8, augmentation="standard"
@@ -94,6 +97,7 @@ def test_divergence_is_an_error(model: nn.Module) -> None:
 )
 def test_batches_cover_an_epoch_without_a_lonely_last_example(count: int, size: int, lengths: list[int]) -> None:
     batches = list(_batches(count, size, torch.Generator().manual_seed(0)))
+    assert steps_in_a_round(count, replace(HYPER, batch_size=size, local_epochs=2)) == 2 * len(lengths)
     assert [len(batch) for batch in batches] == lengths
     assert len(set(torch.cat(batches).tolist())) == sum(lengths)
 
@@ -195,3 +199,12 @@ def test_a_client_whose_time_is_over_gives_up_between_batches(model: nn.Module) 
 
     with pytest.raises(ClientTimeout):
         local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 2), check=check), weights_of(model))
+
+
+def test_loading_weights_is_loading_a_state_dict() -> None:
+    model, other = build_classifier(build_encoder("resnet20", seed=0), 10, seed=0), build_encoder("resnet20", seed=1)
+    weights = {n: t + 1 for n, t in weights_of(model).items()}
+    load_weights(model, weights)
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    with pytest.raises(RuntimeError, match="Missing key"):
+        load_weights(model, weights_of(other))

@@ -58,7 +58,7 @@ def test_yaml_keeps_values_and_types() -> None:
     config = RunConfig(dataset="cifar10", data_dir=Path("here"), limit_train=7, output=Path("there"), lr=0.1)
     assert from_yaml(to_yaml(config)) == config
     assert from_yaml(to_yaml(RunConfig())) == RunConfig()
-    assert from_yaml("precision: 32") == RunConfig()
+    assert from_yaml("precision: 32") == RunConfig(precision="32")
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,7 @@ WEIGHTS: dict[str, tuple[dict[str, Any], Any]] = {
     "dp_clip": ({"dp": "fixed", "dp_secret": 1}, 0.1),
     "dp_quantile": ({"dp": "adaptive", "dp_secret": 1, "rounds": 2}, 0.9),
     "dp_secret": ({"dp": "fixed", "dp_secret": 1}, 2),
-    "precision": ({}, "bf16"),
+    "precision": ({"precision": "32"}, "bf16"),
 }
 """Fields whose change changes the weights."""
 
@@ -89,7 +89,7 @@ OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
     "eval_batch_size", "engine", "ray_address", "gpus_per_client", "device", "threads", "output", "workers",
     "client_timeout", "node_timeout", "min_clients", "keep_clients_every",
-    "keep_best", "mlflow",
+    "keep_best", "mlflow", "compile",
 }  # fmt: skip
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 

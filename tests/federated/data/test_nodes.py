@@ -6,13 +6,13 @@ import io
 import logging
 import shlex
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
 from PIL import Image
 
 from federated import client_app as client_side
@@ -24,6 +24,7 @@ from federated.server.output.run_folder import read_history
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY
+from tests.federated.conftest import outcome
 
 Tiny = Callable[..., RunConfig]
 LEVELS = {"dark": 30, "grey": 120, "light": 220}
@@ -116,14 +117,36 @@ def test_the_server_app_is_the_same_run(places: Path) -> None:
     assert [row["test_loss"] for row in again] == [row["test_loss"] for row in expected]
 
 
-def test_nodes_remember_in_folders_of_their_own(places: Path) -> None:
-    config = config_of(places, strategy="scaffold")
-    with pytest.raises(RunFailed, match='start this node with state-dir="FOLDER"'):
-        run(config, quiet=True, grid=grid_of(places))
+@pytest.mark.parametrize(
+    "fields", [{"strategy": "scaffold"}, {"strategy": "feddyn"}, {"strategy": "moon"}, {"bn_stats": "local"}]
+)
+def test_nodes_remember_in_memory_or_in_folders_of_their_own(places: Path, fields: dict[str, Any]) -> None:
+    config = config_of(places, rounds=3, per_client_every=1, **fields)
     rows = run(config, quiet=True, grid=grid_of(places, **{"state-dir": str(places / "states")})).history
-    assert rows[-1]["round"] == 2
+    assert rows[-1]["round"] == 3
     assert rows[-1]["failures"] == []
     assert len(list((places / "states").iterdir())) == 1  # one run
+    in_folders = outcome(config.folder.rename(places / "in-folders"))
+    assert outcome(run(config, quiet=True, grid=grid_of(places)).folder) == in_folders
+
+
+def test_a_node_that_was_started_again_has_forgotten(places: Path) -> None:
+    config = config_of(places, strategy="scaffold", rounds=3)
+    grid = grid_of(places)
+
+    original = grid.push_messages
+
+    def push(messages: Iterable[Message]) -> Iterable[str]:
+        messages = list(messages)
+        if messages[0].metadata.group_id == "2":
+            grid._contexts[2].state = RecordDict()
+        return original(messages)
+
+    grid.push_messages = push  # type: ignore[method-assign]
+    failures = [row["failures"] for row in run(config, quiet=True, grid=grid).history]
+    assert [len(each) for each in failures] == [0, 0, 1, 1]
+    assert "this node does not remember round 1" in failures[2][0]["reason"]
+    assert "state-dir" in failures[2][0]["reason"]
 
 
 def test_the_server_app_reads_a_file_under_its_options(places: Path) -> None:

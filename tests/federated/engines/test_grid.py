@@ -11,7 +11,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from federated.client_app import client_app
 from federated.engines.inprocess import InProcessGrid
-from federated.messages import from_record
+from federated.messages import copy_of, from_record, to_record
 
 
 def test_canary_for_the_private_identity_flower_reads_in_messages() -> None:
@@ -99,6 +99,20 @@ def test_records_come_back_as_they_were(shape: tuple[int, ...], dtype: torch.dty
     assert torch.equal(back, tensor)
     back += 1
     assert torch.equal(from_record(record)["t"], tensor), "the record's bytes were written to"
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3, 4), (2, 3, 4, 5)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.int64])
+def test_records_are_flowers_own_to_the_byte(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    tensor = (torch.rand(shape) * 100).to(dtype)
+    if len(shape) == 4:
+        tensor = tensor.to(memory_format=torch.channels_last)
+    flowers, ours = ArrayRecord({"t": tensor}), to_record({"t": tensor.contiguous()})
+    assert ours == flowers
+    assert ours.object_id == flowers.object_id
+    assert copy_of(ours) == ours
+    copy_of(ours).clear()
+    assert list(ours) == ["t"]
 
 
 def test_records_in_fortran_order() -> None:

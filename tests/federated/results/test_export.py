@@ -51,6 +51,34 @@ def test_a_runs_encoder_starts_another_run(
     assert "method: federated" in (begun / "init.yaml").read_text()
 
 
+@pytest.mark.parametrize("form", ["pt", "safetensors"])
+def test_an_encoder_in_half_precision(form: str, tmp_path: Path) -> None:
+    source, output = tmp_path / "fps.pt", tmp_path / f"half.{form}"
+    save_encoder(source, build_encoder("resnet20", seed=3), "resnet20", 1, {"method": "simclr"})
+    with pytest.raises(UserError, match="is what is exported"):
+        export.main(export.Command(source, "pt", half=True))
+    export.main(export.Command(source, form, half=True, output=output))
+    assert output.stat().st_size < 0.62 * source.stat().st_size
+    whole, half = (load_encoder(path).state_dict() for path in (source, output))
+    for name, tensor in whole.items():
+        assert half[name].dtype == tensor.dtype
+        assert torch.equal(half[name], tensor.half().float() if tensor.ndim > 1 else tensor)
+
+
+def test_half_precision_is_for_encoders_that_fit(config: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--part encoder"):
+        export.main(export.Command(config.folder, "safetensors", half=True, output=tmp_path / "a.safetensors"))
+    with pytest.raises(UserError, match="--half is for"):
+        export.Command(config.folder, half=True)
+    encoder = build_encoder("resnet20", seed=3)
+    with torch.no_grad():
+        encoder.get_parameter("conv1.weight")[0] = 1e6
+    save_encoder(tmp_path / "fps.pt", encoder, "resnet20", 1, {})
+    with pytest.raises(UserError, match="without --half"):
+        export.main(export.Command(tmp_path / "fps.pt", "pt", half=True, output=tmp_path / "half.pt"))
+    assert not (tmp_path / "half.pt").exists()
+
+
 def test_an_encoder_checkpoint_as_safetensors(tmp_path: Path) -> None:
     save_encoder(tmp_path / "fps.pt", build_encoder("resnet20", seed=3), "resnet20", 1, {"method": "simclr"})
     export.main(export.Command(tmp_path / "fps.pt", "safetensors"))

@@ -5,12 +5,11 @@ import itertools
 import pytest
 import torch
 
-from federated.algorithms.averaging import weighted_mean
 from federated.server.output import client_models
 from federated.server.output.client_models import ClientModels
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
-from tests.federated.conftest import outcome
+from tests.federated.conftest import mean_of, outcome
 
 
 def models(number):
@@ -58,7 +57,7 @@ def test_a_run_keeps_them_and_its_mean_is_their_mean(tiny, tmp_path):
     result = run(tiny(keep_clients_every=2, weight_decay=0.0), quiet=True)
     assert client_models.rounds(result.folder) == [2, 3]
     kept = client_models.load(result.folder, 3)
-    mean = weighted_mean(kept.updates, kept.examples)
+    mean = mean_of(kept.updates, kept.examples)
     assert all(torch.equal(kept.result[name], tensor) for name, tensor in mean.items())
     assert torch.equal(kept.start["head.weight"], client_models.load(result.folder, 2).result["head.weight"])
     plain = run(tiny(output=tmp_path / "plain", weight_decay=0.0), quiet=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import permutations
 from types import SimpleNamespace
 from typing import Any, cast
@@ -13,8 +14,8 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from federated import algorithms
-from federated.algorithms.averaging import weighted_mean
-from federated.algorithms.base import ServerState
+from federated.algorithms.base import Replies, ServerState, Setting, Update
+from federated.client.training import ClientHyperparameters, effective_steps, steps_in_a_round
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
@@ -25,10 +26,12 @@ from federated.server.exchange import Clients
 from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import State
 from federated.server.rounds import Loop
+from tests.federated.conftest import mean_of
 
 PARAMETERS = frozenset({"weight", "affine"})
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 STRATEGIES = algorithms.names()
+NEED_ALL = ("qfedavg", "median", "trimmedmean", "krum", "multikrum", "bulyan")
 ROBUST = ("median", "trimmedmean", "krum", "multikrum", "bulyan")
 CLIENTS = 7
 
@@ -106,7 +109,7 @@ def test_buffers_are_averaged_and_never_optimised(strategy: str) -> None:
     assert list(weights) == list(model(0))
     assert {name: tensor.dtype for name, tensor in weights.items()} == {n: t.dtype for n, t in model(0).items()}
     sent = [model(client + 2) for client in range(CLIENTS)]
-    expected = weighted_mean(sent, [3 * (client + 2) for client in range(CLIENTS)])
+    expected = mean_of(sent, [3 * (client + 2) for client in range(CLIENTS)])
     for buffer in BUFFERS:
         assert torch.equal(weights[buffer], expected[buffer])
     assert not torch.equal(weights["weight"], model(0)["weight"])
@@ -159,6 +162,59 @@ def test_arrival_order_does_not_matter(strategy: str) -> None:
         outcomes.append(({name: t.numpy().tobytes() for name, t in result.state.weights.items()}, result.metrics))
     assert len(outcomes) == 8
     assert all(outcome == outcomes[0] for outcome in outcomes)
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in ROBUST])
+def test_those_that_do_not_answer_count_for_nothing(strategy: str) -> None:
+    """Nobody knows beforehand who answers; the sum that was begun for all is made that of those who did."""
+    algorithm, params = algorithms.load(RunConfig(strategy=strategy)), {"weight": model(0)["weight"]}
+    hyper = ClientHyperparameters(0.1, 0.9, 0.0, 2, 4, "none")
+    setting = Setting(algorithm.options, 9, 5, 0.1, 1, hyper)
+
+    def update(seed: int) -> Update:
+        weights = {"weight": model(seed)["weight"]}
+        steps = effective_steps(steps_in_a_round(seed, hyper), 0.9)
+        metrics = {"train_loss": 0.5, "train_accuracy": 0.5, "effective_steps": steps, "initial_loss": 1.0}
+        return Update(weights, seed, metrics, {"control": weights})
+
+    came = [update(seed) for seed in (3, 5, 8)]
+    state = algorithm.init(params, setting)
+    known = algorithm.combine(state, params, Replies.of(came), setting)
+    found = algorithm.combine(state, params, Replies(iter(came), [3, 4, 5, 8, 30]), setting)
+    torch.testing.assert_close(found.params, known.params)
+    torch.testing.assert_close(found.state, known.state)
+
+
+class Counting(Answering):
+    """Counts the replies that are held when another one is made."""
+
+    most = 0
+
+    def __init__(self, *args: Any, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.held: weakref.WeakSet[Message] = weakref.WeakSet()
+
+    def handle(self, message: Message) -> Message:
+        self.most = max(self.most, len(self.held))
+        reply = super().handle(message)
+        if message.metadata.message_type == "train":
+            self.held.add(reply)
+        return reply
+
+
+@pytest.mark.parametrize("strategy", [name for name in STRATEGIES if name not in NEED_ALL])
+def test_replies_are_added_up_as_they_arrive(strategy: str) -> None:
+    grid = Counting(strategy)
+    rounds = loop(strategy, grid)
+    after(rounds, begin(rounds))
+    assert grid.most <= 2, "memory grows with the number of clients"
+
+
+def test_replies_that_come_early_wait_for_those_before_them_and_no_longer() -> None:
+    grid = Counting("fedavg", (1, 0, 2, 5, 4, 3, 6))
+    rounds = loop("fedavg", grid)
+    after(rounds, begin(rounds))
+    assert grid.most == 3  # 5 and 4 wait for 3, and the one before has just been added
 
 
 def test_messages_hold_the_whole_model_and_share_no_records() -> None:

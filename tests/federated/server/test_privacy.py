@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from federated import algorithms
-from federated.algorithms.base import ServerState, Setting, Update
+from federated.algorithms.base import Replies, ServerState, Setting, Update
 from federated.config.run import RunConfig
 from federated.server import privacy
-from federated.server.privacy import CentralPrivacy, Released, clip_, count_noise, epsilon, update_noise
+from federated.server.privacy import CentralPrivacy, Release, clip_, count_noise, epsilon, update_noise
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly
@@ -25,7 +25,7 @@ Tiny = Callable[..., RunConfig]
 
 def release(
     updates: list[torch.Tensor], server_round: int = 1, state: ServerState | None = None, **fields: Any
-) -> tuple[torch.Tensor, Released]:
+) -> tuple[torch.Tensor, Release]:
     """The mean of clients' changes of a model of ones, as published; clients have 1, 2, 3, ... examples."""
     start = {"w": torch.ones_like(updates[0])}
     sent = [
@@ -33,11 +33,13 @@ def release(
         for number, update in enumerate(updates, 1)
     ]
     private = privacy_of(len(updates), **fields)
-    released = private.release(state or private.init(), start, sent, server_round)
+    released = private.release(state or private.init(), start, server_round)
     config = RunConfig(clients=len(updates))
     algorithm = algorithms.load(config)
     setting = Setting(algorithm.options, len(updates), len(updates), 0.1, server_round)
-    return algorithm.combine({}, start, released.updates, setting).params["w"] - start["w"], released
+    replies = released.of(Replies.of(sent))
+    assert list(replies.asked) == [1] * len(sent)
+    return algorithm.combine({}, start, replies, setting).params["w"] - start["w"], released
 
 
 def privacy_of(clients: int, secret: int = 7, **fields: Any) -> CentralPrivacy:
@@ -56,8 +58,7 @@ def test_updates_are_clipped_and_count_the_same() -> None:
     updates = [torch.tensor([3.0, 4.0]), torch.tensor([0.3, 0.4]), torch.tensor([0.0, -2.0])]
     mean, released = release(updates, dp_clip=1.0)
     torch.testing.assert_close(mean, torch.tensor([0.6 + 0.3, 0.8 + 0.4 - 1.0]) / 3)
-    assert released.metrics["dp_clip"] == 1.0
-    assert [update.num_examples for update in released.updates] == [1, 1, 1]
+    assert released.metrics()["dp_clip"] == 1.0
 
 
 @pytest.mark.parametrize("clip", [0.1, 2.0])
@@ -92,8 +93,9 @@ def test_adaptive_clipping_finds_the_quantile(first: float) -> None:
             dp_clip=first,
             dp_noise=0.01,
         )
-        state = released.state
-    assert 11 <= float(released.state["privacy"]["clip"]) <= 14
+        state = released.state()
+    assert state is not None
+    assert 11 <= float(state["privacy"]["clip"]) <= 14
 
 
 def test_adaptive_clipping_splits_the_noise() -> None:
@@ -148,10 +150,10 @@ def test_a_private_run_resumes_exactly(
     whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
     original = CentralPrivacy.release
 
-    def failing(self: CentralPrivacy, state: Any, params: Any, updates: Any, server_round: int) -> Released:
+    def failing(self: CentralPrivacy, state: Any, params: Any, server_round: int) -> Release:
         if server_round == 3:
             raise RunFailed("power cut")
-        return original(self, state, params, updates, server_round)
+        return original(self, state, params, server_round)
 
     with monkeypatch.context() as patch:
         patch.setattr(CentralPrivacy, "release", failing)

@@ -100,5 +100,5 @@ def test_a_run_says_that_the_machine_is_busy_with_other_programs(
     """A comparison runs its arms one after the other: the load of the arm before is not that of other programs."""
     monkeypatch.setattr(progress, "psutil", Machine(own=4.0 - others, others=others))
     monkeypatch.setattr("os.getloadavg", lambda: (4.0, 4.0, 4.0))
-    run(tiny(rounds=1, threads=None, device="cpu"))
+    run(tiny(rounds=1, threads=None, workers=0, device="cpu"))
     assert ("this machine is busy" in capsys.readouterr().err) == bool(others)

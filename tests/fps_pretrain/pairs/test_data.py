@@ -108,10 +108,12 @@ def test_each_of_several_devices_makes_its_own_share_only(monkeypatch):
         assert (made[0] % 8 // 4 == rank).all()
 
 
-def test_the_device_is_used_where_a_gpu_trains_or_where_asked_for():
+@pytest.mark.parametrize(("cores", "made_by"), [(2, DeviceFractalSource), (16, FractalSource)])
+def test_a_gpu_makes_its_pairs_where_cores_are_few_or_where_asked_for(cores, made_by, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
     auto, forced, cpu = (PretrainConfig(render=r).resolve(has_gpu=False) for r in ("auto", "device", "cpu"))
     assert type(make_source(auto, CPU)) is FractalSource
-    assert type(make_source(auto, torch.device("cuda", 0))) is DeviceFractalSource
+    assert type(make_source(auto, torch.device("cuda", 0))) is made_by
     assert type(make_source(forced, CPU)) is DeviceFractalSource
     assert type(make_source(cpu, torch.device("cuda", 0))) is FractalSource
 

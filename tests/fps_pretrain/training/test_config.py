@@ -51,6 +51,29 @@ def test_the_short_recipe_gives_way_to_what_is_said():
         PretrainConfig(preset="short", schedule="epoch", warmup_pairs=10)
 
 
+def test_simsiam_and_moco_take_other_numbers_in_short_runs():
+    for preset in ("short", "quick"):
+        simsiam = PretrainConfig(preset=preset, method="simsiam").resolve(has_gpu=True)
+        assert (simsiam.options().centre, simsiam.composed_views, simsiam.renders) == (1, 2, "fresh")
+        moco = PretrainConfig(preset=preset, method="moco", batch_size=64).resolve(has_gpu=True)
+        assert (moco.options().queue, moco.options().group, moco.composed_views, moco.lr) == (4096, 0, 1, 0.03)
+    for method in ("simsiam", "moco", "simclr"):
+        paper = PretrainConfig(preset="paper", method=method).resolve(has_gpu=False)
+        assert (paper.method_options, paper.composed_views, paper.renders, paper.lr) == ((), 2, "shared", None)
+        assert PretrainConfig(preset="paper", pool=1024).resolve(has_gpu=False).renders == "fresh"
+
+
+def test_what_is_said_wins_over_what_short_runs_take(tmp_path):
+    said = {"method_options": ("centre=0",), "composed_views": 1, "renders": "shared", "lr": 0.5}
+    config = PretrainConfig(preset="short", method="simsiam", **said).resolve(has_gpu=False)
+    assert {name: getattr(config, name) for name in said} == said
+    moco = PretrainConfig(preset="quick", method="moco", method_options=("queue=512",), composed_views=2)
+    moco = moco.resolve(has_gpu=False)
+    assert (moco.options().queue, moco.options().momentum, moco.composed_views) == (512, 0.99, 2)
+    folder = PretrainConfig(preset="quick", source=f"folder:{tmp_path}").resolve(has_gpu=False, images=64)
+    assert (folder.method_options, folder.composed_views) == ((), None)
+
+
 def test_an_epoch_of_a_folder_is_its_images(tmp_path):
     source = f"folder:{tmp_path}"
     config = PretrainConfig(source=source, preset="paper").resolve(has_gpu=True, images=5_000)

@@ -193,16 +193,19 @@ def compare(case: Case, old: Side, new: Side, known: str, inputs: dict[str, str]
 
 
 def known_flags(new: Side) -> str:
-    """What ``run_fl.py --help`` says at the new side.
+    """What both programs' ``--help`` says at the new side.
 
     Raises:
-        SystemExit: it says nothing.
+        SystemExit: one says nothing.
     """
-    log = new.folder / "help.txt"
-    log.parent.mkdir(parents=True)
-    if code := new.run({"command": ["run_fl.py", "--help"]}, log):
-        raise SystemExit(f"same_as: error: run_fl.py --help failed with {_said(code, log)}")
-    return log.read_text()
+    said = []
+    new.folder.mkdir(parents=True)
+    for program in ("run_fl.py", "run_pretrain.py"):
+        log = new.folder / f"{program}-help.txt"
+        if code := new.run({"command": [program, "--help"]}, log):
+            raise SystemExit(f"same_as: error: {program} --help failed with {_said(code, log)}")
+        said.append(log.read_text())
+    return "\n".join(said)
 
 
 def chosen(patterns: list[str] | None) -> list[Case]:
