@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +18,9 @@ from federated.engines import ray as engine
 from federated.server.output.run_folder import read_history
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
-from tests.conftest import REPOSITORY
+from tests.conftest import REPOSITORY, RunScript
 from tests.federated.conftest import outcome, run_quietly
+from tests.tools import warm
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fps-federated[ray]'")
 
@@ -193,20 +192,20 @@ def test_addresses_that_are_checked() -> None:
 @pytest.mark.promise
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_runs_resume(tmp_path: Path, interrupt: signal.Signals) -> None:
+def test_interrupted_runs_resume(run_script: RunScript, tmp_path: Path, interrupt: signal.Signals) -> None:
     size = "--limit-train 60 --limit-test 20 --image-size 8 --validation 0.1 --clients 3 --partition iid --threads 1"
-    flags = [*size.split(), "--rounds", "40", "--engine", "ray", "--output", str(tmp_path / "run")]
-    command = [sys.executable, str(REPOSITORY / "run_fl.py"), *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    flags = [*size.split(), "--arch", "resnet8", "--rounds", "40", "--engine", "ray", "--output", str(tmp_path / "run")]
+    with (tmp_path / "errors").open("w") as file:
+        process = warm.Program([REPOSITORY / "run_fl.py", *flags], stderr=file)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         time.sleep(0.02)
     process.send_signal(interrupt)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    code, errors = process.wait(60), (tmp_path / "errors").read_text()
+    assert code == 130, errors
     assert "Traceback" not in errors
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300)
+    done = run_script("run_fl.py", *flags)
     assert done.returncode == 0, done.stderr
     assert "resumed after round" in done.stderr
     assert [row["round"] for row in read_history(tmp_path / "run")] == list(range(41))

@@ -6,7 +6,6 @@ import socket
 from tests.conftest import REPOSITORY
 from tests.tools import warm
 
-
 OPTIONS = [
     "--arch", "resnet8", "--size", 16, "--pairs-per-epoch", 96, "--batch-size", 16, "--precision", "32", "--workers", 0,
     "--threads", 1, "--device", "cpu", "--log-every", 1, "--probe-every", 0,
