@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import traceback
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -17,14 +18,22 @@ from flwr.clientapp import ClientApp
 from federated import algorithms
 from federated.client import statistics as sums_of
 from federated.client import workspace
-from federated.client.batch_norm import buffers_of, with_own_statistics
-from federated.client.evaluation import evaluate as evaluate_weights
+from federated.client.evaluation import at_client
 from federated.client.failures import CLIENT_FAILED, Deadline, InjectedFailure, injected
+from federated.client.fine_tuning import fine_tune
+from federated.client.parts import keeps_own_part, own_part, with_own_part
 from federated.client.state import ClientStates
-from federated.client.training import Client, ClientHyperparameters, ClientUpdate
+from federated.client.training import (
+    Client,
+    ClientHyperparameters,
+    ClientState,
+    ClientUpdate,
+    TrainingDiverged,
+    Weights,
+)
 from federated.client.workspace import Workspace
 from federated.config.run import identity
-from federated.messages import from_record, to_record
+from federated.messages import FIXED, from_record, to_record
 from federated.node_state import NodeState, States
 
 client_app = ClientApp()
@@ -101,50 +110,75 @@ def _train(message: Message, context: Context) -> ClientUpdate:
     if failure == "slow":
         deadline.wait()
         deadline.check()
-    received = {name: from_record(record) for name, record in message.content.array_records.items()}
-    examples, targets = space.examples_of(number)
     states = _states(message_config, context, space)
     state = states.take(number, int(str(message_config["state-round"]))) if states else {}
+    task = space.task_of(number, _weights(message, context, state))
+    others = (name for name in message.content.array_records if name not in ("arrays", FIXED))
     client = Client(
-        model=space.model,
-        examples=examples,
-        targets=targets,
+        model=task.model,
+        examples=task.examples,
+        targets=task.targets,
         hyper=ClientHyperparameters.of(config, server_round),
         key=(config.seed, server_round, number),
         options=algorithm.options,
-        received={name: weights for name, weights in received.items() if name != "arrays"},
+        received={name: from_record(message.content.array_records[name]) for name in others},
         state=state,
         check=deadline.check,
-        problem=space.problem,
+        problem=task.problem,
+        shared=space.parts.parameters,
     )
-    weights = with_own_statistics(received["arrays"], state)
-    update = algorithm.train_client(client, weights)
+    update = algorithm.train_client(client, task.weights)
     deadline.check()
     if failure == "nan":
         spoilt = {n: t * float("nan") if t.is_floating_point() else t for n, t in update.weights.items()}
-        return update._replace(weights=spoilt)
-    statistics = buffers_of(update.weights, space.parameters)
+        return update._replace(weights=space.parts.shared(spoilt))
     if states:
-        own = {"statistics": statistics} if config.bn_stats == "local" else {}
-        states.save(number, server_round, {**update.state, **own})
+        states.save(number, server_round, {**update.state, **own_part(update.weights, space.parts, config)})
+    sent = space.parts.shared(update.weights)
     if config.bn_stats == "server":
-        return update._replace(weights={n: t for n, t in update.weights.items() if n not in statistics})
-    return update
+        sent = {name: tensor for name, tensor in sent.items() if name in space.parts.parameters}
+    return update._replace(weights=sent)
 
 
 @client_app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Evaluate the weights on this node's own test examples, or on its training examples if it has no others."""
+    """Evaluate the weights on this client's held-out examples, and, if asked, again after fine-tuning a copy."""
     message_config = message.content.config_records["config"]
     space = workspace.find(message_config, context.node_config)
-    number = _partition_id(context)
-    weights = from_record(message.content.array_records["arrays"])
-    if space.config.bn_stats == "local" and (states := _states(message_config, context, space)):
-        weights = with_own_statistics(weights, states.load(number, int(str(message_config["state-round"]))))
-    images, labels = space.held_out_of(number)
-    loss, accuracy = evaluate_weights(space.model, weights, images, labels, space.config.eval_batch_size)
-    metrics = MetricRecord({"num-examples": len(labels), "loss": loss, "accuracy": accuracy})
+    number, config = _partition_id(context), space.config
+    states = _states(message_config, context, space) if keeps_own_part(config) else None
+    state = states.load(number, int(str(message_config["state-round"]))) if states else {}
+    weights = _weights(message, context, state)
+    loss, accuracy = at_client(space, number, weights)
+    metrics = MetricRecord({"loss": loss, "accuracy": accuracy})
+    if config.fine_tune_epochs:
+        with suppress(TrainingDiverged):
+            tuned = fine_tune(space, number, weights, int(str(message_config["evaluated-round"])))
+            metrics["fine-tuned-accuracy"] = at_client(space, number, tuned, own_encoder=config.train != "head")[1]
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
+
+
+def _weights(message: Message, context: Context, state: ClientState) -> Weights:
+    """The model that a message and a client's memory make up: what is shared, what is fixed, and what is its own.
+
+    The fixed part comes with every message, or, where the message says so, once; the node then keeps it.
+
+    Raises:
+        LookupError: it came once, and the node has lost it.
+    """
+    records, config = message.content.array_records, message.content.config_records["config"]
+    fixed = records.get(FIXED)
+    if "fixed-once" in config:
+        name = f"{FIXED}-{config['fixed-once']!s}"
+        if fixed is not None:
+            for known in [known for known in context.state if known.startswith(f"{FIXED}-")]:
+                del context.state[known]
+            context.state[name] = fixed
+        elif name not in context.state:
+            raise LookupError("the fixed part of the model is lost here; it comes again with the next message")
+        fixed = context.state.array_records[name]
+    weights = {**(from_record(fixed) if fixed is not None else {}), **from_record(records["arrays"])}
+    return with_own_part(weights, state)
 
 
 def _states(message_config: ConfigRecord, context: Context, space: Workspace) -> States | None:
@@ -154,7 +188,7 @@ def _states(message_config: ConfigRecord, context: Context, space: Workspace) ->
     may be configured with a ``state-dir`` of its own, where each run has a folder. Without one it is Flower's
     ``context.state``, in the node's memory.
     """
-    if not (space.config.bn_stats == "local" or algorithms.load(space.config).options.keeps_state):
+    if not (keeps_own_part(space.config) or algorithms.load(space.config).options.keeps_state):
         return None
     if "state-dir" in context.node_config:
         run = hashlib.sha256(identity(space.config).encode()).hexdigest()[:16]

@@ -18,6 +18,10 @@ import torch
 from flwr.app import Array, ArrayRecord
 from torch import Tensor
 
+FIXED = "fixed"
+"""Name of the record with what never changes of a model; ``fixed-once`` in a message's configuration says that it comes
+once and is to be kept, and which one it is."""
+
 STYPE = "numpy.ndarray"
 """Flower's name for the way in which an array is written."""
 

@@ -1,7 +1,7 @@
 """How fast? ``python -m experiments.analyses.convergence RUN... --targets 0.4 0.5``.
 
-The first evaluated round whose test accuracy reaches a target, and what the clients have then received and sent. Runs
-that differ in their seed only form an arm.
+The first evaluated round whose test accuracy reaches a target, and what the clients have then received and sent. With
+``--personal head`` it is the mean accuracy at the clients. Runs that differ in their seed only form an arm.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
-from experiments.report.arms import Arm, group
+from experiments.report.arms import Arm, group, measure_of
 from experiments.report.runs import Run, read_run
 from experiments.report.statistics import rounds_to
 from experiments.report.summary import check_targets, default_targets
@@ -54,38 +54,41 @@ class ConvergenceConfig:
         check_targets(self.targets)
 
 
-def model_bytes(run: Run) -> int:
-    """The size of a run's model as it is sent, in bytes.
+def model_bytes(run: Run) -> tuple[int, int]:
+    """The size of what is sent of a run's model in every message, and of what each client gets once, in bytes.
 
     Raises:
         UserError: its model is damaged.
     """
     from experiments.analyses.models import final_weights
     from federated.client.batch_norm import with_norm
+    from federated.client.parts import Parts, size_of
     from fps_pretrain.models.encoders import build_classifier, build_encoder
 
-    if (run.folder / "model.pt").is_file():
-        weights = final_weights(run.folder)
-    else:  # not finished: the head is left out by a few classes at most
-        encoder = build_encoder(run.config.arch, run.config.width, seed=0)
-        weights = with_norm(build_classifier(encoder, 10, seed=0), run.config.norm).state_dict()
-    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    encoder = build_encoder(run.config.arch, run.config.width, seed=0)
+    model = with_norm(build_classifier(encoder, 10, seed=0), run.config.norm)
+    # Not finished: the head is left out by a few classes at most.
+    weights = final_weights(run.folder) if (run.folder / "model.pt").is_file() else model.state_dict()
+    parts = Parts.of(model, run.config)
+    return size_of(parts.shared(weights)), size_of(parts.fixed(weights))
 
 
-def traffic(run: Run, size: int) -> np.ndarray:
-    """Bytes that clients have received and sent until after each evaluated round ``(rounds,)``.
+def traffic(run: Run, size: int, once: int = 0) -> dict[int, int]:
+    """Bytes that clients have received and sent until after each round.
 
     Args:
         run: its history says who was asked and who answered.
-        size: of a model in bytes.
+        size: of what is sent of a model, in bytes.
+        once: of what a client gets the first time that it is asked.
     """
     per_message = size * MODELS_PER_MESSAGE.get(run.config.strategy, 1)
-    total, found = 0, {}
+    total, found, known = 0, {}, set[int]()
     for row in run.history:
-        asked = len(row.get("participants") or [])
-        total += (2 * asked - len(row.get("failures") or [])) * per_message
+        asked = row.get("participants") or []
+        total += (2 * len(asked) - len(row.get("failures") or [])) * per_message + once * len(set(asked) - known)
+        known.update(asked)
         found[row["round"]] = total
-    return np.array([found[number] for number in run.rounds])
+    return found
 
 
 def analyse(config: ConvergenceConfig) -> output.Result:
@@ -95,14 +98,15 @@ def analyse(config: ConvergenceConfig) -> output.Result:
         UserError: a folder is no run, or the runs of an arm have different rounds.
     """
     arms = group([read_run(folder) for folder in config.runs])
-    targets = config.targets or tuple(default_targets(arms[0]))
+    targets, measure = config.targets or tuple(default_targets(arms)), measure_of(arms)
     rows = []
     for arm in arms:
         for run in arm.runs:
-            accuracy, sent = run.values("test_accuracy"), traffic(run, model_bytes(run))
+            accuracy, rounds = run.values(measure), run.rounds_of(measure)
+            sent = traffic(run, *model_bytes(run))
             for target in targets:
-                reached = rounds_to(run.rounds, accuracy, target)
-                cost = "" if reached is None else int(sent[run.rounds.index(reached)])
+                reached = rounds_to(rounds, accuracy, target)
+                cost = "" if reached is None else sent[reached]
                 rows.append((arm.label, run.config.seed, target, "" if reached is None else reached, cost))
     header = ("arm", "seed", "target", "round", "bytes")
     sentences = [_sentence(arm, targets, rows) for arm in arms]
@@ -130,7 +134,7 @@ def _draw(arms: Sequence[Arm], targets: Sequence[float], rows: Sequence[tuple[ob
                   if row[0] == arm.label and row[2] == target and row[3] != ""]  # fmt: skip
         axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o", color=f"C{number}", alpha=0.6,
                   label=plots.literal(arm.label))  # fmt: skip
-    axes.set(xlabel="test accuracy to reach, %", ylabel="rounds")
+    axes.set(xlabel="accuracy to reach, %", ylabel="rounds")
     plots.style(axes)
     axes.legend(frameon=False)
     return figure

@@ -100,7 +100,7 @@ def by_layer(start: Mapping[str, Tensor], updates: Sequence[Mapping[str, Tensor]
 
     Args:
         start: the state dict that the clients started from.
-        updates: what each trained it to ``(K,)``.
+        updates: what of it each trained and sent ``(K,)``.
         shares: each client's share of the examples ``(K,)``.
     """
     import torch
@@ -108,7 +108,7 @@ def by_layer(start: Mapping[str, Tensor], updates: Sequence[Mapping[str, Tensor]
     layers: dict[str, list[Tensor]] = {}
     for name, before in start.items():
         layer, _, kind = name.rpartition(".")
-        if kind not in BUFFERS:
+        if kind not in BUFFERS and all(name in update for update in updates):  # what is not sent does not drift
             difference = torch.stack([(update[name].double() - before.double()).ravel() for update in updates])
             layers.setdefault(layer, []).append(difference)
     joined = {layer: torch.cat(parts, dim=1) for layer, parts in layers.items()}

@@ -1,7 +1,8 @@
 """Does everybody gain? ``python -m experiments.analyses.fairness RUN...``.
 
 How the last global model does at each client, on test examples like the client's own: mean, standard deviation and the
-worst tenth of the clients. Runs need ``--per-client-every``; those that differ in their seed only form an arm.
+worst tenth of the clients; with ``--fine-tune-epochs`` also how each client's fine-tuned copy does. Runs need
+``--per-client-every``, ``--personal head`` or ``--fine-tune-epochs``; those that differ in their seed only form an arm.
 """
 
 from __future__ import annotations
@@ -53,10 +54,15 @@ def accuracies(run: Run) -> np.ndarray:
     Raises:
         UserError: no round did.
     """
-    for row in reversed(run.history):
-        if found := row.get("client_accuracies"):
-            return np.array([np.nan if value is None else value for value in found], dtype=float)
+    if found := run.at_each_client:
+        return np.array([np.nan if one["accuracy"] is None else one["accuracy"] for one in found], dtype=float)
     raise UserError(f"{run.folder} was not evaluated at its clients: run it with --per-client-every")
+
+
+def fine_tuned(run: Run) -> np.ndarray:
+    """The same of the clients' fine-tuned copies; NaN where there are none."""
+    values = [one["fine_tuned_accuracy"] for one in run.at_each_client]
+    return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
 def worst_tenth(values: np.ndarray) -> float:
@@ -74,13 +80,14 @@ def analyse(config: FairnessConfig) -> output.Result:
     arms = group([read_run(folder) for folder in config.runs])
     of = {arm.label: [accuracies(run) for run in arm.runs] for arm in arms}
     rows = [
-        (arm.label, run.config.seed, client, float(value) if np.isfinite(value) else "")
+        (arm.label, run.config.seed, client, *(float(value) if np.isfinite(value) else "" for value in found))
         for arm in arms
         for run, values in zip(arm.runs, of[arm.label], strict=True)
-        for client, value in enumerate(values.tolist())
+        for client, found in enumerate(zip(values, fine_tuned(run), strict=True))
     ]
     sentences = [_sentence(arm, arms[0], of) for arm in arms]
-    return output.Result("fairness", sentences, ("arm", "seed", "client", "accuracy"), rows, _draw(arms, of))
+    header = ("arm", "seed", "client", "accuracy", "fine_tuned_accuracy")
+    return output.Result("fairness", sentences, header, rows, _draw(arms, of))
 
 
 def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
@@ -96,6 +103,9 @@ def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
     if arm is not baseline and len(shared) > 1:
         found = paired_difference(np.array([worst[s] for s in shared]), np.array([theirs[s] for s in shared]))
         text += f", to {baseline.label} {points(found, ' points')}"
+    tuned = [fine_tuned(run) for run in arm.runs]
+    if all(np.isfinite(values).any() for values in tuned):
+        text += f"; after fine-tuning {100 * float(np.mean([np.nanmean(values) for values in tuned])):.1f}% on average"
     return f"{text} ({len(mine)} seeds)."
 
 

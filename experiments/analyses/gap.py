@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
-from experiments.report.arms import is_centralised
+from experiments.report.arms import is_centralised, is_personal
 from experiments.report.comparable import check
 from experiments.report.headline import count
 from experiments.report.runs import Run, read_run
@@ -74,6 +74,8 @@ def gaps(runs: Sequence[Run]) -> list[Gap]:
         UserError: none has, two runs of a start and seed are of one kind, or budgets or data differ.
     """
     check(runs)
+    if any(is_personal(run.config) for run in runs):
+        raise UserError("runs with --personal head have no model for the test set, and so no gap to a centralised one")
     finals: dict[str, dict[bool, dict[int, float]]] = {}
     for run in runs:
         of_kind = finals.setdefault(run.config.init, {}).setdefault(is_centralised(run.config), {})

@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from experiments.report.arms import is_personal
 from federated.client.batch_norm import estimate_statistics, has_statistics, with_norm
 from federated.client.evaluation import evaluate
+from federated.client.parts import freeze
 from federated.config.run import RunConfig, from_yaml
 from federated.data import sets as data
 from federated.server.output import client_models
@@ -105,11 +107,14 @@ class Judge:
             limit: use only the first so many examples of each split; None for all.
 
         Raises:
-            UserError: the data are not there.
+            UserError: the data are not there, or clients keep their heads, so that no model for the test set exists.
         """
+        if is_personal(config):
+            raise UserError("runs with --personal head have no model for the test set: their clients keep the heads")
         dataset = data.load(config)
         encoder: Any = build_encoder(config.arch, config.width, seed=0)
         model = with_norm(build_classifier(encoder, len(dataset.classes), seed=0), config.norm)
+        freeze(model, config)  # what is not trained keeps its statistics in ``with_statistics``
         parts = {"test": dataset.test, "train": dataset.train}
         splits = {
             name: (torch.from_numpy(part.images[:limit]), torch.from_numpy(part.labels[:limit]))

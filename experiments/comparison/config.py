@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments.report.arms import arm_key, centralise
+from experiments.report.arms import arm_key, centralise, is_personal
 from experiments.report.comparable import Difference
 from experiments.report.summary import check_targets
 from federated.config.run import RunConfig, init_name
@@ -63,6 +63,8 @@ class CompareConfig:
             raise UserError("--lrs must name different values")
         if len({f"{rate:g}" for rate in self.lrs}) < len(self.lrs):
             raise UserError("--lrs must differ in their first six digits, which name the runs' folders")
+        if self.lrs and is_personal(self.run):
+            raise UserError("--lrs does not go with --personal head: no validation image has a client's head")
         if self.lrs and not self.run.validation:
             raise UserError("--lrs needs --validation above 0: the split that the choice is made on")
         check_targets(self.targets)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.runs import Run
+from experiments.report.runs import CLIENT_KEYS, Run
 from federated.config.run import FREE_ON_RESUME, RunConfig, init_name, unused_beside
 from fps_pretrain.common.errors import UserError
 
@@ -45,14 +45,52 @@ class Arm:
         """Rounds after which they were evaluated at each client."""
         return self.runs[0].client_rounds
 
+    @property
+    def personal(self) -> bool:
+        """Whether clients keep their heads, so that no model for the test set is trained."""
+        return is_personal(self.runs[0].config)
+
+    def rounds_of(self, key: str) -> list[int]:
+        """The rounds of ``values``."""
+        return self.runs[0].rounds_of(key)
+
     def values(self, key: str) -> np.ndarray:
-        """A quantity of all runs: ``(seeds, rounds)``, or ``(seeds, client_rounds)`` for ``CLIENT_KEYS``."""
+        """A quantity of all runs: ``(seeds, rounds)``, or ``(seeds, client_rounds)`` for one of the clients."""
         return np.stack([run.values(key) for run in self.runs])
 
 
 def passes(config: RunConfig) -> float:
     """A run's budget: how often it passes over the training examples, all rounds and clients together."""
     return config.rounds * config.local_epochs * config.participants / config.clients
+
+
+def is_personal(config: RunConfig) -> bool:
+    """Whether clients keep their heads: accuracy on the test set is then that of a head that nobody trained."""
+    return config.personal == "head"
+
+
+MEASURES = {
+    "test_accuracy": "test accuracy",
+    CLIENT_KEYS[0]: "accuracy at the clients, which keep their own heads",
+}
+"""What arms are compared by, by its name in metrics.jsonl."""
+
+
+def measure_of(arms: Sequence[Arm]) -> str:
+    """What arms are compared by: ``test_accuracy``, or the mean of the clients' where there are personal heads.
+
+    Raises:
+        UserError: an arm was not evaluated at its clients, while another has personal heads.
+    """
+    if not any(arm.personal for arm in arms):
+        return "test_accuracy"
+    for arm in arms:
+        if not arm.client_rounds:
+            raise UserError(
+                f"'{arm.label}' was not evaluated at its clients, and with --personal head there is nothing else to "
+                "compare by: run it with --per-client-every"
+            )
+    return CLIENT_KEYS[0]
 
 
 def is_centralised(config: RunConfig) -> bool:
@@ -73,10 +111,13 @@ def centralise(config: RunConfig) -> RunConfig:
     belongs to the strategy or to the partition alone is left out.
 
     Raises:
-        UserError: the run has no data of its own to put together, is private, or is centralised already.
+        UserError: the run has no data of its own to put together, is private, keeps heads at clients, or is centralised
+            already.
     """
-    if is_centralised(config) or config.partition == "nodes" or config.dp != "none":
-        raise UserError("--centralised goes with --clients above 1, and with neither --partition nodes nor --dp")
+    if is_centralised(config) or config.partition == "nodes" or config.dp != "none" or is_personal(config):
+        raise UserError(
+            "--centralised goes with --clients above 1, and with neither --partition nodes, --dp nor --personal head"
+        )
     total = max(1, round(passes(config)))
     epochs = math.ceil(total / config.rounds)
     left_out: dict[str, Any] = dict.fromkeys(unused_beside(asdict(config), ("strategy", "partition")))
@@ -87,6 +128,7 @@ def centralise(config: RunConfig) -> RunConfig:
         partition="iid",
         clients=1,
         participation=1.0,
+        fine_tune_epochs=0,
         min_clients=1,
         local_epochs=epochs,
         rounds=max(1, round(total / epochs)),

@@ -9,7 +9,6 @@ import numpy as np
 
 from experiments.report.arms import Arm
 from experiments.report.headline import count
-from experiments.report.runs import CLIENT_KEYS
 
 QUANTITIES = {
     "test_accuracy": "test accuracy",
@@ -17,8 +16,13 @@ QUANTITIES = {
     "val_accuracy": "validation accuracy",
     "client_accuracy_mean": "mean of the clients",
     "client_accuracy_worst_tenth": "worst tenth of the clients",
+    "fine_tuned_accuracy_mean": "mean of the clients, fine-tuned",
 }
 """What can be shown, by its name in metrics.jsonl."""
+
+
+AT_CLIENTS = ("client_", "fine_tuned_")
+"""What the names of quantities begin with that are measured at the clients."""
 
 
 def curves(arms: Sequence[Arm]) -> dict[str, Any]:
@@ -39,7 +43,9 @@ def _quantity(arms: Sequence[Arm], key: str) -> dict[str, Any]:
     percent = "accuracy" in key
     series, finite = [], []
     for number, arm in enumerate(arms):
-        rounds = arm.client_rounds if key in CLIENT_KEYS else arm.rounds
+        if arm.personal and not key.startswith(AT_CLIENTS):
+            continue  # those of a head that nobody trained
+        rounds = arm.rounds_of(key)
         values = arm.values(key) if rounds else np.empty((0, 0))
         known = values[np.isfinite(values)]
         if len(known):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from experiments.report.arms import MEASURES
 from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval
 from experiments.report.summary import Summary
 
@@ -15,7 +16,7 @@ def sentences(summaries: Sequence[Summary]) -> list[str]:
     """
     baseline = summaries[0]
     found = [_sentence(summary, baseline.arm) for summary in summaries[1:] if not summary.centralised]
-    return found or [f"{baseline.arm} ends at {100 * baseline.final:.1f}% test accuracy, {count(baseline.seeds)}."]
+    return found or [f"{baseline.arm} ends at {100 * baseline.final:.1f}% {baseline.measure}, {count(baseline.seeds)}."]
 
 
 def _sentence(summary: Summary, baseline: str) -> str:
@@ -45,13 +46,17 @@ def count(seeds: int) -> str:
 
 
 def cautions(summaries: Sequence[Summary], others: int = 0) -> list[str]:
-    """What a reader should know before believing the intervals: few seeds, and many intervals.
+    """What a reader should know before believing the intervals: few seeds, many intervals, or another measure.
 
     Args:
         summaries: the arms.
         others: how many intervals the page holds beside those of the arms.
     """
     found = []
+    if summaries[0].measure != MEASURES["test_accuracy"]:
+        found.append(
+            "Clients keep their own heads: these are mean accuracies at the clients, not accuracies on the test set."
+        )
     pairs = [summary.difference.pairs for summary in summaries if summary.difference]
     if pairs and min(pairs) == 1:
         found.append("From one seed there is no interval: another seed may turn the result round.")

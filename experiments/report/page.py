@@ -1,4 +1,4 @@
-"""Runs side by side as one HTML page, a PNG and two CSV files. The page needs no network."""
+"""Runs side by side as one HTML page, a PNG and CSV files. The page needs no network."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from experiments.report.picture import draw
 from experiments.report.runs import Run
 from experiments.report.statistics import percent, points
 from experiments.report.summary import Summary, default_targets, summarise
-from experiments.report.tables import rounds_csv, summary_csv
+from experiments.report.tables import clients_csv, rounds_csv, summary_csv
 from federated.config.run import FREE_ON_RESUME
 from fps_pretrain.common import environment
 from fps_pretrain.common.files import write_bytes_atomically, write_text_atomically
 
-PAGE, CURVES, TABLE, ROUNDS = "index.html", "curves.png", "summary.csv", "rounds.csv"
+PAGE, CURVES, TABLE, ROUNDS, CLIENTS = "index.html", "curves.png", "summary.csv", "rounds.csv", "clients.csv"
 
 ANALYSES = "analyses"
 """Folder beside the page in which ``experiments.analyses`` leave NAME.txt and NAME.png to be shown on it."""
@@ -35,7 +35,7 @@ MOST_PARTITIONS = 4
 
 
 def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: str, command: str) -> list[Summary]:
-    """Write the page, the PNG and the two CSV files into ``output``.
+    """Write the page, the PNG and the CSV files into ``output``.
 
     Args:
         runs: the runs; the first one's arm is the baseline that the others are paired with, seed by seed.
@@ -51,7 +51,7 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
         UserError: the runs of an arm were evaluated after different rounds.
     """
     arms = group(runs)
-    summaries = summarise(arms, targets or default_targets(arms[0]))
+    summaries = summarise(arms, targets or default_targets(arms))
     picture = draw(arms, title)
     analyses = _analyses(output / ANALYSES)
     page = _render(
@@ -76,6 +76,10 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     write_bytes_atomically(output / CURVES, picture)
     write_text_atomically(output / TABLE, _writable(summary_csv(summaries)))
     write_text_atomically(output / ROUNDS, _writable(rounds_csv(arms)))
+    if any(arm.client_rounds for arm in arms):
+        write_text_atomically(output / CLIENTS, _writable(clients_csv(arms)))
+    else:  # of an earlier report
+        (output / CLIENTS).unlink(missing_ok=True)
     write_text_atomically(output / PAGE, _writable(page))
     return summaries
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.report.arms import Arm
+from experiments.report.runs import TUNED_KEYS
 from fps_pretrain.common import plots
 
 if TYPE_CHECKING:
@@ -31,27 +32,30 @@ def draw(arms: Sequence[Arm], title: str) -> bytes:
         A PNG file's bytes.
     """
     at_clients = [arm for arm in arms if arm.client_rounds]
-    figure = plots.new_figure(11, 8.2 if at_clients else 4.2)
-    panels = figure.subplots(2 if at_clients else 1, 2, squeeze=False)
+    judged = [arm for arm in arms if not arm.personal]  # the others have no model for the test set
+    rows = bool(judged) + bool(at_clients)
+    figure = plots.new_figure(11, 4.2 if rows == 1 else 8.2)
+    panels = figure.subplots(rows, 2, squeeze=False)
     colours = {arm.label: f"C{number}" for number, arm in enumerate(arms)}
-    for arm in arms:
+    for arm in judged:
         for axes, key in zip(panels[0], ("test_accuracy", "test_loss"), strict=True):
             _seeds(axes, arm, arm.rounds, key, colours[arm.label])
     for arm in at_clients:
-        _clients(panels[1, 0], arm, colours[arm.label])
-        _seeds(panels[1, 1], arm, arm.client_rounds, "client_accuracy_worst_tenth", colours[arm.label])
-    labels = ("test accuracy", "test loss", "accuracy, mean of the clients ± std", "accuracy, worst tenth of clients")
+        _clients(panels[-1, 0], arm, colours[arm.label])
+        _seeds(panels[-1, 1], arm, arm.client_rounds, "client_accuracy_worst_tenth", colours[arm.label])
+    labels = ["test accuracy", "test loss"] if judged else []
+    labels += ["accuracy, mean of the clients ± std", "accuracy, worst tenth of clients"]
     for axes, label in zip(panels.flat, labels, strict=False):
         axes.set(xlabel="round", ylabel=label)
         plots.style(axes, integer_x=True)
         if "accuracy" in label:
             axes.set_ylim(bottom=0)
     # One round with an exploding loss would flatten all others.
-    losses = np.concatenate([arm.values("test_loss").ravel() for arm in arms])
+    losses = np.concatenate([arm.values("test_loss").ravel() for arm in judged] or [np.empty(0)])
     finite = losses[np.isfinite(losses)]
     if len(finite):
         panels[0, 1].set_ylim(0, 1.15 * float(np.quantile(finite, 0.95)))
-    panels[0, 0].legend(frameon=False)
+    panels[0, 0 if judged else 1].legend(frameon=False)
     figure.suptitle(plots.literal(title))
     return plots.png(figure, dpi=130)
 
@@ -67,11 +71,12 @@ def _seeds(axes: Axes, arm: Arm, rounds: list[int], key: str, colour: str) -> No
 
 
 def _clients(axes: Axes, arm: Arm, colour: str) -> None:
-    """The mean over an arm's clients, and a band of one standard deviation over the clients."""
+    """The mean over an arm's clients, and a band of one standard deviation over the clients; dashed: fine-tuned."""
     rounds = arm.client_rounds
     mean, spread = (arm.values(f"client_accuracy_{name}").mean(axis=0) for name in ("mean", "std"))
     axes.plot(rounds, mean, color=colour, marker=_marker(rounds))
     axes.fill_between(rounds, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(rounds, arm.values(TUNED_KEYS[0]).mean(axis=0), color=colour, linestyle="--", marker=_marker(rounds))
 
 
 def _marker(rounds: list[int]) -> str | None:

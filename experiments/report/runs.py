@@ -16,6 +16,9 @@ from fps_pretrain.common.files import read_regular_file
 CLIENT_KEYS = ("client_accuracy_mean", "client_accuracy_std", "client_accuracy_worst_tenth")
 """What a row says of the global model's accuracy at the clients, after every ``--per-client-every`` rounds."""
 
+TUNED_KEYS = ("fine_tuned_accuracy_mean", "fine_tuned_accuracy_std", "fine_tuned_accuracy_worst_tenth")
+"""The same of what each client makes of that model by fine-tuning it (``--fine-tune-epochs``)."""
+
 MAX_CONFIG = 2**20
 """Bytes of the longest config.yaml."""
 
@@ -42,20 +45,34 @@ class Run:
     @property
     def rounds(self) -> list[int]:
         """Rounds after which the global model was evaluated."""
-        return [row["round"] for row in self._rows("test_accuracy")]
+        return self.rounds_of("test_accuracy")
 
     @property
     def client_rounds(self) -> list[int]:
         """Rounds after which the global model was evaluated at each client; none without ``--per-client-every``."""
-        return [row["round"] for row in self._rows(CLIENT_KEYS[0])]
+        return self.rounds_of(CLIENT_KEYS[0])
+
+    def rounds_of(self, key: str) -> list[int]:
+        """The rounds of ``values``."""
+        return [row["round"] for row in self._rows(key)]
 
     def values(self, key: str) -> np.ndarray:
-        """A quantity after each of ``rounds``, or of ``client_rounds`` for ``CLIENT_KEYS``; NaN where it is missing."""
-        rows = self._rows(CLIENT_KEYS[0] if key in CLIENT_KEYS else "test_accuracy")
-        return np.array([np.nan if row.get(key) is None else row[key] for row in rows], dtype=float)
+        """A quantity after each of ``rounds``, one of the clients after ``client_rounds``; NaN where it is missing."""
+        return np.array([np.nan if row.get(key) is None else row[key] for row in self._rows(key)], dtype=float)
+
+    @property
+    def at_each_client(self) -> list[dict[str, float | None]]:
+        """``accuracy`` and ``fine_tuned_accuracy`` at each client after the last of ``client_rounds``, or None."""
+        rows = self._rows(CLIENT_KEYS[0])
+        if not rows:
+            return []
+        before = rows[-1].get("client_accuracies") or []
+        after = rows[-1].get("fine_tuned_accuracies") or [None] * len(before)
+        return [{"accuracy": a, "fine_tuned_accuracy": b} for a, b in zip(before, after, strict=True)]
 
     def _rows(self, key: str) -> list[Row]:
-        return [row for row in self.history if row.get(key) is not None]
+        evaluated = CLIENT_KEYS[0] if key in (*CLIENT_KEYS, *TUNED_KEYS) else "test_accuracy"
+        return [row for row in self.history if row.get(evaluated) is not None]
 
 
 def read_run(folder: Path) -> Run:

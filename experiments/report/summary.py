@@ -7,13 +7,30 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.report.arms import Arm, is_centralised
-from experiments.report.runs import CLIENT_KEYS
+from experiments.report.arms import MEASURES, Arm, is_centralised, measure_of
+from experiments.report.runs import CLIENT_KEYS, TUNED_KEYS
 from experiments.report.statistics import Interval, paired_difference, rounds_to, spread
 from fps_pretrain.common.errors import UserError
 
 TARGET_SHARES = (0.5, 0.75, 0.9)
 """Default accuracies to reach: these shares of the baseline's best mean accuracy."""
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """How each client's fine-tuned copy of the model does there: means over an arm's seeds.
+
+    Attributes:
+        mean: accuracy in [0, 1], averaged over the clients.
+        worst_tenth: accuracy, averaged over the tenth of the clients that has the lowest.
+        gain: of ``mean`` over the same clients' before, averaged over seeds.
+        difference: of ``mean`` to the baseline's, paired by seed; None for the baseline, or if it has none.
+    """
+
+    mean: float
+    worst_tenth: float
+    gain: float
+    difference: Interval | None
 
 
 @dataclass(frozen=True)
@@ -26,6 +43,7 @@ class AtClients:
         worst_tenth: accuracy, averaged over the tenth of the clients that has the lowest.
         worst_tenth_std: standard deviation of that over seeds, NaN for one seed.
         difference: of ``worst_tenth`` to the baseline's, paired by seed; None for the baseline, or if it has none.
+        tuned: what clients make of that model by fine-tuning it; None where they do not.
     """
 
     mean: float
@@ -33,11 +51,12 @@ class AtClients:
     worst_tenth: float
     worst_tenth_std: float
     difference: Interval | None
+    tuned: FineTuned | None = None
 
 
 @dataclass(frozen=True)
 class Summary:
-    """An arm in numbers: accuracies in [0, 1] on the test set.
+    """An arm in numbers: accuracies in [0, 1] on the test set, or as ``measure`` says.
 
     Attributes:
         arm: its label.
@@ -51,6 +70,7 @@ class Summary:
         seconds_per_round: mean over rounds and seeds.
         clients: accuracy at the clients, None where it was not measured.
         centralised: trained on one client that holds all data, beside federated arms.
+        measure: what the accuracies are, in words, as ``arms.MEASURES``.
     """
 
     arm: str
@@ -66,11 +86,14 @@ class Summary:
     seconds_per_round: float
     clients: AtClients | None
     centralised: bool = False
+    measure: str = MEASURES["test_accuracy"]
 
     @property
     def intervals(self) -> list[Interval]:
         """The confidence intervals that are shown of the arm."""
-        found = [self.difference, self.mean_difference, self.clients.difference if self.clients else None]
+        found = [self.difference, self.mean_difference]
+        if self.clients:
+            found += [self.clients.difference, self.clients.tuned.difference if self.clients.tuned else None]
         return [interval for interval in found if interval is not None and interval.pairs > 1]
 
 
@@ -84,25 +107,28 @@ def check_targets(targets: Sequence[float]) -> None:
         raise UserError(f"--targets must lie between 0 and 1, got {' '.join(map(str, targets))}")
 
 
-def default_targets(baseline: Arm) -> list[float]:
-    """``TARGET_SHARES`` of the baseline's best mean accuracy."""
-    best = float(baseline.values("test_accuracy").mean(axis=0).max())
+def default_targets(arms: Sequence[Arm]) -> list[float]:
+    """``TARGET_SHARES`` of the best mean accuracy of the baseline, the first arm, by the measure of all."""
+    best = float(arms[0].values(measure_of(arms)).mean(axis=0).max())
     return [round(share * best, 3) for share in TARGET_SHARES]
 
 
 def summarise(arms: Sequence[Arm], targets: Sequence[float]) -> list[Summary]:
     """One summary an arm; differences are to the first arm, over the seeds that both have."""
-    return [_summary(arm, arms[0], targets) for arm in arms]
+    measure = measure_of(arms)
+    return [_summary(arm, arms[0], targets, measure) for arm in arms]
 
 
-def _summary(arm: Arm, baseline: Arm, targets: Sequence[float]) -> Summary:
-    accuracy = arm.values("test_accuracy")
-    final, best, mean = accuracy[:, -1], accuracy.max(axis=1), accuracy[:, 1:].mean(axis=1)
+def _summary(arm: Arm, baseline: Arm, targets: Sequence[float], measure: str) -> Summary:
+    accuracy = arm.values(measure)
+    trained = [number > 0 for number in arm.rounds_of(measure)]
+    final, best, mean = accuracy[:, -1], accuracy.max(axis=1), accuracy[:, trained].mean(axis=1)
     difference = mean_difference = None
-    if pairs := _paired(arm, baseline, "test_accuracy"):
+    if pairs := _paired(arm, baseline, measure):
         mine, theirs = pairs
         difference = paired_difference(mine[:, -1], theirs[:, -1])
-        mean_difference = paired_difference(mine[:, 1:].mean(axis=1), theirs[:, 1:].mean(axis=1))
+        after = [number > 0 for number in baseline.rounds_of(measure)]
+        mean_difference = paired_difference(mine[:, trained].mean(axis=1), theirs[:, after].mean(axis=1))
     seconds = [row["seconds"] for run in arm.runs for row in run.history if row["round"]]
     return Summary(
         arm=arm.label,
@@ -112,12 +138,13 @@ def _summary(arm: Arm, baseline: Arm, targets: Sequence[float]) -> Summary:
         best=float(best.mean()),
         best_std=spread(best),
         mean_over_rounds=float(mean.mean()),
-        rounds_to={t: [rounds_to(run.rounds, run.values("test_accuracy"), t) for run in arm.runs] for t in targets},
+        rounds_to={t: [rounds_to(run.rounds_of(measure), run.values(measure), t) for run in arm.runs] for t in targets},
         difference=difference,
         mean_difference=mean_difference,
         seconds_per_round=float(np.mean(seconds)) if seconds else float("nan"),
         clients=_at_clients(arm, baseline),
         centralised=is_centralised(arm.runs[0].config) and not is_centralised(baseline.runs[0].config),
+        measure=MEASURES[measure],
     )
 
 
@@ -128,7 +155,20 @@ def _at_clients(arm: Arm, baseline: Arm) -> AtClients | None:
     difference = None
     if baseline.client_rounds and (pairs := _paired(arm, baseline, "client_accuracy_worst_tenth")):
         difference = paired_difference(pairs[0][:, -1], pairs[1][:, -1])
-    return AtClients(float(mean.mean()), float(deviation.mean()), float(worst.mean()), spread(worst), difference)
+    tuned = _fine_tuned(arm, baseline)
+    return AtClients(float(mean.mean()), float(deviation.mean()), float(worst.mean()), spread(worst), difference, tuned)
+
+
+def _fine_tuned(arm: Arm, baseline: Arm) -> FineTuned | None:
+    after, _, worst = (arm.values(key)[:, -1] for key in TUNED_KEYS)
+    if not np.isfinite(after).all():
+        return None
+    difference = None
+    if baseline.client_rounds and (pairs := _paired(arm, baseline, TUNED_KEYS[0])):
+        mine, theirs = (values[:, -1] for values in pairs)
+        difference = paired_difference(mine, theirs) if np.isfinite(theirs).all() else None
+    gain = after - arm.values(CLIENT_KEYS[0])[:, -1]
+    return FineTuned(float(after.mean()), float(worst.mean()), float(gain.mean()), difference)
 
 
 def _paired(arm: Arm, baseline: Arm, key: str) -> tuple[np.ndarray, np.ndarray] | None:

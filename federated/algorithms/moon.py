@@ -29,6 +29,7 @@ class Options(AlgorithmOptions):
 
     keeps_state: ClassVar[bool] = True
     mean_only: ClassVar[bool] = True
+    needs_encoder: ClassVar[bool] = True
 
     moon_mu: Annotated[float, Ge(0)] = 1.0
     """Weight of the contrastive loss."""

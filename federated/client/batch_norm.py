@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from federated.client.training import Weights
+from federated.client.parts import is_frozen
 from fps_pretrain.images.pixels import normalise
 
 CHANNELS_PER_GROUP = 8
@@ -70,16 +70,13 @@ def buffers_of(weights: Mapping[str, Tensor], parameters: frozenset[str]) -> dic
     return {name: tensor for name, tensor in weights.items() if name not in parameters}
 
 
-def with_own_statistics(weights: Weights, state: Mapping[str, Weights]) -> Weights:
-    """The weights with the statistics that a client remembers, if it does (``--bn-stats local``)."""
-    return {**weights, **state.get("statistics", {})}
-
-
 @torch.no_grad()
 def estimate_statistics(
     model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, batch_size: int
 ) -> dict[str, Tensor]:
     """The buffers of ``weights`` with BatchNorm's statistics taken from images: the mean over batches of equal weight.
+
+    Layers that are frozen (``--train last-block``) keep theirs.
 
     Args:
         model: lends its structure; on the device of ``images``.
@@ -89,9 +86,10 @@ def estimate_statistics(
     """
     model.load_state_dict(weights)
     model.eval()  # but for BatchNorm: dropout, say, stays out of what is judged
-    layers = [module.train() for module in model.modules() if isinstance(module, _BatchNorm)]
+    layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and not is_frozen(module)]
     momenta = [layer.momentum for layer in layers]
     for layer in layers:
+        layer.train()
         layer.reset_running_stats()
         layer.momentum = None  # PyTorch's way to ask for a plain mean
     try:

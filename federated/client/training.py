@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.augmentation import augment
+from federated.client.parts import train_mode
 from federated.config.run import RunConfig
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.images.pixels import normalise
@@ -138,6 +139,7 @@ class Client:
         state: what the client remembers from its last round, nothing in its first.
         check: called before every batch; raises when the client's time is over.
         problem: what is learned.
+        shared: names of the parameters that the server combines; None for all. The terms of algorithms are about these.
     """
 
     model: nn.Module
@@ -150,17 +152,22 @@ class Client:
     state: ClientState = field(default_factory=dict)
     check: Callable[[], None] = lambda: None
     problem: Problem = CLASSIFICATION
+    shared: frozenset[str] | None = None
 
     def parameters_of(self, weights: Mapping[str, Tensor]) -> Weights:
-        """The entries of a state dict that are parameters of the model, in the model's order."""
-        return {name: weights[name] for name, _ in self.model.named_parameters()}
+        """The entries of a state dict that are shared parameters of the model, in the model's order."""
+        return {name: weights[name] for name, _ in self._shared()}
 
     def beside_parameters(self, weights: Mapping[str, Tensor]) -> list[tuple[nn.Parameter, Tensor]]:
-        """Each parameter of the model with a copy of its entry in ``weights``, on its device and in its layout."""
+        """Each shared parameter with a copy of its entry in ``weights``, on its device and in its layout."""
         return [
             (parameter, torch.empty_like(parameter, requires_grad=False).copy_(weights[name]))
-            for name, parameter in self.model.named_parameters()
+            for name, parameter in self._shared()
         ]
+
+    def _shared(self) -> list[tuple[str, nn.Parameter]]:
+        named = self.model.named_parameters()
+        return [(name, parameter) for name, parameter in named if self.shared is None or name in self.shared]
 
 
 def local_sgd(
@@ -190,7 +197,7 @@ def local_sgd(
     # Drawn on the CPU whatever the device, so that a GPU trains on the same batches.
     generator = torch.Generator().manual_seed(seed_of(seed, "local", server_round, number))
     load_weights(model, weights)
-    model.train()
+    train_mode(model)
     # foreach: the same sums in two thirds of the time, since Python is asked once for all tensors.
     optimizer = torch.optim.SGD(
         model.parameters(), lr=hyper.lr, momentum=hyper.momentum, weight_decay=hyper.weight_decay, foreach=True

@@ -1,7 +1,7 @@
 """What a process needs to train and evaluate: the data on its device, the partition, and a model whose weights change.
 
 Each process has one workspace at a time. The process that starts a run opens it, and clients in the same process find
-it there. Worker processes open their own over the same training examples, files that all of them map into memory. Ray
+it there. Worker processes open their own over the same examples, files that all of them map into memory. Ray
 actors get theirs from Ray's object store. Clients elsewhere load the data themselves.
 """
 
@@ -10,22 +10,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from types import MappingProxyType, MethodType
-from typing import cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
 from flwr.app import ConfigRecord
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from federated.client.batch_norm import estimate_statistics, parameter_names, with_norm
-from federated.client.evaluation import correct_mask, evaluate
+from federated.client.features import FROM_FEATURES, FeatureCache, encode, head_of, head_weights
+from federated.client.parts import Parts, freeze
 from federated.client.training import CLASSIFICATION, Problem, Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
+from federated.config.training import FEATURE_CACHE
 from federated.data import sets as data
+from federated.data.memmap import import_memmap
 from federated.data.partition import Partition
 from federated.data.partition_file import load_partition
 from fps_pretrain.common.errors import UserError
@@ -34,6 +36,16 @@ from fps_pretrain.models.hardware import Precision, native_precision
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 """An encoder and images to features."""
+
+
+class Task(NamedTuple):
+    """What is trained on what, from which weights; see ``client.training.Client``."""
+
+    model: nn.Module
+    examples: Tensor
+    targets: Tensor
+    problem: Problem
+    weights: Weights
 
 
 @dataclass(frozen=True)
@@ -77,7 +89,24 @@ class Workspace:
             encoder.forward = MethodType(forward, encoder)
         # Measured on CPU: a training step of ResNet-20 takes 0.83 of the time in channels_last, evaluation 0.6.
         model = model.to(device).to(memory_format=torch.channels_last)
+        freeze(model, config)
         return cls(config, dataset, partition, model, device, _on_device(dataset.train, device))
+
+    @cached_property
+    def parts(self) -> Parts:
+        """What of the model is trained, shared and kept."""
+        return Parts.of(self.model, self.config)
+
+    @cached_property
+    def features(self) -> FeatureCache:
+        """The features of this process."""
+        megabytes = FEATURE_CACHE if self.config.feature_cache is None else self.config.feature_cache
+        return FeatureCache(megabytes * 10**6)
+
+    @cached_property
+    def head(self) -> nn.Module:
+        """The model's head as a classifier of features."""
+        return head_of(self.model)
 
     def examples_of(self, client: int) -> tuple[Tensor, Tensor]:
         """A client's training images ``(n, S, S, 3)``, uint8, and labels ``(n,)``, on the device."""
@@ -86,14 +115,25 @@ class Workspace:
         indices = torch.from_numpy(self.partition[client]).to(self.device)
         return self.train[0][indices], self.train[1][indices]
 
-    def held_out_of(self, client: int) -> tuple[Tensor, Tensor]:
-        """A node's own test examples, as ``examples_of``; its training examples where it has none."""
-        return _on_device(self.dataset.test, self.device) if len(self.dataset.test) else self.examples_of(client)
+    def task_of(self, client: int, weights: Weights) -> Task:
+        """What a client trains from these weights: the model on its images, or with ``--train head`` the head alone."""
+        return self.task(client, *self.examples_of(client), weights)
 
-    def correct_mask(self, weights: Mapping[str, Tensor]) -> NDArray[np.bool_]:
-        """Which of the ``N`` test examples the weights classify correctly, ``(N,)``."""
-        images, labels = _on_device(self.dataset.test, self.device)
-        return correct_mask(self.model, weights, images, labels, self.config.eval_batch_size)
+    def task(self, key: Any, images: Tensor, labels: Tensor, weights: Weights) -> Task:
+        """As ``task_of``, on images whose features are kept as ``key``."""
+        if self.config.train != "head":
+            return Task(self.model, images, labels, self.problem, weights)
+        features = self.features_of(key, images, weights)
+        return Task(self.head, features, labels, FROM_FEATURES, head_weights(weights))
+
+    def features_of(self, key: Any, images: Tensor, weights: Weights) -> Tensor:
+        """The features of images, kept as ``key``, under the encoder in ``weights``."""
+        size = self.config.eval_batch_size
+        return self.features.get(key, weights, lambda: encode(self.model, weights, images, size))
+
+    def split(self, name: Literal["validation", "test"]) -> tuple[Tensor, Tensor]:
+        """The images and labels of a split, on the device."""
+        return _on_device(getattr(self.dataset, name), self.device)
 
     @property
     def parameters(self) -> frozenset[str]:
@@ -102,19 +142,8 @@ class Workspace:
 
     def estimate_statistics(self, weights: Mapping[str, Tensor]) -> Weights:
         """``weights`` with BatchNorm's statistics taken from the validation images."""
-        images, _ = _on_device(self.dataset.validation, self.device)
+        images, _ = self.split("validation")
         return {**weights, **estimate_statistics(self.model, weights, images, self.config.eval_batch_size)}
-
-    def evaluate(self, weights: Mapping[str, Tensor]) -> dict[str, float | None]:
-        """Loss and accuracy on the test and the validation examples; None where there is no validation set."""
-        metrics: dict[str, float | None] = {}
-        for name, split in (("test", self.dataset.test), ("val", self.dataset.validation)):
-            loss, accuracy = None, None
-            if len(split):
-                images, labels = _on_device(split, self.device)
-                loss, accuracy = evaluate(self.model, weights, images, labels, self.config.eval_batch_size)
-            metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy, loss
-        return metrics
 
 
 def precision_of(config: RunConfig, device: torch.device) -> Precision:
@@ -199,22 +228,6 @@ def message_config(
         if path:
             message[name] = str(path.resolve())
     return ConfigRecord({**message, **({"classes": list(classes)} if classes else {})})
-
-
-def export_memmap(dataset: data.Dataset, folder: Path) -> None:
-    """Write the training examples as files that processes can map into their memory, one copy for all of them."""
-    folder.mkdir()
-    np.save(folder / "images.npy", dataset.train.images)
-    np.save(folder / "labels.npy", dataset.train.labels)
-    np.save(folder / "classes.npy", np.array(dataset.classes))
-
-
-def import_memmap(folder: Path) -> data.Dataset:
-    """The training examples that ``export_memmap`` wrote, mapped into memory; there are no other splits."""
-    # Copy on write: PyTorch warns of read-only memory. Nobody writes, so nothing is copied.
-    images, labels = (np.load(folder / f"{name}.npy", mmap_mode="c") for name in ("images", "labels"))
-    nothing = data.Split(images[:0], labels[:0])
-    return data.Dataset(data.Split(images, labels), nothing, nothing, tuple(np.load(folder / "classes.npy").tolist()))
 
 
 def share(message: ConfigRecord, workspace: Workspace) -> None:

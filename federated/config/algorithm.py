@@ -34,6 +34,9 @@ class AlgorithmOptions:
     def __post_init__(self) -> None:
         check(self)
 
+    needs_encoder: ClassVar[bool] = False
+    """Clients learn from the features of the encoder, which must then be trained, too."""
+
     all_replies: ClassVar[bool] = False
     """The server needs all replies of a round at a time, as a robust one does; otherwise it adds them up as they
     arrive."""

@@ -23,7 +23,7 @@ class EvaluationOptions(OptionSet):
     """Examples in a batch of the evaluation."""
     per_client_every: Whole = 0
     """After every so many rounds, and after the last, clients evaluate the global model on test examples like their
-    own; 0 never."""
+    own; 0 never, but after the last with --personal head and --fine-tune-epochs."""
     keep_best: bool = False
     """Keep the model of the round with the highest validation accuracy, the earliest of equals, as best.pt in the run
     folder, beside the last round's model.pt."""

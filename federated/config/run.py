@@ -16,10 +16,11 @@ from federated.config.algorithm import AlgorithmFields, AlgorithmOptions
 from federated.config.data import BUILT_IN_DATASETS, DATASET_KINDS, PartitionOptions
 from federated.config.execution import EvaluationOptions, ExecutionOptions, FailureOptions
 from federated.config.model import INIT_SOURCES, ModelOptions, init_name
-from federated.config.training import PrivacyOptions, StrategyOptions, TrainingOptions
+from federated.config.training import PersonalOptions, PrivacyOptions, StrategyOptions, TrainingOptions
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import fields_of, flag, from_plain
+from fps_pretrain.models.architectures import last_stage
 
 __all__ = ["BUILT_IN_DATASETS", "DATASET_KINDS", "FREE_ON_RESUME", "INIT_SOURCES", "RunConfig", "init_name"]
 
@@ -30,6 +31,7 @@ class RunConfig(  # its fields come from the last of these to the first
     FailureOptions,
     EvaluationOptions,
     PrivacyOptions,
+    PersonalOptions,
     TrainingOptions,
     AlgorithmFields,
     StrategyOptions,
@@ -47,7 +49,8 @@ class RunConfig(  # its fields come from the last of these to the first
         self.check_dataset()
         self.check_model()
         self.check_partition()
-        if self.norm == "batch":
+        self._check_trained()
+        if self.norm == "batch" and self.train != "head":
             self.fill_in("bn_stats", "average" if self.dp == "none" else "server")
         if self.dp != "none":
             self._check_privacy()
@@ -61,6 +64,26 @@ class RunConfig(  # its fields come from the last of these to the first
         if self.keep_best and not self.validation:
             raise UserError("--keep-best needs --validation above 0: the images by which the best round is chosen")
         self._check_cohort()
+
+    def _check_trained(self) -> None:
+        """Refuse what does not go with the part of the model that is trained, and with the part that is shared."""
+        if self.train == "last-block" and last_stage(self.arch) is None:
+            raise UserError(f"--train last-block goes with ResNets, whose last stage it trains, not with {self.arch}")
+        if self.train == "head":
+            if self.personal == "head":
+                raise UserError("--personal head leaves nothing to share with --train head: train all or last-block")
+            if self.augment not in ("auto", "none"):
+                raise UserError(
+                    f"--train head computes the features of each image once, so that --augment {self.augment} cannot be"
+                )
+            if self.bn_stats is not None:
+                raise UserError("--bn-stats does not go with --train head: the frozen encoder keeps its statistics")
+            if algorithm.options_class(self.strategy).needs_encoder:
+                raise UserError(
+                    f"--strategy {self.strategy} compares features, which --train head freezes: train all or last-block"
+                )
+        if self.personal == "head" and self.keep_best:
+            raise UserError("--keep-best does not go with --personal head: no validation image has a client's head")
 
     def _check_privacy(self) -> None:
         private = [name for name in algorithm.names() if algorithm.options_class(name).mean_only]
@@ -103,7 +126,21 @@ class RunConfig(  # its fields come from the last of these to the first
         """none, crop or standard: ``augment`` with auto resolved."""
         if self.augment != "auto":
             return self.augment
+        if self.train == "head":
+            return "none"
         return "crop" if self.dataset == "digits" else "standard"
+
+    def evaluates_clients(self, server_round: int) -> bool:
+        """Whether the global model is evaluated at the clients after a round, 0 being before the first."""
+        last, every = server_round == self.rounds, self.per_client_every
+        if last and (self.personal == "head" or self.fine_tune_epochs):
+            return True
+        return bool(every) and (last or server_round % every == 0)
+
+    @property
+    def asks_clients(self) -> bool:
+        """Whether it takes the clients to evaluate the global model at them: for what they alone have or do."""
+        return self.partition == "nodes" or self.personal == "head" or self.fine_tune_epochs > 0
 
     @property
     def folder(self) -> Path:

@@ -16,6 +16,9 @@ MAX_NOISE = 1000.0
 MAX_CLIP = 1e6
 """Largest norm to clip to."""
 
+FEATURE_CACHE = 1000
+"""Megabytes of features that a process keeps by default: those of four million images under ResNet-20."""
+
 
 @dataclass(frozen=True)
 class StrategyOptions(OptionSet):
@@ -45,7 +48,28 @@ class TrainingOptions(OptionSet):
     """Weight decay of local SGD."""
     augment: Literal["auto", "none", "crop", "standard"] = "auto"
     """Augmentation of training batches: crop (random shift by up to an eighth of the side), standard (crop and
-    horizontal flip), none; auto is crop for digits, which a mirror changes, and standard for all else."""
+    horizontal flip), none; auto is crop for digits, which a mirror changes, standard for all else, and none with
+    --train head."""
+    train: Literal["all", "head", "last-block"] = "all"
+    """What clients train and send: the whole model; the head alone, on features of the frozen encoder that are computed
+    once (linear probing); or the last residual stage of a ResNet and the head."""
+    feature_cache: Annotated[
+        Whole | None, Option(choice="train", defaults=(("head", FEATURE_CACHE),), may_differ=True)
+    ] = None
+    """Megabytes (10^6 bytes) of features that a process keeps with --train head; those of further clients are computed
+    anew in every round."""
+
+
+@dataclass(frozen=True)
+class PersonalOptions(OptionSet):
+    """Personal models"""
+
+    personal: Literal["none", "head"] = "none"
+    """Part of the model that stays with each client from round to round; head: clients share the encoder alone, and
+    the global model is evaluated at each client under the client's own head, after the last round at least (FedPer)."""
+    fine_tune_epochs: Whole = 0
+    """Epochs for which each client trains a copy of the global model on its own examples when the model is evaluated at
+    the clients, after the last round at least, to report its accuracy before and after."""
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 
 from federated.client.state import ClientStates
 from federated.client.workspace import Workspace
@@ -204,8 +204,9 @@ class RayGrid(PoolGrid):
         if device == "cuda":
             self._options["num_gpus"] = _gpu_share(config, resources.get("GPU", 0), workers)
         empty = space.dataset.train.take(torch.empty(0, dtype=torch.int64).numpy())
-        training = dataclasses.replace(space.dataset, validation=empty, test=empty)
-        data, partition = ray.put(training), ray.put(space.partition)
+        test = space.dataset.test if config.asks_clients else empty
+        shown = dataclasses.replace(space.dataset, validation=empty, test=test)
+        data, partition = ray.put(shown), ray.put(space.partition)
         self._arguments = (config.clients, message_config, data, partition, device)
         self._shared: dict[str, tuple[list[Array], Any]] = {}
         super().__init__(config.clients, workers, config.client_timeout)
@@ -229,7 +230,8 @@ class RayGrid(PoolGrid):
         """Have an actor work on a message; returns the reference of its result."""
         told, client = message.content.config_records["config"], self._client_of(message)
         states, state_round = ClientStates(Path(str(told["client-states"]))), int(str(told["state-round"]))
-        states.keep(client, state_round)
+        if message.metadata.message_type == MessageType.TRAIN:  # what the last saved round left is committed then only
+            states.keep(client, state_round)
         records = message.content.array_records
         without_arrays = copy.copy(message)
         without_arrays.content = RecordDict({n: r for n, r in message.content.items() if n not in records})

@@ -28,7 +28,7 @@ class ClientActor:
     Args:
         num_clients: number of nodes of the grid.
         message_config: what messages tell of the run.
-        dataset: the training examples, in read-only memory that all actors of a machine share.
+        dataset: its examples, in read-only memory that all actors of a machine share.
         partition: which client holds which example.
         device: where to train, cpu or cuda.
     """

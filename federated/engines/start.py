@@ -15,6 +15,7 @@ from federated.client import workspace
 from federated.client.workspace import Workspace
 from federated.client_app import client_app
 from federated.config.run import RunConfig
+from federated.data.memmap import export_memmap
 from federated.engines import ray
 from federated.engines.inprocess import InProcessGrid
 from federated.engines.workers import WorkerGrid
@@ -61,7 +62,7 @@ def start(
         with ray.ray_grid(config, space, message_config) as grid:
             yield Engine(grid, message_config)
     elif uses_processes:
-        workspace.export_memmap(space.dataset, training_data)
+        export_memmap(space.dataset, training_data, test=config.asks_clients)
         try:
             with WorkerGrid(config.clients, workers, message_config, config.client_timeout) as grid:
                 yield Engine(grid, message_config)

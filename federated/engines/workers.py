@@ -8,9 +8,11 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import signal
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from types import ModuleType
 
 from flwr.app import ConfigRecord, Message
 
@@ -77,7 +79,8 @@ class WorkerGrid(PoolGrid):
             target=_work, args=(theirs, self._num_clients, self._message_config), daemon=True, name="client-worker"
         )
         try:
-            process.start()
+            with _no_main_module():
+                process.start()
         except (OSError, EOFError) as error:  # too many processes or files, no memory
             ours.close()
             raise WorkerDied(f"its process could not be started ({type(error).__name__}: {error})") from error
@@ -89,6 +92,20 @@ class WorkerGrid(PoolGrid):
         processes = [worker for worker in workers if isinstance(worker, ProcessWorker)]
         arrived = wait([worker.connection for worker in processes], seconds)
         return [worker for worker in processes if worker.connection in arrived]
+
+
+@contextlib.contextmanager
+def _no_main_module() -> Iterator[None]:
+    """Keep multiprocessing from running the program's file again in a new process, which needs nothing of it.
+
+    It would begin the run once more where a script calls ``run`` without asking whether it is the main module.
+    """
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _work(connection: Connection, num_clients: int, message_config: ConfigRecord) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,6 +14,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from federated.client.batch_norm import with_norm
+from federated.client.parts import with_own_part
 from federated.client.workspace import resolve_device
 from federated.server.output import model_file
 from federated.server.output.model_file import Model
@@ -22,6 +23,8 @@ from fps_pretrain.images.decode import fit, read_image
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.images.table import Images
 from fps_pretrain.models.encoders import build_classifier, build_encoder
+from fps_pretrain.models.seal import why_misfit
+from fps_pretrain.models.tensor_file import read_file
 
 AnyImage = Images | str | Path | Image.Image
 """uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey, the path of an image file, or one of Pillow's images."""
@@ -101,6 +104,7 @@ def load_classifier(
     run: Path | str,
     *,
     best: bool = False,
+    client: int | None = None,
     classes: Sequence[str] | None = None,
     device: Literal["auto", "cpu", "cuda"] = "auto",
 ) -> Classifier:
@@ -110,21 +114,27 @@ def load_classifier(
         run: the run folder, or a classifier file (model.pt, best.pt, or what ``federated.export`` wrote as
             safetensors).
         best: take the round with the highest validation accuracy, which ``--keep-best`` keeps, not the last.
+        client: take the model of this client: with its head (``--personal head``) and its statistics (``--bn-stats
+            local``) in the place of the run's.
         classes: names for the classes, in the order of their labels, in place of the run's.
         device: auto takes a GPU if there is one.
 
     Raises:
-        UserError: the run has not finished, the file is damaged or missing, or ``classes`` are too few or too many.
+        UserError: the run has not finished, the file is damaged or missing, ``classes`` are too few or too many, or the
+            model is nobody's: only clients have heads.
     """
-    model = find_model(Path(run), best=best)
+    model = find_model(Path(run), best=best, client=client)
+    check_head(model)
     if classes is not None:
         model = with_classes(model, classes)
     return Classifier(model, resolve_device(device))
 
 
-def find_model(run: Path, *, best: bool) -> Model:
+def find_model(run: Path, *, best: bool, client: int | None = None) -> Model:
     """The model of a run folder, or of a file; see ``load_classifier``."""
     if not run.is_dir():
+        if client is not None:
+            raise UserError(f"{run} is a file: the models of clients are in a run folder")
         return model_file.read(run)
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run: it has no config.yaml")
@@ -132,7 +142,29 @@ def find_model(run: Path, *, best: bool) -> Model:
         raise UserError(f"{run} has not finished: the command that began it goes on and writes {model_file.MODEL}")
     if best and not (run / model_file.BEST).is_file():
         raise UserError(f"{run} has no {model_file.BEST}: it ran without --keep-best")
-    return model_file.read(run / (model_file.BEST if best else model_file.MODEL))
+    model = model_file.read(run / (model_file.BEST if best else model_file.MODEL))
+    return model if client is None else _of_client(run, model, client)
+
+
+def _of_client(run: Path, model: Model, client: int) -> Model:
+    """The model with what a client keeps to itself."""
+    states = sorted((run / "clients" / str(client)).glob("*.pt"))
+    own = with_own_part({}, read_file(states[-1])) if states else {}
+    if not own:
+        raise UserError(f"{run} has nothing of client {client}'s own: it took no part, or its node keeps it")
+    if misfit := why_misfit(own, {name: tensor for name, tensor in model.weights.items() if name in own}):
+        raise UserError(f"{states[-1]} is damaged: {misfit}")
+    return replace(model, weights={**model.weights, **own}, personal=False)
+
+
+def check_head(model: Model) -> None:
+    """Refuse a model whose head nobody trained.
+
+    Raises:
+        UserError: the clients of its run kept their heads.
+    """
+    if model.personal:
+        raise UserError(f"{model.path} has no trained head, since clients kept theirs: name one, such as --client 0")
 
 
 def with_classes(model: Model, classes: Sequence[str]) -> Model:
@@ -145,7 +177,7 @@ def with_classes(model: Model, classes: Sequence[str]) -> Model:
         raise UserError(f"{len(classes)} class names do not fit {model.path}, which has {len(model.classes)} classes")
     if len(set(classes)) < len(classes):
         raise UserError("a class name stands twice among those given")
-    return Model(**{**vars(model), "classes": tuple(classes)})
+    return replace(model, classes=tuple(classes))
 
 
 def build_module(model: Model) -> nn.Module:

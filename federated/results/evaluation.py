@@ -79,7 +79,7 @@ def evaluate(config: RunConfig) -> Path | None:
     """Write both files into the folder of a finished run that does not have them yet.
 
     Returns:
-        The JSON file; None if the run has no final model.
+        The JSON file; None if the run has no final model, or one whose heads are the clients'.
 
     Raises:
         UserError: the data are not there any more, or another process is at it.
@@ -87,7 +87,7 @@ def evaluate(config: RunConfig) -> Path | None:
     folder, file = config.folder, config.folder / FILE
     if file.is_file():
         return file
-    if not (folder / model_file.MODEL).is_file():
+    if not (folder / model_file.MODEL).is_file() or config.personal == "head":
         return None
     test = sets.load(config).test
     threads = torch.get_num_threads()

@@ -30,6 +30,8 @@ class Command:
     """What is written (default: the classifier, if there is one). An encoder as safetensors is what --init reads."""
     best: bool = False
     """Use the round with the highest validation accuracy, kept by --keep-best, and not the last."""
+    client: int | None = None
+    """Use the model of this client, which keeps a part of it (--personal head, --bn-stats local)."""
     image_size: int | None = None
     """Side of the images that an encoder checkpoint takes as onnx, in pixels (default: 32); a run knows its own."""
     output: Path | None = None
@@ -52,7 +54,9 @@ def main(command: Command) -> int:
 
     if command.format == "onnx":
         onnx_file.check_installed()
-    source = exported.find(command.source, command.part, best=command.best, image_size=command.image_size)
+    source = exported.find(
+        command.source, command.part, best=command.best, client=command.client, image_size=command.image_size
+    )
     folder = command.source if command.source.is_dir() else command.source.parent
     output = command.output or folder / f"{source.name}.{command.format}"
     if output.is_dir():

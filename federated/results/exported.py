@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from federated.config.run import from_yaml
-from federated.results.classifier import build_module, find_model
+from federated.results.classifier import build_module, check_head, find_model
 from federated.server.output import model_file
 from federated.server.output.model_file import Model
 from fps_pretrain.common.errors import UserError
@@ -44,13 +44,14 @@ class Export:
     payload: Mapping[str, Any]
 
 
-def find(source: Path, part: Part | None, *, best: bool, image_size: int | None) -> Export:
+def find(source: Path, part: Part | None, *, best: bool, client: int | None = None, image_size: int | None) -> Export:
     """The model of a run folder, a classifier file or an encoder checkpoint.
 
     Args:
         source: folder or file.
         part: what is wanted; None for the classifier, if there is one.
         best: take a run's best round.
+        client: take this client's model; see ``load_classifier``.
         image_size: see ``ENCODER_SIZE``; only for an encoder checkpoint.
 
     Raises:
@@ -59,10 +60,12 @@ def find(source: Path, part: Part | None, *, best: bool, image_size: int | None)
     if source.is_dir() or checkpoint.read_file(source).get("format") == model_file.FORMAT:
         if image_size is not None:
             raise UserError("--image-size is for encoder checkpoints: a run knows its own")
-        model = find_model(source, best=best)
+        model = find_model(source, best=best, client=client)
         return _encoder_of(model) if part == "encoder" else _classifier(model)
     if part == "classifier":
         raise UserError(f"{source} has no classifier: name a run folder, or take --part encoder")
+    if client is not None:
+        raise UserError("--client is for run folders")
     content = checkpoint.read_file(source)
     if content.get("format") != checkpoint.FORMAT:
         raise UserError(f"{source} is neither a run's classifier nor an encoder that run_pretrain.py wrote")
@@ -71,11 +74,11 @@ def find(source: Path, part: Part | None, *, best: bool, image_size: int | None)
 
 
 def _classifier(model: Model) -> Export:
-    return Export(
-        model.path, "classifier", model.path.stem, build_module(model), model.image_size,
-        {**checkpoint.read_file(model.path), "norm": model.norm, "image_size": model.image_size,
-         "provenance": provenance(model)},
-    )  # fmt: skip
+    check_head(model)
+    content = {n: value for n, value in checkpoint.read_file(model.path).items() if n != "personal"}
+    described = {"norm": model.norm, "image_size": model.image_size, "provenance": provenance(model)}
+    payload = {**content, **described, "state_dict": dict(model.weights)}
+    return Export(model.path, "classifier", model.path.stem, build_module(model), model.image_size, payload)
 
 
 def _encoder_of(model: Model) -> Export:

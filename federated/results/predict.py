@@ -43,6 +43,8 @@ class Command:
     """Picture of the images the classifier is most and least certain of."""
     best: bool = False
     """Use the round with the highest validation accuracy, kept by --keep-best, and not the last."""
+    client: int | None = None
+    """Use the model of this client, which keeps a part of it (--personal head, --bn-stats local)."""
     classes: Path | None = None
     """Text file with other names for the classes, one a line, in the order of their labels."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -59,7 +61,9 @@ def main(command: Command) -> int:
 
     paths = find_images(command.images)
     names = read_classes(command.classes) if command.classes else None
-    classifier = load_classifier(command.run, best=command.best, classes=names, device=command.device)
+    classifier = load_classifier(
+        command.run, best=command.best, client=command.client, classes=names, device=command.device
+    )
     parts = [
         classifier.probabilities(classifier.prepare(paths[start : start + BATCH]))
         for start in range(0, len(paths), BATCH)

@@ -6,18 +6,19 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from flwr.app import ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor
 
 from federated.client.failures import HANG_GRACE
 from federated.config.run import RunConfig
 from federated.engines.start import Engine
-from federated.messages import copy_of, to_record
+from federated.messages import FIXED, copy_of, to_record
 from federated.server.output.progress import log
 from federated.server.replies import reason_of
+from fps_pretrain.models.seal import digest
 
 NO_ANSWER = "gave no answer in time"
 
@@ -30,6 +31,44 @@ class RunFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Fixed:
+    """The part of the model that does not change, which clients get beside what does.
+
+    On the engines of this project it lies beside every message: in the same process, in a pipe, or once a machine in
+    Ray's object store. Nodes elsewhere keep it, and get it until they have answered a message without an error.
+
+    Attributes:
+        record: the part.
+        digest: which one it is.
+        once: whether nodes keep it.
+        holders: the clients whose nodes have it.
+    """
+
+    record: ArrayRecord
+    digest: str
+    once: bool
+    holders: set[int] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor], *, once: bool) -> Fixed:
+        """The part with these tensors."""
+        return cls(to_record(weights), digest(weights)[:16], once)
+
+    def add_to(self, content: RecordDict, client: int) -> None:
+        """Put it into a client's message, or only its name if the client has it."""
+        if self.once:
+            content["config"] = ConfigRecord({**content.config_records["config"], "fixed-once": self.digest})
+        if client not in self.holders:
+            content[FIXED] = copy_of(self.record)
+        self.holders.discard(client)  # until it has answered
+
+    def note(self, client: int, reply: Message) -> None:
+        """Note whether a client that answers has it now."""
+        if self.once and not reply.has_error():
+            self.holders.add(client)
+
+
+@dataclass(frozen=True)
 class Clients:
     """The clients of a run: each is a partition, at a node of the engine.
 
@@ -37,11 +76,13 @@ class Clients:
         engine: what trains them.
         node_of: the node that holds each partition, in order.
         client_timeout: seconds a client has for a message, or None for no limit.
+        fixed: what goes with the weights to be trained or evaluated, if there is something.
     """
 
     engine: Engine
     node_of: tuple[int, ...]
     client_timeout: float | None = None
+    fixed: Fixed | None = None
 
     @classmethod
     def find(cls, engine: Engine, config: RunConfig) -> Clients:
@@ -69,6 +110,10 @@ class Clients:
         if sorted(partitions.values()) != list(range(config.clients)):
             raise RunFailed(f"the nodes hold partitions {sorted(partitions.values())}, not one for each client")
         return replace(clients, node_of=tuple(sorted(partitions, key=lambda node: partitions[node])))
+
+    def with_fixed(self, weights: Mapping[str, Tensor]) -> Clients:
+        """These clients, who get the part of the model in ``weights``, which may be empty, beside what changes."""
+        return replace(self, fixed=Fixed.of(weights, once=self.engine.side_by_side is not None) if weights else None)
 
     def __len__(self) -> int:
         return len(self.node_of)
@@ -124,16 +169,22 @@ class Clients:
             arrived: see ``Arrived``.
         """
         records = {name: to_record(weights) for name, weights in arrays.items()}
+        fixed = self.fixed if message_type in (MessageType.TRAIN, MessageType.EVALUATE) else None
         messages = []
         for client in clients:
             content = RecordDict({name: copy_of(record) for name, record in records.items()})
             content["config"] = ConfigRecord({**self.engine.message_config, **told[client]})
+            if fixed:
+                fixed.add_to(content, client)
             messages.append(Message(content, self.node_of[client], message_type, group_id=group))
         client_of = {node: client for client, node in enumerate(self.node_of)}
         early: dict[int, Message] = {}
         following = deque(clients)
         for reply in self.exchange(messages, patience, arrived):
-            early[client_of[reply.metadata.src_node_id]] = reply
+            client = client_of[reply.metadata.src_node_id]
+            early[client] = reply
+            if fixed:
+                fixed.note(client, reply)
             while following and following[0] in early:
                 yield following[0], early.pop(following.popleft())
         for client in following:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from flwr.app import MessageType, RecordDict
 
-from federated.client.batch_norm import with_own_statistics
+from federated.client.evaluation import accuracies_at, correct_mask, of_splits
+from federated.client.parts import with_own_part
 from federated.client.state import ClientStates
 from federated.client.training import Weights
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
-from federated.data.partition import Partition
 from federated.server import evaluation
 from federated.server.exchange import Clients
 from federated.server.output.progress import log
@@ -42,65 +41,73 @@ class Judge:
         config, server_round = self.config, state.round
         row: Row = {"round": server_round, "test_accuracy": None, "test_loss": None, "val_accuracy": None}
         row["val_loss"] = None
-        last = server_round == config.rounds
-        if last or server_round % config.eval_every == 0:
-            row.update(self.space.evaluate(state.weights))
-        if config.per_client_every and (last or server_round % config.per_client_every == 0):
+        if server_round == config.rounds or server_round % config.eval_every == 0:
+            row.update(of_splits(self.space, state.weights))
+        if config.evaluates_clients(server_round):
             row.update(self._per_client(state))
         return row
 
     def first_row(self, state: State) -> Row:
         """The measurements before training."""
-        row: Row = {"round": 0, **self.space.evaluate(state.weights)}
-        return {**row, **(self._per_client(state) if self.config.per_client_every else {})}
+        row: Row = {"round": 0, **of_splits(self.space, state.weights)}
+        return {**row, **(self._per_client(state) if self.config.evaluates_clients(0) else {})}
 
     def _per_client(self, state: State) -> Row:
-        """How the global model does at each client."""
-        if self.config.partition == "nodes":
-            return evaluation.summarise(self._at_nodes(state))
-        dataset = self.space.dataset
+        """How the global model does at each client, and what each makes of it by fine-tuning it."""
+        if self.config.asks_clients:
+            return self._ask(state)
         parts = [
-            evaluation.client_accuracies(
-                self.space.correct_mask(weights), dataset.test, dataset.train, partition, len(dataset.classes)
-            )
-            for weights, partition in self._weights_of_clients(state)
+            accuracies_at(self.space, clients, correct_mask(self.space, weights))
+            for weights, clients in self._weights_of_clients(state)
         ]
         return evaluation.summarise(np.concatenate(parts))
 
-    def _at_nodes(self, state: State) -> Any:
-        """The accuracy that each node reports on its own test examples ``(clients,)``; NaN where one does not."""
+    def _ask(self, state: State) -> Row:
+        """What clients report of their own held-out examples; one that does not answer has no accuracy."""
         assert self.clients is not None
-        told = {client: {"state-round": int(state.client_rounds[client])} for client in range(len(self.clients))}
-        answers, failures = self.clients.ask(MessageType.EVALUATE, {"arrays": state.weights}, told)
-        accuracies = np.full(self.config.clients, np.nan)
+        shared = self.space.parts.shared(state.weights)
+        told = {
+            client: {"state-round": state_round, "evaluated-round": state.round}
+            for client, state_round in enumerate(state.client_rounds.tolist())
+        }
+        answers, failures = self.clients.ask(MessageType.EVALUATE, {"arrays": shared}, told)
+        names = {"accuracy": "client"}
+        if self.config.fine_tune_epochs:
+            names["fine-tuned-accuracy"] = "fine_tuned"
+        found = {name: np.full(self.config.clients, np.nan) for name in names}
         for client, answer in answers.items():
-            accuracy = reported_accuracy(answer)
-            if accuracy is None:
-                failures[client] = "sent no accuracy from 0 to 1"
-            else:
-                accuracies[client] = accuracy
+            for name in names:
+                accuracy = reported_accuracy(answer, name)
+                if accuracy is None:
+                    failures[client] = f"sent no {name.replace('-', ' ')} from 0 to 1"
+                else:
+                    found[name][client] = accuracy
         for client, reason in sorted(failures.items()):
             log.info(f"round {state.round}: client {client} is not evaluated: {reason}")
-        return accuracies
+        row: Row = {}
+        for name, prefix in names.items():
+            row.update(evaluation.summarise(found[name], prefix))
+        return row
 
-    def _weights_of_clients(self, state: State) -> Iterator[tuple[Weights, Partition]]:
-        """The weights that clients are judged by and those clients' examples, in client order.
+    def _weights_of_clients(self, state: State) -> Iterator[tuple[Weights, list[int]]]:
+        """The weights that clients are judged by and those clients, in client order.
 
         The global model's for all of them; with ``--bn-stats local`` each has statistics of its own. Nodes elsewhere
         keep theirs to themselves.
         """
+        everybody = list(range(self.config.clients))
         if self.config.bn_stats != "local" or self.states is None:
-            yield state.weights, self.space.partition
+            yield state.weights, everybody
             return
-        for client, part in enumerate(self.space.partition):
+        for client in everybody:
             own = self.states.load(client, int(state.client_rounds[client]))
-            yield with_own_statistics(state.weights, own), [part]
+            yield with_own_part(state.weights, own), [client]
 
 
-def reported_accuracy(answer: RecordDict) -> float | None:
-    """The accuracy in a node's answer, or None if it holds none from 0 to 1."""
+def reported_accuracy(answer: RecordDict, name: str = "accuracy") -> float | None:
+    """The accuracy of that name in a client's answer, or None if it holds none from 0 to 1."""
     metrics = answer.metric_records.get("metrics")
-    value = metrics.get("accuracy") if metrics is not None else None
+    value = metrics.get(name) if metrics is not None else None
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= 1:
         return None
     return float(value)

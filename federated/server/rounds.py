@@ -14,7 +14,6 @@ from flwr.app import Message, MessageType
 
 from federated.algorithms.averaging import mean_metrics
 from federated.algorithms.base import Algorithm, Replies, ServerState, Setting, Update, Weights
-from federated.client.batch_norm import buffers_of
 from federated.client.training import ClientHyperparameters, learning_rate
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
@@ -129,10 +128,11 @@ class Loop:
             client: {"server-round": server_round, "state-round": int(state.client_rounds[client])}
             for client in participants
         }
+        shared = self.space.parts.shared(state.weights)
         replies = self.clients.send(
             MessageType.TRAIN,
             participants,
-            {"arrays": state.weights, **{name: state.server[name] for name in self.algorithm.sent}},
+            {"arrays": shared, **{name: state.server[name] for name in self.algorithm.sent}},
             told,
             group=str(server_round),
             patience=self.clients.patience(len(participants)),
@@ -159,8 +159,9 @@ class Loop:
         return Round(following, participants, arrivals.failures, arrivals.reports, metrics, arrivals.models)
 
     def _expected(self) -> Expected:
-        buffers = self.config.bn_stats != "server"
-        return Expected.of(self.algorithm, self.space.model.state_dict(), self.space.parameters, buffers)
+        parts, buffers = self.space.parts, self.config.bn_stats != "server"
+        like = parts.shared(self.space.model.state_dict())
+        return Expected.of(self.algorithm, like, parts.parameters, buffers)
 
     def _enough(
         self, server_round: int, arrivals: Arrivals, replies: Iterable[tuple[int, Message | None]]
@@ -186,9 +187,9 @@ class Loop:
     ) -> tuple[Weights, ServerState, dict[str, float]]:
         """The next weights, what the server remembers, and the mean metrics.
 
-        Parameters are what algorithms combine. Buffers, BatchNorm's statistics, are averaged by examples beside them,
-        and what clients do not send (``--bn-stats server``) stays as it is. For a robust algorithm floating point
-        buffers are combined with the parameters, by the same rule: otherwise one liar would spoil them.
+        Shared parameters are what algorithms combine. Shared buffers, BatchNorm's statistics, are averaged by examples
+        beside them, and what clients do not send stays as it is. For a robust algorithm floating point buffers are
+        combined with the parameters, by the same rule: otherwise one liar would spoil them.
         """
         release = self.privacy.release(state.server, params, server_round) if self.privacy else None
         if release:
@@ -207,10 +208,9 @@ class Loop:
     def _combined_part(self, weights: Weights) -> Weights:
         """What the algorithm combines: the parameters, and for a robust one the floating point buffers clients send."""
         robust = self.algorithm.options.robust and self.config.bn_stats != "server"
-        names = self.space.parameters
-        buffers = buffers_of(weights, names) if robust else {}
-        floating = {name for name, tensor in buffers.items() if tensor.is_floating_point()}
-        return {name: tensor for name, tensor in weights.items() if name in names or name in floating}
+        parts = self.space.parts
+        floating = {name for name in parts.buffers if weights[name].is_floating_point()} if robust else set()
+        return {name: tensor for name, tensor in weights.items() if name in parts.parameters or name in floating}
 
     def _setting(self, server_round: int) -> Setting:
         config = self.config

@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from federated import algorithms
 from federated.client import workspace
 from federated.client.batch_norm import with_norm
+from federated.client.parts import size_of
 from federated.client.state import ClientStates
 from federated.client.training import weights_of
 from federated.config.run import RunConfig
@@ -30,7 +31,7 @@ from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
 from federated.server.judge import Judge
 from federated.server.output import loggers
-from federated.server.output.progress import RoundBar, console, log, log_file, machine_is_busy
+from federated.server.output.progress import RoundBar, console, judged_head, log, log_file, machine_is_busy
 from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.rounds import Loop, record
@@ -87,9 +88,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         )
     if folder and state and state.round == config.rounds and folder.has_model:
         rows = folder.history_until(config.rounds)
-        accuracy = rows[-1].get("test_accuracy")
-        shown = "unknown" if accuracy is None else f"{accuracy:.4f}"
-        log.info(f"{folder.path} is finished: {config.rounds} rounds, test accuracy {shown}")
+        log.info(f"{folder.path} is finished: {config.rounds} rounds, {_accuracy(config, rows[-1])}")
         return RunResult(folder.path, rows, resumed_from=config.rounds)
 
     dataset = sets.load(config)
@@ -123,7 +122,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         with (
             _engine(config, folder, space, grid) as engine,
             loggers.loggers(config, folder.path, rows) as publish,
-            RoundBar(config.rounds, state.round, quiet) as bar,
+            RoundBar(config.rounds, state.round, quiet, judged_head(config)) as bar,
         ):
             state = _rounds(config, folder, space, engine, report, state, publish, bar, evaluated=bool(rows))
         folder.keep_best(config, dataset.classes, state)  # killed after its last round, it has it to do yet
@@ -131,8 +130,16 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         rows = folder.history()
         failed = sum(len(row["failures"]) for row in rows)
         left_out = f"; {failed} times a client was left out of a round" if failed else ""
-        log.info(f"finished: test accuracy {rows[-1]['test_accuracy']:.4f}{left_out}; results in {folder.path}")
+        log.info(f"finished: {_accuracy(config, rows[-1])}{left_out}; results in {folder.path}")
     return RunResult(folder.path, rows, resumed_from)
+
+
+def _accuracy(config: RunConfig, row: Row) -> str:
+    """What came out: the accuracy on the test images, or with ``--personal head`` that of the clients' own models."""
+    personal = config.personal == "head"
+    found = row.get("client_accuracy_mean" if personal else "test_accuracy")
+    what = "accuracy at the clients, each with its own head" if personal else "test accuracy"
+    return f"{what} {'unknown' if found is None else f'{found:.4f}'}"
 
 
 def _state_of(folder: RunFolder, config: RunConfig) -> State:
@@ -179,6 +186,8 @@ def _rounds(
             state = opening.prepare(config, space, clients, counts, state, folder, bar.client)
     if state.round == 0:
         initialise.write_record(folder.path / "init.yaml", config, report, state.weights)
+    if clients:
+        clients = clients.with_fixed(space.parts.fixed(state.weights))
     judge = Judge(config, space, clients, states)
     if not evaluated:
         started = time.perf_counter()
@@ -224,6 +233,8 @@ def _announce(
         log.info("init    BatchNorm's statistics of the clients' images")
     if config.head == "centroid":
         log.info("head    the class means of the clients' features")
+    if said := _said_of_parts(space):
+        log.info(f"train   {said}")
     log.info(
         f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}{_how(config)}, in {folder}"
     )
@@ -232,6 +243,17 @@ def _announce(
         log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
     if resumed:
         log.info(f"resumed after round {state.round}")
+
+
+def _said_of_parts(space: workspace.Workspace) -> str:
+    """What of the model is trained, sent and kept, unless that is all, all and nothing."""
+    config, state = space.config, space.model.state_dict()
+    if not (fixed := space.parts.fixed(state)):
+        return ""
+    trained = {"all": "all", "head": "the head, on features that are computed once", "last-block": "the last block"}
+    sizes = [f"{size_of(part) / 1e6:.3f} MB" for part in (space.parts.shared(state), fixed)]
+    kept = "; each client keeps its own head" if config.personal == "head" else ""
+    return f"{trained[config.train]}: {sizes[0]} a message, {sizes[1]} sent once{kept}"
 
 
 def _how(config: RunConfig) -> str:

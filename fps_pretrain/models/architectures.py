@@ -17,6 +17,13 @@ def is_cifar_resnet(arch: str) -> bool:
     return arch in BLOCKS_PER_STAGE
 
 
+def last_stage(arch: str) -> str | None:
+    """The name of an encoder's last residual stage: of the ResNets here and torchvision's; None for other encoders."""
+    if is_cifar_resnet(arch):
+        return "layer3"
+    return "layer4" if arch.startswith(("resnet", "resnext", "wide_resnet")) else None
+
+
 def check_architecture(arch: str, width: int) -> None:
     """Accept the name of an encoder and its width.
 

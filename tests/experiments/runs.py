@@ -9,8 +9,11 @@ from experiments.report.runs import Run, read_run
 from federated.config.run import RunConfig, to_yaml
 
 
-def write_run(folder: Path, config: RunConfig, accuracies, at_clients=None, environment=None) -> Run:
-    """``at_clients``: mean, spread and worst tenth by round."""
+def write_run(folder: Path, config: RunConfig, accuracies, at_clients=None, environment=None, tuned=None) -> Run:
+    """``at_clients``: mean, spread and worst tenth by round; ``tuned`` the same after fine-tuning.
+
+    There are two clients, with the mean and the worst tenth for their accuracies.
+    """
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(to_yaml(config))
     rows = [
@@ -24,8 +27,10 @@ def write_run(folder: Path, config: RunConfig, accuracies, at_clients=None, envi
         }
         for r, a in enumerate(np.asarray(accuracies))
     ]
-    for r, values in (at_clients or {}).items():
-        rows[r].update({f"client_accuracy_{n}": v for n, v in zip(("mean", "std", "worst_tenth"), values, strict=True)})
+    for what, measured in (("client", at_clients or {}), ("fine_tuned", tuned or {})):
+        for r, values in measured.items():
+            names = (f"{what}_accuracy_{name}" for name in ("mean", "std", "worst_tenth"))
+            rows[r].update({**dict(zip(names, values, strict=True)), f"{what}_accuracies": [values[0], values[2]]})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     if environment:
         (folder / "environment.json").write_text(json.dumps(environment))

@@ -10,7 +10,7 @@ from typing import Any
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_regular_file
 
-_MEASURES = ("test_", "val_", "train_", "client_accuracy_")
+_MEASURES = ("test_", "val_", "train_", "client_accuracy_", "fine_tuned_accuracy_")
 """What names of losses and accuracies begin with."""
 
 MAX_HISTORY = 2**32
@@ -57,11 +57,14 @@ def _why_no_row(row: Any) -> str | None:
     if type(row.get("round")) is not int or not 0 <= row["round"] < 2**31:
         return "it names no round"
     for name, value in row.items():
-        if name == "client_accuracies" and value is not None:
+        if name in ("client_accuracies", "fine_tuned_accuracies") and value is not None:
             if not isinstance(value, list) or not all(item is None or _is_finite(item) for item in value):
                 return f"{name} is no list of finite numbers"
         elif (name in _NUMBERS or name.startswith(_MEASURES)) and value is not None and not _is_finite(value):
             return f"{name} is no finite number"
+    before, after = (row.get(f"{what}_accuracies") for what in ("client", "fine_tuned"))
+    if after is not None and (before is None or len(after) != len(before)):
+        return "fine_tuned_accuracies are not those of client_accuracies"
     return None
 
 

@@ -3,8 +3,9 @@
     {"format": "fps-classifier", "version": 2, "arch": "resnet20", "width": 1, "norm": "batch", "image_size": 32,
      "classes": [...], "round": 100, "state_dict": {...encoder and head...}}
 
-best.pt also has the ``val_accuracy`` by which it was chosen. Files from before ``norm`` and ``image_size`` were written
-take them from config.yaml beside them.
+best.pt also has the ``val_accuracy`` by which it was chosen. With ``--personal head`` a file says ``"personal": True``,
+since the head is the one that it began with. Files from before ``norm`` and ``image_size`` were written take them from
+config.yaml beside them.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Model:
         classes: the names of the classes, in the order of the outputs.
         round: after which round this is; None in older files.
         weights: the state dict of encoder and head.
+        personal: whether clients kept their heads to themselves, so that this one is not trained.
     """
 
     path: Path
@@ -50,6 +52,7 @@ class Model:
     classes: tuple[str, ...]
     round: int | None
     weights: Mapping[str, Tensor]
+    personal: bool = False
 
 
 def write(
@@ -66,6 +69,7 @@ def write(
         "classes": list(classes),
         "round": round_,
         **more,
+        **({"personal": True} if config.personal == "head" else {}),
         "state_dict": dict(weights),
     }
     write_atomically(path, content)
@@ -123,6 +127,7 @@ def read(path: Path) -> Model:
             tuple(str(name) for name in content["classes"]),
             content.get("round"),
             content["state_dict"],
+            bool(content.get("personal", False)),
         )
         outputs = len(model.weights["head.weight"])
     except (KeyError, TypeError, ValueError) as error:

@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 from tqdm import tqdm
 
+from federated.config.run import RunConfig
+
 log = logging.getLogger("federated")
 
 BUSY = 0.5
@@ -81,13 +83,15 @@ class RoundBar:
         rounds: number of rounds of the run.
         done: rounds completed before.
         quiet: show nothing; the log file still gets its lines.
+        head: whose head the model has on the test images, for the lines; see ``judged_head``.
     """
 
-    def __init__(self, rounds: int, done: int, quiet: bool) -> None:
+    def __init__(self, rounds: int, done: int, quiet: bool, head: str = "") -> None:
         shown = sys.stderr.isatty() and not quiet
         self._rounds = rounds
         self._level = logging.DEBUG if shown else logging.INFO
         self._evaluation = ""
+        self._head = head
         self._left = rounds - done
         self._seconds: list[float] = []
         self._bar = tqdm(total=rounds, initial=done, unit="round", disable=not shown, dynamic_ncols=True)
@@ -108,13 +112,16 @@ class RoundBar:
             self._left = self._rounds - row["round"]
             self._seconds.append(row["seconds"])
         if row["test_accuracy"] is not None:
-            self._evaluation = f"test accuracy {row['test_accuracy']:.4f}, loss {row['test_loss']:.4f}"
+            self._evaluation = f"test accuracy{self._head} {row['test_accuracy']:.4f}, loss {row['test_loss']:.4f}"
             training = f", training loss {row['train_loss']:.4f}" if row["train_loss"] is not None else ""
-            if row["val_accuracy"] is not None:
+            if row["val_accuracy"] is not None and not self._head:
                 training += f", validation accuracy {row['val_accuracy']:.4f}"
             if "client_accuracy_mean" in row:
                 mean, worst = row["client_accuracy_mean"], row["client_accuracy_worst_tenth"]
                 training += f", at the clients {mean:.4f}, at the worst tenth {worst:.4f}"
+            if "fine_tuned_accuracy_mean" in row:
+                mean, worst = row["fine_tuned_accuracy_mean"], row["fine_tuned_accuracy_worst_tenth"]
+                training += f", there after fine-tuning {mean:.4f}, at the worst tenth {worst:.4f}"
             if "dp_epsilon" in row:
                 training += f", epsilon {row['dp_epsilon']:.3g}"
             log.log(
@@ -131,6 +138,11 @@ class RoundBar:
         if not self._seconds or not self._left:
             return ""
         return f", {duration(self._left * sum(self._seconds) / len(self._seconds))} left"
+
+
+def judged_head(config: RunConfig) -> str:
+    """What to say behind "test accuracy": with ``--personal head`` no trained head belongs to the test images."""
+    return " (under the head the run began with)" if config.personal == "head" else ""
 
 
 def duration(seconds: float) -> str:

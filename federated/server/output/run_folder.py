@@ -31,6 +31,7 @@ from pathlib import Path
 from torch import Tensor
 
 from federated.algorithms.base import ServerState
+from federated.client.parts import keeps_own_part
 from federated.client.state import ClientStates
 from federated.client.training import Weights
 from federated.config.run import RunConfig, differences, from_yaml, to_yaml, without_secrets
@@ -39,9 +40,10 @@ from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
 from federated.server.output import client_models, model_file
+from federated.server.output.curve import plot_curve
 from federated.server.output.history import Row as Row
 from federated.server.output.history import read_history as read_history
-from fps_pretrain.common import environment, plots
+from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import (
     check_output,
@@ -261,40 +263,13 @@ class RunFolder:
     def finish(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
         """Draw curve.png, remove the clients' states, and write model.pt.
 
-        With ``--bn-stats local`` the states stay: a client's own statistics belong to its final model.
+        With ``--bn-stats local`` or ``--personal head`` the states stay: they belong to the clients' final models.
         """
         plot_curve(self.path / "curve.png", self.history(), title=self.path.name)
-        if config.bn_stats == "local":
+        if keeps_own_part(config):
             states = ClientStates(self.client_states)
             for client, last_round in enumerate(state.client_rounds.tolist()):
                 states.keep(client, last_round)
         else:  # no later command reads them
             shutil.rmtree(self.client_states, ignore_errors=True)
         model_file.write(self.path / model_file.MODEL, config, classes, state.round, state.weights)
-
-
-def plot_curve(path: Path, rows: list[Row], title: str) -> None:
-    """Draw accuracy and loss over the rounds into a PNG file."""
-    figure = plots.new_figure(9, 3.5)
-    accuracy, loss = figure.subplots(1, 2)
-    for axes, quantity in ((accuracy, "accuracy"), (loss, "loss")):
-        for split, name in (("test", "test"), ("val", "validation"), ("train", "training, at the clients")):
-            key = f"{split}_{quantity}"
-            points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
-            if points:
-                axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
-        if quantity == "accuracy":
-            for key, name in (
-                ("client_accuracy_mean", "mean of clients"),
-                ("client_accuracy_worst_tenth", "worst tenth"),
-            ):
-                points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
-                if points:
-                    axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
-        axes.set(xlabel="round", ylabel=quantity)
-        plots.style(axes, integer_x=True)
-    accuracy.set_ylim(0, 1)
-    loss.set_yscale("log")  # fresh weights have losses far above all that follow
-    accuracy.legend(frameon=False)
-    figure.suptitle(plots.literal(title))
-    plots.save(figure, path)

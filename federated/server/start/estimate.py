@@ -13,6 +13,7 @@ import torch
 from federated import algorithms
 from federated.client.batch_norm import with_norm
 from federated.client.evaluation import evaluate
+from federated.client.parts import size_of
 from federated.client.training import Client, ClientHyperparameters, steps_in_a_round, weights_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig, to_yaml, without_secrets
@@ -37,8 +38,8 @@ class Work:
     """The amount of work in a run.
 
     Attributes:
-        steps: steps of SGD, summed over rounds and their participants.
-        evaluated: examples evaluated by the server.
+        steps: steps of SGD, summed over rounds and their participants, and over fine-tuning.
+        evaluated: examples that are evaluated, or whose features are computed.
         replies: replies in a round.
     """
 
@@ -68,7 +69,20 @@ def work_of(config: RunConfig, sizes: list[int], evaluation_examples: int) -> Wo
         )
         steps += round((config.rounds - counted) * steps / counted)
     evaluations = 1 + config.rounds // config.eval_every + (config.rounds % config.eval_every > 0)
-    return Work(steps, evaluations * evaluation_examples, config.participants)
+    evaluated = evaluations * evaluation_examples
+    if config.train == "head":  # features are computed once
+        evaluated = evaluation_examples + sum(sizes)
+    elif config.fine_tune_epochs:  # every client's model is another
+        evaluated += _at_clients(config) * len(sizes) * evaluation_examples
+    if config.fine_tune_epochs:
+        steps += _at_clients(config) * sum(batches) // config.local_epochs * config.fine_tune_epochs
+    return Work(steps, evaluated, config.participants)
+
+
+def _at_clients(config: RunConfig) -> int:
+    """How often the global model is evaluated at the clients."""
+    every = config.per_client_every
+    return 1 + config.rounds // every + (config.rounds % every > 0) if every else 1
 
 
 def dry_run(config: RunConfig) -> str:
@@ -104,13 +118,18 @@ def dry_run(config: RunConfig) -> str:
         seconds = work.steps * step / workers + work.evaluated * example
         side_by_side = f" on {workers} workers" if workers > 1 else ""
         amount = f"{duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms{side_by_side}"
-    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    size, once = size_of(space.parts.shared(weights)), size_of(space.parts.fixed(weights))
     parameters = sum(weights[name].numel() for name in space.parameters)
+    message = f"{size / 1e6:.1f} MB a message"
+    if once:
+        trained = sum(parameter.numel() for parameter in space.model.parameters() if parameter.requires_grad)
+        message = f"{trained:,} of them trained, {size / 1e6:.3g} MB a message, {once / 1e6:.3g} MB sent once"
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     # Replies are added up as they arrive, in float64; only some algorithms need all of a round together.
     options = config.algorithm_options()
     held = work.replies if options.robust or options.all_replies else min(2 + workers, work.replies)
     peak = resident + (2 + held) * size
+    traffic = 2 * config.rounds * work.replies * size + config.clients * once
     lines = [
         to_yaml(without_secrets(config)).rstrip(),
         "",
@@ -118,10 +137,10 @@ def dry_run(config: RunConfig) -> str:
         f"examples, {len(dataset.classes)} classes",
         f"partition  {config.partition_title}: {spread}",
         f"init       {report or 'random weights'}",
-        f"model      {parameters:,} parameters, {size / 1e6:.1f} MB a message",
+        f"model      {parameters:,} parameters, {message}",
         f"time       {amount}, {evaluation}",
         f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {held} replies",
-        f"traffic    {2 * config.rounds * work.replies * size / 1e9:.2f} GB between server and clients",
+        f"traffic    {traffic / 1e9:.2f} GB between server and clients",
         f"folder     {config.folder}",
     ]
     if space.device.type == "cuda":
@@ -132,24 +151,27 @@ def dry_run(config: RunConfig) -> str:
 def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Seconds of a training step, by the run's algorithm, and of evaluating an example."""
     config = space.config
-    images, labels = space.train if len(space.train[1]) else space.held_out_of(0)
+    images, labels = space.train if len(space.train[1]) else space.split("test")
     count = min(len(labels), PROBE_BATCHES * config.batch_size)
     images, labels = images[:count], labels[:count]
-    # What a server sends beside the model (SCAFFOLD's control variate) has the shapes of its parameters.
-    beside = {name: torch.zeros_like(weights[name]) for name in space.parameters}
+    task = space.task("estimate", images, labels, weights)
+    # What a server sends beside the model (SCAFFOLD's control variate) has the shapes of the shared parameters.
+    beside = {name: torch.zeros_like(weights[name]) for name in space.parts.parameters}
     client = Client(
-        model=space.model,
-        examples=images,
-        targets=labels,
+        model=task.model,
+        examples=task.examples,
+        targets=task.targets,
         hyper=ClientHyperparameters.of(config, 1),
         key=(config.seed, 1, 0),
         options=algorithms.load(config).options,
         received=defaultdict(lambda: beside),
+        problem=task.problem,
+        shared=space.parts.parameters,
     )
     train = algorithms.load(config).train_client
     for _ in range(2):
         started = time.perf_counter()
-        steps = train(client, weights).steps
+        steps = train(client, task.weights).steps
         step = (time.perf_counter() - started) / steps
     for _ in range(2):
         started = time.perf_counter()

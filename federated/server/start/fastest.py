@@ -85,6 +85,8 @@ def cores() -> int:
 
 def seconds_of_training(config: RunConfig, model: nn.Module, sizes: Sequence[int]) -> float:
     """A guess of how long all clients of a run train on one core, by counting operations."""
+    if config.train == "head":  # each image goes through the encoder once, forward
+        return sum(sizes) * operations(model, config.image_size or 32) / SPEED
     images = sum(sizes) / len(sizes) * config.participants * config.rounds * config.local_epochs
     # A backward pass takes twice as many operations as a forward pass.
     return 3 * images * operations(model, config.image_size or 32) / SPEED

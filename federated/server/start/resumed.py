@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from federated import algorithms
 from federated.algorithms.base import ServerState, Setting, Weights
-from federated.client.batch_norm import parameter_names
+from federated.client.parts import Parts
 from federated.client.training import weights_of
 from federated.config.run import RunConfig
 from federated.data.partition import Partition
@@ -58,7 +58,7 @@ def check_weights(path: Path, state: State, config: RunConfig, model: nn.Module)
     Raises:
         UserError: as said.
     """
-    weights, parameters = weights_of(model), parameter_names(model)
+    weights, parameters = weights_of(model), Parts.of(model, config).parameters
     why = why_misfit(state.weights, weights)
     expected = _remembered(config, {n: t for n, t in weights.items() if n in parameters}) if state.round else {}
     if why is None:

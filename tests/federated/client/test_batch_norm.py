@@ -20,7 +20,7 @@ from federated.client.batch_norm import (
     parameter_names,
     with_norm,
 )
-from federated.client.evaluation import evaluate
+from federated.client.evaluation import correct_mask, evaluate, of_splits
 from federated.client.statistics import batch_norm_sums, class_sums
 from federated.client.training import weights_of
 from federated.config.run import RunConfig
@@ -145,7 +145,7 @@ def test_clients_are_judged_by_their_own_statistics(tiny: Tiny, tmp_path: Path) 
     ]
     sent = {name: torch.from_numpy(array.numpy()) for name, array in trained.content.array_records["arrays"].items()}
     own = {**weights, **buffers_of(sent, space.parameters)}
-    images, labels = space.held_out_of(0)
+    images, labels = space.split("test")
     assert losses[0] == evaluate(space.model, weights, images, labels, 256)[0]
     assert losses[1] == evaluate(space.model, own, images, labels, 256)[0]
     assert losses[0] != losses[1]
@@ -165,7 +165,7 @@ def test_the_per_client_view_judges_each_by_its_own_statistics(tiny: Tiny) -> No
         if state.client_rounds[client]:
             own = torch.load(result.folder / "clients" / str(client) / "1.pt", weights_only=True)["statistics"]
             assert own
-        hits = space.correct_mask({**state.weights, **own})
+        hits = correct_mask(space, {**state.weights, **own})
         per_class = [hits[space.dataset.test.labels == label].mean() for label in range(10)]
         expected.append(sum(per_class[label] for label in space.dataset.train.labels[part]) / len(part))
     assert result.history[1]["client_accuracies"] == pytest.approx(expected, abs=1e-6)
@@ -253,4 +253,4 @@ def test_a_run_that_starts_from_its_clients_statistics(tiny: Tiny) -> None:
     encoder = {n.removeprefix("encoder."): t for n, t in expected.items() if n.startswith("encoder.")}
     assert record["encoder_sha256"] == digest(encoder)
     assert "BatchNorm's statistics of the clients' images" in (result.folder / "log.txt").read_text()
-    assert result.history[0]["test_loss"] == pytest.approx(space.evaluate(expected)["test_loss"])
+    assert result.history[0]["test_loss"] == pytest.approx(of_splits(space, expected)["test_loss"])

@@ -87,7 +87,14 @@ def test_an_option_that_would_do_nothing_is_refused_whatever_its_value(
 ) -> None:
     """On the command line, in a file of a run, and from Python; the default of another choice, too."""
     taken = dict(option.defaults)
-    others = {"partition": "iid", "strategy": "fednova", "norm": "group", "dp": "none", "engine": "inprocess"}
+    others = {
+        "partition": "iid",
+        "strategy": "fednova",
+        "norm": "group",
+        "dp": "none",
+        "engine": "inprocess",
+        "train": "all",
+    }
     other = others[option.choice]
     value = next(
         (default for default in taken.values() if default is not None),

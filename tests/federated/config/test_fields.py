@@ -46,6 +46,8 @@ WEIGHTS: dict[str, tuple[dict[str, Any], Any]] = {
     "lr": ({}, 0.01),
     "lr_schedule": ({"rounds": 2}, "cosine"),
     "momentum": ({}, 0.0),
+    "train": ({}, "head"),
+    "personal": ({}, "head"),
     "weight_decay": ({}, 0.1),
     "augment": ({}, "none"),
     "seed": ({}, 1),
@@ -82,6 +84,7 @@ ROWS: dict[str, tuple[dict[str, Any], Any]] = {
     "eval_every": ({"rounds": 2}, 2),
     "dp_delta": ({"dp": "fixed", "dp_secret": 1}, 1e-3),
     "per_client_every": ({}, 1),
+    "fine_tune_epochs": ({}, 1),
 }
 """Fields whose change changes what is measured, and not the weights."""
 
@@ -89,7 +92,7 @@ OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
     "eval_batch_size", "engine", "ray_address", "gpus_per_client", "device", "threads", "output", "workers",
     "client_timeout", "node_timeout", "min_clients", "keep_clients_every",
-    "keep_best", "mlflow", "compile",
+    "keep_best", "mlflow", "feature_cache", "compile",
 }  # fmt: skip
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import shlex
+import shutil
 import tomllib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -16,7 +17,8 @@ from flwr.app import Context, Message, RecordDict
 from PIL import Image
 
 from federated import client_app as client_side
-from federated import server_app
+from federated import load_classifier, server_app
+from federated.client.workspace import Workspace
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
@@ -94,14 +96,14 @@ def test_clients_train_on_what_their_nodes_hold(places: Path, pictures: None) ->
 
 
 def test_a_node_that_cannot_evaluate_costs_its_accuracy(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    original = client_side.evaluate_weights
+    original = client_side.at_client
 
-    def evaluate(*arguments: Any) -> tuple[float, float]:
-        if len(arguments[3]) == 12:  # the second node, which has no test examples, on what it trains on
+    def at_client(space: Workspace, client: int, *arguments: Any) -> tuple[float, float]:
+        if client == 1:
             raise RuntimeError("no memory\nleft")
-        return original(*arguments)
+        return original(space, client, *arguments)
 
-    monkeypatch.setattr(client_side, "evaluate_weights", evaluate)
+    monkeypatch.setattr(client_side, "at_client", at_client)
     result = run(config_of(places, per_client_every=1, rounds=1), quiet=True, grid=grid_of(places))
     for row in result.history:
         assert row["client_accuracies"] == [row["client_accuracy_mean"], None]
@@ -234,3 +236,38 @@ def said_by_flower(app: Callable[[], None]) -> str:
         flower.removeHandler(handler)
         flower.removeFilter(server_app.without_traceback)
     return text.getvalue()
+
+
+def test_nodes_get_what_never_changes_once(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[str, int, bool]] = []
+    original = InProcessGrid.handle
+
+    def handle(self: InProcessGrid, message: Message) -> Message:
+        if message.metadata.message_type != "query":
+            node, arrays = message.metadata.dst_node_id, message.content.array_records
+            sent.append((message.metadata.group_id, node, "fixed" in arrays))
+            if message.metadata.group_id == "3" and node == 3:
+                self._contexts[node].state = RecordDict()  # the node was started again
+        return original(self, message)
+
+    monkeypatch.setattr(InProcessGrid, "handle", handle)
+    config = config_of(places, train="head", rounds=5)
+    rows = run(config, quiet=True, grid=grid_of(places)).history
+    assert [(group, node) for group, node, fixed in sent if fixed] == [("1", 2), ("1", 3), ("4", 3)]
+    reason = "LookupError: the fixed part of the model is lost here; it comes again with the next message"
+    assert [row["failures"] for row in rows] == [[], [], [], [{"client": 1, "reason": reason}], [], []]
+
+
+def test_nodes_keep_heads_and_fine_tune(places: Path) -> None:
+    fields: dict[str, Any] = {"personal": "head", "train": "last-block", "fine_tune_epochs": 2, "rounds": 2}
+    config = config_of(places, **fields)
+    in_memory = outcome(run(config, quiet=True, grid=grid_of(places)).folder)  # beside the part that came once
+    shutil.rmtree(config.folder)
+    grid = grid_of(places, **{"state-dir": str(places / "states")})
+    rows = run(config, quiet=True, grid=grid).history
+    assert outcome(config.folder) == in_memory
+    assert len(rows[-1]["client_accuracies"]) == len(rows[-1]["fine_tuned_accuracies"]) == 2
+    assert not (config.folder / "clients").exists(), "heads stay at the nodes"
+    assert len(list((places / "states").glob("*/*/2.pt"))) == 2
+    with pytest.raises(UserError, match="has nothing of client 0's own: it took no part, or its node keeps it"):
+        load_classifier(config.folder, client=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from federated.config.run import RunConfig
 from federated.engines import pool, workers
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
-from tests.federated.conftest import run_quietly
+from tests.conftest import REPOSITORY
+from tests.federated.conftest import TINY, run_quietly
 
 Tiny = Callable[..., RunConfig]
 
@@ -31,6 +33,21 @@ def test_workers_give_the_weights_of_one_process(tiny: Tiny, tmp_path: Path, str
     folder = tmp_path / "workers"
     assert run_quietly(tiny(output=folder, workers=2, **fields)) == alone
     assert {path.name for path in folder.glob(".*")} == {".lock"}, "the workers' files are left"
+
+
+def test_a_script_may_start_workers_at_its_top_level(tmp_path: Path) -> None:
+    """multiprocessing would run the script again in each worker."""
+    script = tmp_path / "script.py"
+    fields = {**TINY, "workers": 1, "rounds": 1}
+    script.write_text(
+        "from pathlib import Path\nfrom federated.config.run import RunConfig\nfrom federated.server.run import run\n"
+        f"print('began')\nrun(RunConfig(output=Path('run'), **{fields!r}), quiet=True)\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, script.name]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stdout) == (0, "began\n"), done.stderr
+    assert (tmp_path / "run" / "model.pt").exists()
 
 
 def test_a_worker_that_dies_costs_one_clients_round(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from federated import load_classifier
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.data import sets
+from federated.results.evaluation import evaluate
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
@@ -135,3 +136,37 @@ def test_other_names_for_the_classes(config: RunConfig) -> None:
         load_classifier(config.folder, classes=["a", "b"])
     with pytest.raises(UserError, match="twice"):
         load_classifier(config.folder, classes=["a"] * 10)
+
+
+def test_clients_that_keep_their_heads_have_a_classifier_each(tmp_path: Path) -> None:
+    fields = {**TINY, "rounds": 1, "personal": "head", "bn_stats": "local", "participation": 0.7, "validation": 0.0}
+    config = RunConfig(**{**fields, "output": tmp_path / "run"})
+    row = run(config, quiet=True).history[-1]
+    images, labels = sets.load(config).test.images, sets.load(config).test.labels
+    for refused in (config.folder, config.folder / "model.pt"):
+        with pytest.raises(UserError, match=r"model\.pt has no trained head, since clients kept theirs"):
+            load_classifier(refused)
+    assert evaluate(config) is None
+    took_part = row["participants"]
+    assert len(took_part) == 2
+    for client in took_part:
+        said = load_classifier(config.folder, client=client)(images)
+        hits = np.array([int(name) for name in said.names]) == labels
+        own = sets.load(config).train.labels[RunFolder(config.folder).load_partition()[client]]
+        expected = np.mean([hits[labels == label].mean() for label in own if label in labels])
+        assert row["client_accuracies"][client] == pytest.approx(expected, abs=1e-6)
+    (other,) = {0, 1, 2} - set(took_part)
+    for nobody in (other, 7, -1):
+        with pytest.raises(UserError, match=f"has nothing of client {nobody}'s own"):
+            load_classifier(config.folder, client=nobody)
+    with pytest.raises(UserError, match="the models of clients are in a run folder"):
+        load_classifier(config.folder / "model.pt", client=0)
+    state = next((config.folder / "clients" / str(took_part[0])).iterdir())
+    torch.save({"head": {"head.weight": torch.zeros(2, 2)}}, state)
+    with pytest.raises(UserError, match="is damaged"):
+        load_classifier(config.folder, client=took_part[0])
+
+
+def test_a_run_without_clients_of_their_own_has_none(config: RunConfig) -> None:
+    with pytest.raises(UserError, match="has nothing of client 0's own"):
+        load_classifier(config.folder, client=0)

@@ -135,3 +135,18 @@ def test_what_cannot_be_exported(config: RunConfig, tmp_path: Path) -> None:
         export.main(export.Command(config.folder, "safetensors", image_size=8))
     with pytest.raises(UserError, match="at least 1"):
         export.Command(config.folder, image_size=0)
+
+
+def test_the_model_of_a_client_that_keeps_its_head(tmp_path: Path, tiny: Callable[..., RunConfig]) -> None:
+    folder = run(tiny(personal="head", rounds=1, validation=0.0), quiet=True).folder
+    with pytest.raises(UserError, match="has no trained head"):
+        export.main(export.Command(folder, "safetensors", output=tmp_path / "none.safetensors"))
+    assert not (tmp_path / "none.safetensors").exists()
+    export.main(export.Command(folder, "safetensors", client=1, output=tmp_path / "own.safetensors"))
+    images = np.zeros((2, 8, 8, 3), np.uint8)
+    expected = load_classifier(folder, client=1)(images).probabilities
+    assert (load_classifier(tmp_path / "own.safetensors")(images).probabilities == expected).all()
+    export.main(export.Command(folder, "safetensors", "encoder", output=tmp_path / "encoder.safetensors"))
+    assert load_encoder(tmp_path / "encoder.safetensors").feature_dim == 64
+    with pytest.raises(UserError, match="--client is for run folders"):
+        export.main(export.Command(tmp_path / "encoder.safetensors", "onnx", "encoder", client=1))

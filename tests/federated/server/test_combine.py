@@ -15,6 +15,7 @@ from torch import Tensor
 
 from federated import algorithms
 from federated.algorithms.base import Replies, ServerState, Setting, Update
+from federated.client.parts import Parts
 from federated.client.training import ClientHyperparameters, effective_steps, steps_in_a_round
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
@@ -78,7 +79,7 @@ class Answering(InProcessGrid):
 def loop(strategy: str, grid: InProcessGrid | None = None, **fields: Any) -> Loop:
     config = RunConfig(strategy=strategy, clients=CLIENTS, **fields)
     space = SimpleNamespace(
-        parameters=PARAMETERS,
+        parts=Parts(PARAMETERS, frozenset(BUFFERS), frozenset()),
         model=SimpleNamespace(state_dict=lambda: model(0)),
         estimate_statistics=lambda weights: weights,
     )

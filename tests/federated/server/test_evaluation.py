@@ -8,9 +8,10 @@ import pytest
 from PIL import Image
 
 from federated.algorithms.base import Update
+from federated.client.evaluation import client_accuracies
 from federated.config.run import RunConfig
 from federated.data.sets import Split
-from federated.server.evaluation import client_accuracies, reported, summarise
+from federated.server.evaluation import reported, summarise
 from federated.server.run import run
 
 

@@ -228,6 +228,9 @@ HISTORIES = {
     "loss huge": json.dumps({**ROW, "round": 1, "test_loss": 10**400}),
     "loss of 5,000 digits": '{"round": 1, "seconds": 1, "test_loss": ' + "9" * 5000 + "}",
     "clients text": json.dumps({**ROW, "round": 1, "client_accuracies": ["a"]}),
+    "fine-tuned clients of another number": json.dumps(
+        {**ROW, "round": 1, "client_accuracies": [0.5], "fine_tuned_accuracies": [0.5, 0.5]}
+    ),
     "seconds missing": json.dumps({"round": 1, "test_accuracy": 0.5}),
     "nested": "[" * max(5000, 2 * sys.getrecursionlimit()),
     "cut": '{"round": 1, "te',
