@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from multiprocessing.context import ForkServerContext
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,13 @@ def _nothing_waits_for_the_disk() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def forkserver() -> ForkServerContext:
-    """Processes that begin with everything imported, those of ``--workers``, too; see ``tests.tools.warm``."""
-    return warm.context()
+@pytest.fixture(scope="session", autouse=True)
+def _processes_begin_warm() -> Iterator[None]:
+    """Whoever starts Python's forkserver: also the workers of federations are forks of one that has all imported."""
+    multiprocessing.set_forkserver_preload(warm.PRELOAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forkserver, "set_forkserver_preload", lambda _: None)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,10 @@
 """Imports all that the repository's programs import, for the process that ``tests.tools.warm`` forks."""
 
 # ruff: noqa: F401
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import gc
 
 import flwr_datasets.partitioner

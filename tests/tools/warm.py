@@ -16,22 +16,22 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext
 from pathlib import Path
 from typing import IO, Any
-from unittest import mock
 
 ROOT = Path(__file__).resolve().parents[2]
 OURS = ("fps_pretrain", "federated", "experiments")
 
 
+PRELOAD = ["tests.tools.imports"]
+"""What Python's forkserver imports first."""
+
+
 def context() -> ForkServerContext:
-    """The context whose processes begin with everything imported; those of ``federated.engines.workers``, too."""
+    """The context whose processes begin with everything imported."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.tools.imports"])
-    with mock.patch.dict(os.environ, OMP_NUM_THREADS="1"):
-        forkserver.ensure_running()
+    context.set_forkserver_preload(PRELOAD)
     return context
 
 

@@ -64,6 +64,7 @@ def fields_of(places: Path, **fields: Any) -> dict[str, Any]:
         "dataset": f"folder:{places / 'server'}",
         "partition": "nodes",
         "clients": 2,
+        "arch": "resnet8",
         "image_size": 8,
         "rounds": 2,
         "local_epochs": 1,

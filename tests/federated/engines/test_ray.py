@@ -97,11 +97,11 @@ class TestLocal:
         monkeypatch.setattr(pool, "HANG_GRACE", 0.0)
         with_actor_of(monkeypatch, 1, 3, kill)
         stopped = with_actor_of(monkeypatch, 2, 2, lambda process: os.kill(process, signal.SIGSTOP))
-        rows = run(tiny(engine="ray", workers=1, client_timeout=15.0), quiet=True).history
+        rows = run(tiny(engine="ray", workers=1, client_timeout=8.0), quiet=True).history
         (failure,) = rows[1]["failures"]
         assert failure["client"] == 1
         assert failure["reason"].startswith("WorkerDied: its actor ended")
-        assert rows[2]["failures"] == [{"client": 0, "reason": "ClientTimeout: hung for 15 s and was ended"}]
+        assert rows[2]["failures"] == [{"client": 0, "reason": "ClientTimeout: hung for 8 s and was ended"}]
         assert rows[3]["failures"] == []
         (process,) = stopped
         deadline = time.monotonic() + 60

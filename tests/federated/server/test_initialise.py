@@ -158,7 +158,6 @@ CLIENTS_ARE_ASKED: dict[str, Any] = {"head": "centroid", "init_statistics": "cli
 """Fields with which clients are asked before the first round; test_simulation.py has them on Ray."""
 
 
-@pytest.mark.usefixtures("forkserver")
 def test_what_clients_are_asked_first_is_the_same_from_workers(tiny: Tiny, tmp_path: Path) -> None:
     here = run_quietly(tiny(output=tmp_path / "here", rounds=1, **CLIENTS_ARE_ASKED))
     assert run_quietly(tiny(output=tmp_path / "workers", rounds=1, workers=2, **CLIENTS_ARE_ASKED)) == here

@@ -43,7 +43,7 @@ def _in_group(rank, world_size, port, works, results):
 
 
 @pytest.fixture(scope="module")
-def in_two_processes(forkserver):
+def in_two_processes():
     """What ``work(rank)`` returns in each of two processes of a group, by ``work``. Starting them takes longest."""
     works = (_synchronised, _keys, _centred_loss)
     port = free_port()

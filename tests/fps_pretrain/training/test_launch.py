@@ -61,7 +61,6 @@ def _agree(rank, ports, results):
     results[rank] = outcomes
 
 
-@pytest.mark.usefixtures("forkserver")
 def test_every_process_learns_what_rank_0_has_decided():
     with multiprocessing.Manager() as manager:
         results = manager.dict()
