@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -34,27 +36,40 @@ def _nothing_waits_for_the_disk() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _processes_begin_warm() -> Iterator[None]:
+    """Whoever starts Python's forkserver: also the workers of federations are forks of one that has all imported."""
+    multiprocessing.set_forkserver_preload(warm.PRELOAD)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forkserver, "set_forkserver_preload", lambda _: None)
+        yield
+
+
 @pytest.fixture(scope="session")
-def run_script(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunScript]:
+def run_script(tmp_path_factory: pytest.TempPathFactory) -> RunScript:
     """Run one of the repository's programs as a user does; returns the completed process with its text.
 
     Torch and its like are imported once for all (``tests.tools.warm``), unless ``fresh`` asks for a new interpreter.
     """
-    programs = warm.Programs(tmp_path_factory.mktemp("programs"))
+    folder = tmp_path_factory.mktemp("programs")
 
     def run(
         *args: object, cwd: Path = REPOSITORY, timeout: float = 300, fresh: bool = False
     ) -> subprocess.CompletedProcess[str]:
         script, *rest = map(str, args)
-        command = [*(["-m", script] if script.startswith("experiments") else [str(REPOSITORY / script)]), *rest]
+        command = [sys.executable, *([str(REPOSITORY / script)] if script.endswith(".py") else ["-m", script]), *rest]
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-        if not fresh:
-            return programs.run(command, cwd, environment, timeout)
-        command = [sys.executable, *command]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
+        if fresh:
+            return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=timeout, env=environment)
+        with (folder / "stdout").open("w+") as output, (folder / "stderr").open("w+") as errors:
+            program = warm.Program(command, stdout=output, stderr=errors, cwd=cwd, env=environment)
+            try:
+                code = program.wait(timeout)
+            finally:
+                program.kill()
+            return subprocess.CompletedProcess(command, code, output.read(), errors.read())
 
-    yield run
-    programs.close()
+    return run
 
 
 def assert_refused(done: subprocess.CompletedProcess[str], *words: str) -> None:

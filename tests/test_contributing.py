@@ -7,10 +7,11 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.tools import warm
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -28,9 +29,10 @@ def checkout(tmp_path: Path) -> Path:
 
 
 def run_fl(checkout: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "run_fl.py", *flags]
     environment = os.environ | {"PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True, timeout=300)
+    with (checkout / "stdout").open("w+") as output, (checkout / "stderr").open("w+") as errors:
+        program = warm.Program(["run_fl.py", *flags], cwd=checkout, env=environment, stdout=output, stderr=errors)
+        return subprocess.CompletedProcess(flags, program.wait(300), output.read(), errors.read())
 
 
 def test_the_example_of_an_algorithm_runs(checkout: Path) -> None:

@@ -43,9 +43,10 @@ class MethodChoice(OptionSet):
     epochs of 256,000 pairs, a cosine per step after a warm-up), hours on a CPU; quick: minutes on a CPU; auto: paper on
     a GPU, quick without one. It fills the fields that are None."""
     arch: str = "resnet20"
-    """Encoder: resnet20, resnet32, resnet44 or resnet56, or one of torchvision's by name, such as resnet18."""
+    """Encoder: resnet20, resnet32, resnet44 or resnet56 (resnet8 for trials), or one of torchvision's by name, such as
+    resnet18."""
     width: Annotated[Width, WIDTH] = 1
-    """Multiplies the channels of resnet20 to resnet56 (the paper's expand)."""
+    """Multiplies the channels of resnet8 to resnet56 (the paper's expand)."""
 
 
 @dataclass(frozen=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from fps_pretrain.common.errors import UserError
 
-BLOCKS_PER_STAGE = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
-"""The CIFAR ResNets of He et al. (2016, section 4.2): depth 6n + 2 has n residual blocks in each of three stages."""
+BLOCKS_PER_STAGE = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
+"""The CIFAR ResNets of He et al. (2016, section 4.2): depth 6n + 2 has n residual blocks in each of three stages.
+
+The paper begins with n = 3; ResNet-8 is for trials."""
 
 _TORCHVISION_RESNETS = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")
 

@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
 
 
 class CifarResNet(Encoder):
-    """ResNet-20/32/44/56 without its classifier; ResNet-20 of width 1 has 0.27 million parameters.
+    """ResNet-8/20/32/44/56 without its classifier; ResNet-20 of width 1 has 0.27 million parameters.
 
     Args:
         arch: a key of ``architectures.BLOCKS_PER_STAGE``.
@@ -132,7 +132,7 @@ def build_encoder(arch: str, width: int = 1, seed: int | None = None) -> Any:
     """A freshly initialised ``Encoder``; with ``seed``, the same weights every time and the global RNG left as it was.
 
     Args:
-        arch: ``resnet20``, ``resnet32``, ``resnet44`` or ``resnet56``, or a classifier of ``torchvision.models``.
+        arch: a key of ``architectures.BLOCKS_PER_STAGE``, or a classifier of ``torchvision.models``.
         width: multiplies the channels of the former; 1 for the latter.
         seed: what the weights are drawn from; None for the global RNG.
 

@@ -19,7 +19,7 @@ from tests.conftest import assert_refused
 from tests.experiments.runs import write_run
 
 TINY = RunConfig(
-    dataset="digits", image_size=16, limit_train=120, limit_test=60, clients=3, partition="iid", rounds=1,
+    arch="resnet8", image_size=16, limit_train=120, limit_test=60, clients=3, partition="iid", rounds=1,
     local_epochs=1, batch_size=32, per_client_every=1, threads=1,
     precision="32",  # in which the analyses evaluate
 )  # fmt: skip

@@ -226,24 +226,14 @@ def test_a_comparison_stays_out_of_a_runs_folder(tmp_path, capsys):
 
 
 TINY = [
-    "--rounds",
-    1,
-    "--limit-train",
-    100,
-    "--limit-test",
-    50,
-    "--image-size",
-    16,
-    "--clients",
-    2,
-    "--partition",
-    "iid",
-]
+    "--arch", "resnet8", "--rounds", 1, "--limit-train", 100, "--limit-test", 50, "--image-size", 16, "--clients", 2,
+    "--partition", "iid",
+]  # fmt: skip
 
 
 def test_from_the_outside_and_again(run_script, tmp_path):
     checkpoint = tmp_path / "enc.pt"
-    save_encoder(checkpoint, build_encoder("resnet20", seed=5), "resnet20", 1, {})
+    save_encoder(checkpoint, build_encoder("resnet8", seed=5), "resnet8", 1, {})
     command = [
         "experiments.compare",
         "--inits",

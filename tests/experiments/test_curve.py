@@ -17,7 +17,16 @@ from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 
 FEDERATION = RunConfig(
-    dataset="digits", clients=2, rounds=2, local_epochs=1, limit_train=200, limit_test=40, validation=0.5, threads=1
+    dataset="digits",
+    arch="resnet8",
+    image_size=16,
+    clients=2,
+    rounds=2,
+    local_epochs=1,
+    limit_train=200,
+    limit_test=40,
+    validation=0.5,
+    threads=1,
 )
 
 
@@ -25,8 +34,8 @@ FEDERATION = RunConfig(
 def encoders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("encoders")
     for seed, pairs in ((1, 1000), (2, 10_000)):
-        encoder = build_encoder("resnet20", seed=seed)
-        save_encoder(folder / f"{pairs}.pt", encoder, "resnet20", 1, {"method": "simclr", "pairs_seen": pairs})
+        encoder = build_encoder("resnet8", seed=seed)
+        save_encoder(folder / f"{pairs}.pt", encoder, "resnet8", 1, {"method": "simclr", "pairs_seen": pairs})
     return folder
 
 
@@ -94,7 +103,7 @@ def test_the_best_rate_is_that_of_the_mean_over_seeds():
 def test_what_is_no_curve_is_refused(encoders, tmp_path):
     with pytest.raises(UserError, match="same weights"):
         curve.main(config_of(tmp_path / "a", encoders / "1000.pt", f"b={encoders / '1000.pt'}"))
-    save_encoder(tmp_path / "bare.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
+    save_encoder(tmp_path / "bare.pt", build_encoder("resnet8", seed=1), "resnet8", 1, {})
     with pytest.raises(UserError, match="how many pairs"):
         curve.main(config_of(tmp_path / "a", tmp_path / "bare.pt"))
     assert not (tmp_path / "a").exists()

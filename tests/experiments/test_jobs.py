@@ -20,11 +20,20 @@ from federated.client.failures import injected
 from federated.config.run import RunConfig
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
+from tests.tools import warm
 
 TINY = RunConfig(
-    dataset="digits", image_size=16, limit_train=100, limit_test=50, clients=2, partition="iid", rounds=1, threads=1
+    arch="resnet8", image_size=16, limit_train=100, limit_test=50, clients=2, partition="iid", rounds=1, threads=1
 )
-SIZES = {"rounds": 1, "limit-train": 100, "limit-test": 50, "image-size": 16, "clients": 2, "threads": 1}
+SIZES = {
+    "arch": "resnet8",
+    "rounds": 1,
+    "limit-train": 100,
+    "limit-test": 50,
+    "image-size": 16,
+    "clients": 2,
+    "threads": 1,
+}
 FLAGS = [*(part for name, value in SIZES.items() for part in (f"--{name}", str(value))), "--partition", "iid"]
 
 
@@ -38,8 +47,10 @@ def without_times(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
-def test_side_by_side(tmp_path, capsys):
+def test_side_by_side(tmp_path, capsys, monkeypatch):
     """A run that fails stops no other, and the others are what they are one by one."""
+    processes = SimpleNamespace(**vars(subprocess) | {"Popen": warm.Program})
+    monkeypatch.setattr(running, "subprocess", processes)
     run = replace(TINY, inject_failures=0.4, min_clients=2)
     fails = {seed: any(injected(replace(run, seed=seed), 1, client) for client in (0, 1)) for seed in range(30)}
     bad = next(seed for seed, failed in fails.items() if failed)

@@ -12,12 +12,14 @@ from torch import Tensor
 from federated.algorithms.averaging import Mean
 from federated.client import workspace
 from federated.config.run import RunConfig
+from federated.results import evaluation
 from federated.server.output import run_folder
 from federated.server.output.run_folder import Row, RunFolder
 from federated.server.run import run
 from tests.federated.least_squares import Federated, LeastSquares
 
 TINY: dict[str, Any] = {
+    "arch": "resnet8",
     "limit_train": 60,
     "limit_test": 20,
     "image_size": 8,
@@ -30,6 +32,28 @@ TINY: dict[str, Any] = {
     "threads": 1,
     "precision": "32",
 }
+
+
+def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
+    """Have runs leave empty files where pictures belong: to draw them takes longer than a tiny run."""
+
+    def touch(path: Path, *_: object, **__: object) -> None:
+        path.touch()
+
+    patch.setattr(run_folder, "plot_partition", touch)
+    patch.setattr(run_folder, "plot_curve", touch)
+    patch.setattr(evaluation, "draw", touch)
+
+
+@pytest.fixture
+def pictures() -> None:
+    """Asked for by tests of what is drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "pictures" not in request.fixturenames:
+        take_no_pictures(monkeypatch)
 
 
 @pytest.fixture
@@ -56,12 +80,6 @@ def outcome(folder: Path) -> tuple[list[Row], dict[str, bytes]]:
 def run_quietly(config: RunConfig) -> tuple[list[Row], dict[str, bytes]]:
     """Carry a run to its end and return its outcome."""
     return outcome(run(config, quiet=True).folder)
-
-
-def take_no_pictures(patch: pytest.MonkeyPatch) -> None:
-    """Leave out the pictures of a run, which take most of a tiny one's time."""
-    patch.setattr(run_folder, "plot_partition", lambda *_: None)
-    patch.setattr(run_folder, "plot_curve", lambda *_, **__: None)
 
 
 def mean_of(weights: Sequence[Mapping[str, Tensor]], counts: Sequence[float]) -> dict[str, Tensor]:

@@ -9,7 +9,6 @@ that of a run that nobody killed. The state is saved after every step, so that m
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import random
 import sys
@@ -19,13 +18,17 @@ from pathlib import Path
 
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models import checkpoint
+from tests.fps_pretrain.probing.few_images import few_images
+from tests.tools import warm
 
 
 def configuration(folder: Path, method: str, workers: int = 0) -> PretrainConfig:
     """A run of two epochs and 16 steps that takes a few seconds and probes and saves all the time."""
+    folder.mkdir(parents=True, exist_ok=True)
     return PretrainConfig(
         method=method,
         method_options=("queue=64",) if method == "moco" else (),
+        arch="resnet8",
         size=16,
         epochs=2,
         pairs_per_epoch=64,
@@ -38,6 +41,7 @@ def configuration(folder: Path, method: str, workers: int = 0) -> PretrainConfig
         save_every=1,
         state_every=0.0,
         probe_every=64,
+        probe_data=str(few_images(folder / "images")),
         output=folder / "encoder.pt",
         run_dir=folder / "run",
     )
@@ -50,39 +54,45 @@ def _train(config: PretrainConfig) -> None:
     sys.exit(train(config))
 
 
-def _context() -> multiprocessing.context.BaseContext:
-    """Processes that begin with everything imported, so that kills hit work and not imports."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["fps_pretrain.training.run", "fps_pretrain.methods.simsiam", "fps_pretrain.methods.moco"]
-    )
-    return context
+def run_alone(config: PretrainConfig) -> float:
+    """Run ``config`` to its end; returns the seconds it took."""
+    nothing = warm.context().Process(target=int)  # The first process waits for the imports.
+    nothing.start()
+    nothing.join()
+    began = time.monotonic()
+    kill_until_done(config, 0, random.Random(0), 0.0)
+    return time.monotonic() - began
 
 
-def kill_until_done(config: PretrainConfig, kills: int, rng: random.Random) -> list[float]:
+def kill_until_done(config: PretrainConfig, kills: int, rng: random.Random, span: float) -> list[float]:
     """Run ``config``, killing it ``kills`` times; returns the seconds after which each kill came.
+
+    Args:
+        config: the run.
+        kills: how many.
+        rng: draws the moments.
+        span: seconds; a kill comes at most so long after the start before it.
 
     Raises:
         RuntimeError: a run that was not killed failed.
     """
-    context = _context()
+    context = warm.context()  # Everything is imported, so that kills hit work and not imports.
     started = time.monotonic()
-    process = context.Process(target=_train, args=(config,))  # type: ignore[attr-defined]
+    process = context.Process(target=_train, args=(config,))
     process.start()
     moments: list[float] = []
-    span = 3.0
     while len(moments) < kills:
         after = rng.uniform(0.0, span)
         process.join(after)
-        if process.exitcode is not None:  # it was over before the kill: a shorter time the next time
+        if process.exitcode is not None:  # It was over before the kill.
             if process.exitcode:
                 raise RuntimeError(f"the run failed with exit code {process.exitcode}")
-            span = max(0.5, 0.8 * span)
+            span *= 0.8
         else:
             process.kill()
             process.join()
             moments.append(after)
-        process = context.Process(target=_train, args=(config,))  # type: ignore[attr-defined]
+        process = context.Process(target=_train, args=(config,))
         process.start()
     process.join()
     if process.exitcode:
@@ -111,12 +121,12 @@ def main() -> int:
     for method in options.methods:
         with tempfile.TemporaryDirectory() as name:
             whole = configuration(Path(name) / "whole", method, options.workers)
-            kill_until_done(whole, 0, rng)
+            seconds = run_alone(whole)
             done = 0
             while done < options.kills:
                 number = min(options.per_run, options.kills - done)
                 config = configuration(Path(name) / f"killed-{done}", method, options.workers)
-                moments = kill_until_done(config, number, rng)
+                moments = kill_until_done(config, number, rng, 0.7 * seconds)
                 done += number
                 same = digest(config) == digest(whole)
                 differing += not same

@@ -1,113 +1,135 @@
-"""Run the repository's programs in processes that have already imported torch, Flower and Lightning.
+"""Processes that begin with torch, Flower and Lightning imported.
 
-``python -m tests.tools.warm`` imports them once, and forks for each request: one line of JSON on stdin with ``argv``,
-``cwd``, ``environment`` and the files ``stdout`` and ``stderr``. Its answers are the process id of the fork, and its
-exit code when it has ended. In the fork the program is ``__main__``: what it prints and its exit code are those of a
-fresh interpreter. What a program imports, and what its imports print, only a fresh interpreter shows.
+They are forks of Python's forkserver, one for each pytest process, which imports ``tests.tools.imports`` first. In a
+fork, a program of the repository is ``__main__``: what it prints and its exit code are those of a fresh interpreter.
+What a program imports, and what its imports print, only a fresh interpreter shows.
 """
 
 from __future__ import annotations
 
 import atexit
-import gc
-import importlib
-import json
+import multiprocessing
 import os
 import runpy
-import signal
 import subprocess
 import sys
 import threading
 import traceback
+from collections.abc import Mapping, Sequence
+from multiprocessing.context import ForkServerContext
 from pathlib import Path
+from typing import IO, Any
 
-HEAVY = (
-    "fps_pretrain.training.run", "fps_pretrain.pairs.gallery", "federated.server.run", "federated.server.rounds",
-    "sklearn.datasets", "sklearn.model_selection", "flwr_datasets.partitioner", "matplotlib.figure",
-    "experiments.compare",
-)  # fmt: skip
+ROOT = Path(__file__).resolve().parents[2]
+OURS = ("fps_pretrain", "federated", "experiments")
 
 
-class Programs:
-    """The client's side: starts the process with everything imported at the first program."""
+PRELOAD = ["tests.tools.imports"]
+"""What Python's forkserver imports first."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._server: subprocess.Popen[str] | None = None
 
-    def run(
-        self, argv: list[str], cwd: Path, environment: dict[str, str], timeout: float
-    ) -> subprocess.CompletedProcess[str]:
-        """What ``python ARGV`` does, with the text that it prints; ``argv`` begins with a file or with ``-m``.
+def context() -> ForkServerContext:
+    """The context whose processes begin with everything imported."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOAD)
+    return context
+
+
+class Program:
+    """A Python program in a process of its own, used like ``subprocess.Popen``.
+
+    Args:
+        command: what would follow ``python``: a file or ``-m MODULE``, and arguments. A first word that is the
+            interpreter itself is left out.
+        stdout: a file that the program appends to; None for nowhere.
+        stderr: the same.
+        stdin: always nothing, whatever is given.
+        cwd: where the program begins; here if None.
+        env: its environment; this process's if None.
+        start_new_session: whether it is alone in its process group.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[object],
+        *,
+        stdout: IO[Any] | None = None,
+        stderr: IO[Any] | None = None,
+        stdin: object = None,
+        cwd: Path | None = None,
+        env: Mapping[str, str] | None = None,
+        start_new_session: bool = False,
+    ) -> None:
+        argv = [str(word) for word in command]
+        self.args = argv[1:] if argv[0] == sys.executable else argv
+        files = [os.devnull if file is None else str(file.name) for file in (stdout, stderr)]
+        environment = dict(os.environ if env is None else env)
+        self._process = context().Process(
+            target=_become, args=(self.args, files, str(cwd or Path.cwd()), environment, start_new_session)
+        )
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code; minus the signal that ended it; None while it runs."""
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        """The same."""
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, if it is still there."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self.returncode is None:
+            self._process.kill()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """The exit code, when it has ended.
 
         Raises:
-            subprocess.TimeoutExpired: it took longer than ``timeout`` seconds, and was killed.
+            subprocess.TimeoutExpired: it has not ended after so many seconds.
         """
-        server = self._started()
-        assert server.stdin is not None
-        assert server.stdout is not None
-        files = {name: str(self._folder / name) for name in ("stdout", "stderr")}
-        request = {"argv": argv, "cwd": str(cwd), "environment": environment, **files}
-        server.stdin.write(json.dumps(request) + "\n")
-        server.stdin.flush()
-        process = int(server.stdout.readline())
-        late = threading.Event()
-        timer = threading.Timer(timeout, lambda: (late.set(), os.kill(process, signal.SIGKILL)))
-        timer.start()
-        code = int(server.stdout.readline())
-        timer.cancel()
-        if late.is_set():
-            raise subprocess.TimeoutExpired(argv, timeout)
-        output, errors = (Path(path).read_text() for path in files.values())
-        return subprocess.CompletedProcess(argv, code, output, errors)
-
-    def _started(self) -> subprocess.Popen[str]:
-        if self._server is None:
-            self._server = subprocess.Popen(
-                [sys.executable, "-m", "tests.tools.warm"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                text=True,
-                cwd=Path(__file__).resolve().parents[2],
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-            )
-        return self._server
-
-    def close(self) -> None:
-        """End the process."""
-        if self._server is not None:
-            self._server.communicate(timeout=30)
+        self._process.join(timeout)
+        if self.returncode is None:
+            assert timeout is not None
+            raise subprocess.TimeoutExpired(self.args, timeout)
+        return self.returncode
 
 
-def _serve() -> dict[str, object]:
-    """Answer requests until there are no more; returns in each fork with what it is to do."""
-    for line in sys.stdin:
-        process = os.fork()
-        if process == 0:
-            request: dict[str, object] = json.loads(line)
-            return request
-        print(process, flush=True)
-        _, status = os.waitpid(process, 0)
-        print(os.waitstatus_to_exitcode(status), flush=True)
-    os._exit(0)
-
-
-def _become(request: dict[str, object]) -> None:
-    """Take over the files, folder, environment and arguments of a program."""
+def _become(argv: list[str], files: list[str], cwd: str, environment: dict[str, str], session: bool) -> None:
+    """Take over the files, folder and environment of a program, run it, and end this process."""
+    if session:
+        os.setsid()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
-    for descriptor, name in ((1, "stdout"), (2, "stderr")):
-        file = os.open(str(request[name]), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for descriptor, name in enumerate(files, 1):
+        file = os.open(name, os.O_WRONLY | os.O_APPEND)
         os.dup2(file, descriptor)
         os.close(file)
     sys.stdin = open(0, closefd=False)  # noqa: SIM115
-    os.chdir(str(request["cwd"]))
+    os.chdir(cwd)
     os.environ.clear()
-    os.environ.update(request["environment"])  # type: ignore[arg-type,call-overload]
+    os.environ.update(environment)
+    code = _execute(argv, Path(cwd))
+    # As an interpreter ends, without taking apart what was imported: that would copy all memory.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code & 0xFF)
 
 
-def _execute(argv: list[str]) -> int:
+def _execute(argv: list[str], cwd: Path) -> int:
     """Run a program to its end; returns its exit code."""
+    if argv[0] != "-m" and ROOT not in (cwd / argv[0]).resolve().parents:
+        _forget_ours()
     try:
         if argv[0] == "-m":
             sys.argv = argv[1:]
@@ -115,7 +137,7 @@ def _execute(argv: list[str]) -> int:
             runpy.run_module(argv[1], run_name="__main__", alter_sys=True)
         else:
             sys.argv = argv
-            sys.path[0] = str(Path(argv[0]).parent)
+            sys.path.insert(0, str((cwd / argv[0]).parent))
             runpy.run_path(argv[0], run_name="__main__")
     except SystemExit as exit_:
         if exit_.code is None or isinstance(exit_.code, int):
@@ -128,17 +150,7 @@ def _execute(argv: list[str]) -> int:
     return 0
 
 
-if __name__ == "__main__":
-    for heavy in HEAVY:
-        importlib.import_module(heavy)
-    gc.collect()
-    gc.freeze()  # A collection in a fork would copy all memory.
-    work = _serve()
-    _become(work)
-    code = _execute(work["argv"])  # type: ignore[arg-type]
-    # As an interpreter ends, without taking apart what was imported: that, too, would copy all memory.
-    threading._shutdown()  # type: ignore[attr-defined]
-    atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code & 0xFF)
+def _forget_ours() -> None:
+    """Have a program of another checkout import that checkout's modules."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in OURS]:
+        del sys.modules[name]

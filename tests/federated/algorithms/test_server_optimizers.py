@@ -101,7 +101,7 @@ def test_qfedavg_is_its_reference(federate: Federate, rate: float | None) -> Non
 def test_qfedavg_is_fairer(federate: Federate) -> None:
     spread = {}
     for q in (0.0, 5.0):
-        w = federate(PROBLEM, strategy="qfedavg", q=q, **FIELDS).run(150)[-1]
+        w = federate(PROBLEM, strategy="qfedavg", q=q, **FIELDS).run(60)[-1]
         losses = [PROBLEM.loss(client, w) for client in range(PROBLEM.clients)]
         spread[q] = max(losses) - min(losses)
     assert spread[5.0] < 0.5 * spread[0.0]

@@ -38,12 +38,12 @@ from fps_pretrain.models.encoders import build_classifier, build_encoder
 Tiny = Callable[..., RunConfig]
 
 
-def classifier() -> nn.Sequential:
-    return build_classifier(build_encoder("resnet20", seed=1), 10, seed=2)
+def classifier(arch: str = "resnet8") -> nn.Sequential:
+    return build_classifier(build_encoder(arch, seed=1), 10, seed=2)
 
 
 def test_group_norm_takes_batch_norms_place_and_parameters() -> None:
-    before = classifier()
+    before = classifier("resnet20")
     for module in before.modules():
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight)
@@ -69,7 +69,7 @@ def test_batch_norm_is_left_as_it_is() -> None:
 
 
 def test_group_norm_runs_from_a_checkpoint_with_batch_norm(tiny: Tiny, tmp_path: Path) -> None:
-    save_encoder(tmp_path / "encoder.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
+    save_encoder(tmp_path / "encoder.pt", build_encoder("resnet8", seed=1), "resnet8", 1, {})
     folder = run(tiny(init=str(tmp_path / "encoder.pt"), norm="group", rounds=1), quiet=True).folder
     assert not [name for name in RunFolder(folder).load_state().weights if "running" in name]
 

@@ -28,7 +28,7 @@ Outcomes = Callable[..., Outcome]
 
 WEIGHTS: dict[str, tuple[dict[str, Any], Any]] = {
     # field: (what the run around it needs, another value than the tiny run's)
-    "arch": ({}, "resnet32"),
+    "arch": ({}, "resnet20"),
     "width": ({}, 2),
     "limit_train": ({}, 70),
     "image_size": ({}, 16),
@@ -97,11 +97,6 @@ OTHERWISE = {
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 
 
-@pytest.fixture(autouse=True)
-def without_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    take_no_pictures(monkeypatch)
-
-
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """The rows and weights of a run with these fields. A run that several tests compare with is made once."""
@@ -147,7 +142,7 @@ def test_auto_augmentation_is_crop_for_digits(outcomes: Outcomes, augment: str) 
 
 
 def test_init(outcomes: Outcomes, tmp_path: Path) -> None:
-    save_encoder(tmp_path / "encoder.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
+    save_encoder(tmp_path / "encoder.pt", build_encoder("resnet8", seed=1), "resnet8", 1, {})
     assert outcomes()[1] != outcomes(init=str(tmp_path / "encoder.pt"))[1]
 
 

@@ -64,6 +64,7 @@ def fields_of(places: Path, **fields: Any) -> dict[str, Any]:
         "dataset": f"folder:{places / 'server'}",
         "partition": "nodes",
         "clients": 2,
+        "arch": "resnet8",
         "image_size": 8,
         "rounds": 2,
         "local_epochs": 1,
@@ -84,7 +85,7 @@ def config_of(places: Path, **fields: Any) -> RunConfig:
     return RunConfig(**{**fields_of(places, **fields), "output": places / "run"})
 
 
-def test_clients_train_on_what_their_nodes_hold(places: Path) -> None:
+def test_clients_train_on_what_their_nodes_hold(places: Path, pictures: None) -> None:
     result = run(config_of(places, per_client_every=1, head="centroid"), quiet=True, grid=grid_of(places))
     assert [row["clients"]["examples"] for row in result.history[1:]] == [[20, 12]] * 2
     # Class means of brightness need no training.

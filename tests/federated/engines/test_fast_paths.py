@@ -120,7 +120,7 @@ def test_bfloat16_is_near_32_bits(tiny: Tiny, tmp_path: Path, strategy: str) -> 
         RunFolder(run(tiny(output=tmp_path / precision, precision=precision, **fields), quiet=True).folder).load_state()
         for precision in ("32", "bf16")
     )
-    begin = build_classifier(build_encoder("resnet20", seed=0), 10, seed=0).state_dict()
+    begin = build_classifier(build_encoder("resnet8", seed=0), 10, seed=0).state_dict()
     names = [name for name, tensor in begin.items() if tensor.is_floating_point() and "running" not in name]
 
     def distance(a: Any, b: Any) -> float:
@@ -181,7 +181,7 @@ def test_compiled_code_is_near_what_it_compiles(tiny: Tiny, tmp_path: Path) -> N
         RunFolder(run(tiny(output=tmp_path / str(on), compile=on, rounds=1, lr=0.01), quiet=True).folder).load_state()
         for on in (False, True)
     )
-    begin = build_classifier(build_encoder("resnet20", seed=0), 10, seed=0).state_dict()
+    begin = build_classifier(build_encoder("resnet8", seed=0), 10, seed=0).state_dict()
     for name, tensor in plain.weights.items():
         if tensor.is_floating_point():
             changed = float((tensor - begin[name]).norm())

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,8 +18,9 @@ from federated.engines import ray as engine
 from federated.server.output.run_folder import read_history
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
-from tests.conftest import REPOSITORY
-from tests.federated.conftest import run_quietly
+from tests.conftest import REPOSITORY, RunScript
+from tests.federated.conftest import outcome, run_quietly
+from tests.tools import warm
 
 ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fps-federated[ray]'")
 
@@ -69,23 +68,21 @@ def kill(process: int) -> None:
 class TestLocal:
     """On this machine."""
 
-    def test_ray_gives_the_weights_of_one_process(self, tiny: Tiny, tmp_path: Path) -> None:
-        """With clients that are asked first, that remember and that fail: what is said of them is the same, too."""
-        fields = {**FIELDS, "inject_failures": 0.3, "seed": 2, "head": "centroid", "init_statistics": "clients"}
-        in_process = run_quietly(tiny(output=tmp_path / "inprocess", **fields))
-        in_parallel = run_quietly(tiny(output=tmp_path / "ray", engine="ray", **fields))
-        assert any(row["failures"] for row in in_process[0])
-        assert in_process == in_parallel
+    def test_ray_leaves_what_one_process_leaves(self, tiny: Tiny, tmp_path: Path) -> None:
+        """With clients that are asked first, that remember and that fail: what is said of them is the same, too.
 
-    def test_clients_remember_at_the_server_alone(self, tiny: Tiny, tmp_path: Path) -> None:
-        """What stays with the clients' own statistics is what one process leaves, file by file."""
-        fields = {**FIELDS, "bn_stats": "local"}
+        Also what stays with the clients' own statistics, file by file.
+        """
+        fields = {**FIELDS, "inject_failures": 0.3, "seed": 2, "head": "centroid", "init_statistics": "clients"}
         left = []
         for name in ("inprocess", "ray"):
-            folder = run(tiny(output=tmp_path / name, engine=name, **fields), quiet=True).folder / "clients"
-            left.append({str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*.pt")})
-        assert left[0].keys() == left[1].keys()
-        assert left[0] == left[1]
+            folder = run(tiny(output=tmp_path / name, engine=name, bn_stats="local", **fields), quiet=True).folder
+            states = {str(path.relative_to(folder)): path.read_bytes() for path in folder.glob("clients/**/*.pt")}
+            left.append((*outcome(folder), states))
+        (rows, _, states), in_parallel = left
+        assert any(row["failures"] for row in rows)
+        assert states
+        assert left[0] == in_parallel
 
     def test_clients_are_judged_at_their_actors(self, tiny: Tiny, tmp_path: Path) -> None:
         """With heads of their own, and after fine-tuning; what never changes is in the object store."""
@@ -94,22 +91,18 @@ class TestLocal:
         assert in_process == run_quietly(tiny(output=tmp_path / "ray", engine="ray", **fields))
         head = {"clients": 3, "rounds": 2, "train": "head", "fine_tune_epochs": 1}
         in_process = run_quietly(tiny(output=tmp_path / "head", **head))
-        assert in_process == run_quietly(tiny(output=tmp_path / "head-ray", engine="ray", **head))
+        assert in_process == run_quietly(tiny(output=tmp_path / "head-ray", engine="ray", workers=1, **head))
 
-    def test_an_actor_that_dies_costs_one_clients_round(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_actors_that_die_or_hang_cost_one_clients_round(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(pool, "HANG_GRACE", 0.0)
         with_actor_of(monkeypatch, 1, 3, kill)
-        rows = run(tiny(engine="ray"), quiet=True).history
+        stopped = with_actor_of(monkeypatch, 2, 2, lambda process: os.kill(process, signal.SIGSTOP))
+        rows = run(tiny(engine="ray", workers=1, client_timeout=8.0), quiet=True).history
         (failure,) = rows[1]["failures"]
         assert failure["client"] == 1
         assert failure["reason"].startswith("WorkerDied: its actor ended")
-        assert [len(row["failures"]) for row in rows] == [0, 1, 0, 0]
-
-    def test_an_actor_that_hangs_is_replaced(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(pool, "HANG_GRACE", 0.0)
-        stopped = with_actor_of(monkeypatch, 1, 2, lambda process: os.kill(process, signal.SIGSTOP))
-        rows = run(tiny(engine="ray", workers=1, client_timeout=15.0, rounds=2), quiet=True).history
-        assert rows[1]["failures"] == [{"client": 0, "reason": "ClientTimeout: hung for 15 s and was ended"}]
-        assert rows[2]["failures"] == []
+        assert rows[2]["failures"] == [{"client": 0, "reason": "ClientTimeout: hung for 8 s and was ended"}]
+        assert rows[3]["failures"] == []
         (process,) = stopped
         deadline = time.monotonic() + 60
         while psutil.pid_exists(process) and time.monotonic() < deadline:
@@ -117,9 +110,10 @@ class TestLocal:
         assert not psutil.pid_exists(process)
 
     def test_a_run_whose_last_actor_is_gone_goes_on_later(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-        fields = {"engine": "ray", "workers": 1, "strategy": "scaffold"}
+        fields = {"strategy": "scaffold"}
         with monkeypatch.context() as patch:
             with_actor_of(patch, 2, 3, kill)
+            patch.setattr(pool, "START_ATTEMPTS", 2)
             patch.setattr(pool, "START_PAUSE", 0.01)
             original, started = engine.RayGrid._new_worker, []
 
@@ -139,7 +133,7 @@ class TestLocal:
 
             patch.setattr(engine.RayGrid, "_new_worker", new_worker)
             with pytest.raises(RunFailed, match=r"no worker is left: .*no memory"):
-                run(tiny(**fields), quiet=True)
+                run(tiny(engine="ray", workers=1, **fields), quiet=True)
         assert run(tiny(**fields), quiet=True).resumed_from == 1
 
     def test_more_workers_than_the_cluster_has(self, tiny: Tiny) -> None:
@@ -150,7 +144,7 @@ class TestLocal:
         with pytest.raises(
             RunFailed, match=r"3 of 3 clients failed in round 1 .*: the training loss is nan: lower --lr$"
         ):
-            run(tiny(engine="ray", lr=1e30), quiet=True)
+            run(tiny(engine="ray", workers=1, lr=1e30), quiet=True)
 
 
 @pytest.mark.promise
@@ -207,20 +201,20 @@ def test_addresses_that_are_checked() -> None:
 @pytest.mark.promise
 @pytest.mark.slow
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_runs_resume(tmp_path: Path, interrupt: signal.Signals) -> None:
+def test_interrupted_runs_resume(run_script: RunScript, tmp_path: Path, interrupt: signal.Signals) -> None:
     size = "--limit-train 60 --limit-test 20 --image-size 8 --validation 0.1 --clients 3 --partition iid --threads 1"
-    flags = [*size.split(), "--rounds", "40", "--engine", "ray", "--output", str(tmp_path / "run")]
-    command = [sys.executable, str(REPOSITORY / "run_fl.py"), *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    flags = [*size.split(), "--arch", "resnet8", "--rounds", "40", "--engine", "ray", "--output", str(tmp_path / "run")]
+    with (tmp_path / "errors").open("w") as file:
+        process = warm.Program([REPOSITORY / "run_fl.py", *flags], stderr=file)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         time.sleep(0.02)
     process.send_signal(interrupt)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    code, errors = process.wait(60), (tmp_path / "errors").read_text()
+    assert code == 130, errors
     assert "Traceback" not in errors
-    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, timeout=300)
+    done = run_script("run_fl.py", *flags)
     assert done.returncode == 0, done.stderr
     assert "resumed after round" in done.stderr
     assert [row["round"] for row in read_history(tmp_path / "run")] == list(range(41))

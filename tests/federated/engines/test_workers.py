@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY
 from tests.federated.conftest import TINY, run_quietly
+from tests.tools import warm
 
 Tiny = Callable[..., RunConfig]
 
@@ -42,9 +42,9 @@ def test_a_script_may_start_workers_at_its_top_level(tmp_path: Path) -> None:
         f"print('began')\nrun(RunConfig(output=Path('run'), **{fields!r}), quiet=True)\n"
     )
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, script.name]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
-    assert (done.returncode, done.stdout) == (0, "began\n"), done.stderr
+    with (tmp_path / "output").open("w+") as output, (tmp_path / "errors").open("w+") as errors:
+        program = warm.Program([script.name], stdout=output, stderr=errors, cwd=tmp_path, env=environment)
+        assert (program.wait(300), output.read()) == (0, "began\n"), errors.read()
     assert (tmp_path / "run" / "model.pt").exists()
 
 

@@ -30,7 +30,9 @@ def test_the_metrics_are_sklearns() -> None:
     assert found.class_accuracy["b"] == pytest.approx((predicted[labels == 1] == 1).mean())
 
 
-def test_a_run_ends_with_its_evaluation(tiny: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_ends_with_its_evaluation(
+    tiny: Callable[..., RunConfig], pictures: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = tiny(rounds=1)
     assert run_fl.main(run_fl.Command(config, quiet=True)) == 0
     said = json.loads((config.folder / "evaluation.json").read_text())
@@ -55,6 +57,6 @@ def test_a_run_without_its_evaluation_gets_it_later(
     assert evaluation.evaluate(again) is None
 
 
-def test_pictures_of_few_and_many_classes(tmp_path: Path) -> None:
+def test_pictures_of_few_and_many_classes(tmp_path: Path, pictures: None) -> None:
     for count in (2, 25, 200):
         evaluation.draw(tmp_path / "a.png", np.eye(count, dtype=np.int64), ["$x_" * 20] * count, "run")

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import csv
-import os
 import subprocess
-import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -12,21 +11,22 @@ import pytest
 
 from federated import load_classifier
 from federated.config.run import RunConfig
-from tests.conftest import REPOSITORY, assert_refused
+from tests.conftest import RunScript, assert_refused
 
 Predict = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def predict(*arguments: object) -> subprocess.CompletedProcess[str]:
+@pytest.fixture
+def predict(run_script: RunScript) -> Predict:
     """Run the program as a user does."""
-    command = [sys.executable, "-m", "federated.predict", *map(str, arguments)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, env=environment)
+    return partial(run_script, "federated.predict")
 
 
-def test_a_folder_becomes_a_table_and_a_sheet(config: RunConfig, photos: Path, tmp_path: Path) -> None:
+def test_a_folder_becomes_a_table_and_a_sheet(
+    predict: Predict, config: RunConfig, photos: Path, tmp_path: Path
+) -> None:
     output, sheet = tmp_path / "said.csv", tmp_path / "sheet.png"
-    done = predict(config.folder, photos, "--output", output, "--sheet", sheet, "--best")
+    done = predict(config.folder, photos, "--output", output, "--sheet", sheet, "--best", fresh=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     rows = list(csv.reader(output.open(newline="")))
     assert rows[0] == ["image", "class", "probability", *"0123456789"]
@@ -37,7 +37,9 @@ def test_a_folder_becomes_a_table_and_a_sheet(config: RunConfig, photos: Path, t
     assert cv2.imread(str(sheet)).shape[1] > 500
 
 
-def test_files_are_printed_with_the_names_of_a_list(config: RunConfig, photos: Path, tmp_path: Path) -> None:
+def test_files_are_printed_with_the_names_of_a_list(
+    predict: Predict, config: RunConfig, photos: Path, tmp_path: Path
+) -> None:
     (tmp_path / "names.txt").write_text("\n".join(f"digit {number}" for number in range(10)) + "\n")
     done = predict(config.folder, photos / "03.png", photos / "01.png", "--classes", tmp_path / "names.txt")
     rows = list(csv.reader(done.stdout.splitlines()))
@@ -47,7 +49,7 @@ def test_files_are_printed_with_the_names_of_a_list(config: RunConfig, photos: P
 
 @pytest.mark.parametrize("what", ["unfinished", "no image", "classes", "empty", "nothing", "missing"])
 def test_bad_input_is_one_line(
-    config: RunConfig, photos: Path, copied: Callable[[], Path], tmp_path: Path, what: str
+    predict: Predict, config: RunConfig, photos: Path, copied: Callable[[], Path], tmp_path: Path, what: str
 ) -> None:
     folder, images, more, words = config.folder, [photos], ["--output", tmp_path / "said.csv"], what
     if what == "unfinished":

@@ -43,7 +43,7 @@ def test_work_of_many_rounds_is_estimated_at_once(tiny: Tiny, participation: flo
 
 @pytest.mark.parametrize("strategy", ["fedavg", "scaffold", "moon"])
 def test_a_dry_run_tells_and_writes_nothing(tiny: Tiny, strategy: str) -> None:
-    config = tiny(strategy=strategy, partition="shards")
+    config = tiny(strategy=strategy, partition="shards", arch="resnet20")
     text = dry_run(config)
     resolved, _, summary = text.partition("\n\n")
     assert from_yaml(resolved) == replace(config, workers=0)
@@ -54,7 +54,7 @@ def test_a_dry_run_tells_and_writes_nothing(tiny: Tiny, strategy: str) -> None:
 
 
 def test_a_dry_run_leaves_open_what_only_nodes_know(tiny: Tiny) -> None:
-    text = dry_run(tiny(partition="nodes", validation=0.0, limit_train=None))
+    text = dry_run(tiny(partition="nodes", validation=0.0, limit_train=None, arch="resnet20"))
     for words in ("0 training", "20 test", "the nodes' own data: 3 clients, who tell", "269,722", "ms a step here"):
         assert words in text
     assert "steps of" not in text

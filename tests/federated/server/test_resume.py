@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import sys
@@ -22,6 +21,7 @@ from federated.server.output.run_folder import RunFolder
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly
+from tests.tools import warm
 
 Tiny = Callable[..., RunConfig]
 
@@ -57,11 +57,7 @@ def _run_until_killed(config: RunConfig, writes: int) -> None:
 
 def run_with_kills(config: RunConfig, seed: int, kills: int) -> int:
     """Carry a run to its end through at most so many kills at random moments; returns how many there were."""
-    context = multiprocessing.get_context("forkserver")
-    # Imported once for all children; has no effect where another test has started the server.
-    context.set_forkserver_preload(
-        ["federated.server.rounds", "flwr_datasets", "sklearn.datasets", "matplotlib.figure"]
-    )
+    context = warm.context()
     rng = np.random.default_rng(seed)
     # Clients that remember something write more.
     most = 45 if config.bn_stats == "local" or config.algorithm_options().keeps_state else 18

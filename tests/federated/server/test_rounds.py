@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import multiprocessing
 import os
 import signal
 import time
@@ -28,6 +27,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 from tests.federated.conftest import TINY, measured, outcome, run_quietly
+from tests.tools import warm
 
 Tiny = Callable[..., RunConfig]
 
@@ -51,12 +51,14 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
+def test_a_run_leaves_its_folder(tiny: Tiny, pictures: None) -> None:
     result = run(tiny(participation=0.5, eval_every=2, lr_schedule="cosine"), quiet=True)
     assert {path.name for path in result.folder.iterdir()} == {
         "config.yaml", "metrics.jsonl", "partition.npz", "partition.png", "state.pt", "model.pt", "curve.png",
         "init.yaml", "log.txt", "environment.json", ".lock",
     }  # fmt: skip
+    for name in ("partition.png", "curve.png"):
+        assert (result.folder / name).read_bytes().startswith(b"\x89PNG")
     rows = read_history(result.folder)
     assert result.history == rows
     assert result.resumed_from is None
@@ -72,7 +74,7 @@ def test_a_run_leaves_its_folder(tiny: Tiny) -> None:
         }  # fmt: skip
     assert from_yaml((result.folder / "config.yaml").read_text()).participation == 0.5
     model = torch.load(result.folder / "model.pt", weights_only=True)
-    assert (model["arch"], model["width"], model["classes"][9]) == ("resnet20", 1, "9")
+    assert (model["arch"], model["width"], model["classes"][9]) == ("resnet8", 1, "9")
     assert model["state_dict"]["encoder.bn1.num_batches_tracked"].dtype == torch.int64
     assert "round 3/3" in (result.folder / "log.txt").read_text()
 
@@ -144,7 +146,7 @@ def _run_in_child(config: RunConfig) -> None:
 def test_resuming_after_sigkill(tiny: Tiny, tmp_path: Path) -> None:
     fields = {"rounds": 8}
     whole = run_quietly(tiny(output=tmp_path / "whole", **fields))
-    child = multiprocessing.get_context("spawn").Process(target=_run_in_child, args=(tiny(**fields),))
+    child = warm.context().Process(target=_run_in_child, args=(tiny(**fields),))
     child.start()
     metrics = tiny().folder / "metrics.jsonl"
     deadline = time.monotonic() + 120
@@ -214,12 +216,12 @@ def test_an_empty_folder_is_as_good_as_none(tiny: Tiny) -> None:
 
 def test_another_checkpoint_of_the_same_name_is_noticed(tiny: Tiny, tmp_path: Path) -> None:
     path = tmp_path / "encoder.pt"
-    save_encoder(path, build_encoder("resnet20", seed=1), "resnet20", 1, {})
+    save_encoder(path, build_encoder("resnet8", seed=1), "resnet8", 1, {})
     config = tiny(init=str(path), rounds=1)
     first = run(config, quiet=True)
     assert "encoder tensors loaded" in (first.folder / "log.txt").read_text()
     assert run(config, quiet=True).resumed_from == 1
-    save_encoder(path, build_encoder("resnet20", seed=2), "resnet20", 1, {})
+    save_encoder(path, build_encoder("resnet8", seed=2), "resnet8", 1, {})
     with pytest.raises(UserError, match="began from other weights"):
         run(config, quiet=True)
 
@@ -296,7 +298,7 @@ def test_progress_on_the_terminal(tiny: Tiny, capsys: pytest.CaptureFixture[str]
     lines = capsys.readouterr().err.splitlines()
     assert lines[0].startswith("data    digits: 54 training, 6 validation, 20 test examples, 10 classes, 8 px")
     assert lines[1].startswith("clients 3 clients with 18 to 18 examples")
-    assert lines[2].startswith("init    random weights (resnet20, width 1")
+    assert lines[2].startswith("init    random weights (resnet8, width 1")
     assert lines[3].startswith("run     fedavg, 3 rounds, inprocess on ")
     assert [line.split(":")[0] for line in lines if line.startswith("round")] == ["round 0/3", "round 2/3", "round 3/3"]
     assert lines[-1].startswith("finished: test accuracy")

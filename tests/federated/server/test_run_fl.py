@@ -19,11 +19,12 @@ from federated.server.output.run_folder import read_history
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 from tests.conftest import REPOSITORY, assert_refused
+from tests.tools import warm
 
 TINY = [
     "--limit-train", "60", "--limit-test", "20", "--image-size", "8", "--validation", "0.1",
     "--clients", "3", "--partition", "iid", "--rounds", "2", "--local-epochs", "1", "--batch-size", "8",
-    "--threads", "1",
+    "--threads", "1", "--arch", "resnet8",
 ]  # fmt: skip
 
 RunScript = Callable[..., subprocess.CompletedProcess[str]]
@@ -31,7 +32,8 @@ RunScript = Callable[..., subprocess.CompletedProcess[str]]
 
 def test_from_a_checkpoint_and_again(run_script: RunScript, tmp_path: Path) -> None:
     save_encoder(tmp_path / "encoder.pt", build_encoder("resnet20", seed=1), "resnet20", 1, {})
-    command = ["run_fl.py", *TINY, "--init", tmp_path / "encoder.pt", "--output", tmp_path / "run"]
+    command = ["run_fl.py", *TINY, "--arch", "resnet20", "--init", tmp_path / "encoder.pt"]
+    command += ["--output", tmp_path / "run"]
     done = run_script(*command, fresh=True)
     assert done.returncode == 0, done.stderr
     assert "114 of 114 encoder tensors loaded" in done.stderr
@@ -179,16 +181,15 @@ def test_a_failing_client_is_exit_code_3(run_script: RunScript, tmp_path: Path) 
 @pytest.mark.parametrize("interrupt", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_runs_resume(run_script: RunScript, tmp_path: Path, interrupt: signal.Signals) -> None:
     flags = [*TINY, "--rounds", "12", "--output", str(tmp_path / "run")]
-    command = [sys.executable, str(REPOSITORY / "run_fl.py"), *flags]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, cwd=REPOSITORY)
+    with (tmp_path / "errors").open("w") as file:
+        process = warm.Program([REPOSITORY / "run_fl.py", *flags], stderr=file)
     metrics = tmp_path / "run" / "metrics.jsonl"
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and not (metrics.exists() and metrics.read_text().count("\n") >= 3):
         time.sleep(0.02)
     process.send_signal(interrupt)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
+    code, errors = process.wait(60), (tmp_path / "errors").read_text()
+    assert code == 130, errors
     assert "Traceback" not in errors
     done = run_script("run_fl.py", *flags)
     assert done.returncode == 0, done.stderr

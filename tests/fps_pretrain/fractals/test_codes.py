@@ -189,10 +189,11 @@ def test_lanes_are_independent():
         assert np.array_equal(mine, alone)
 
 
-def test_a_forked_walk_makes_the_images_of_one_chain():
+@pytest.mark.parametrize("classes", [10, pytest.param(40, marks=[pytest.mark.slow, pytest.mark.promise])])
+def test_a_forked_walk_makes_the_images_of_one_chain(classes):
     """Two images of a code are as alike, and an image is as rough, as those of chains of 100,000 steps."""
     side, looks = 112, {"forked": [], "chain": []}
-    for k in range(40):
+    for k in range(classes):
         code = class_code(0, k)
         generator = np.random.default_rng(k)
         made = {

@@ -72,9 +72,9 @@ def test_unreadable_images_and_empty_folders_are_named(folder, tmp_path):
         filled(pairs, 0, 0, 1)
 
 
-def test_the_program_trains_on_a_folder_and_names_what_is_wrong_with_it(folder, run_script, tmp_path):
+def test_the_program_trains_on_a_folder_and_names_what_is_wrong_with_it(folder, run_script, tmp_path, probe_data):
     command = ["run_pretrain.py", "--source", f"folder:{folder}", "--epochs", 1, "--pairs-per-epoch", 16]
-    command += ["--batch-size", 8, "--size", 16, "--workers", 1]
+    command += ["--batch-size", 8, "--size", 16, "--workers", 1, "--probe-data", probe_data]
     done = run_script(*command, "--run-dir", tmp_path / "run", "--output", tmp_path / "a.pt")
     assert done.returncode == 0, done.stderr
     recipe = checkpoint.read_file(tmp_path / "a.pt")["provenance"]["recipe"]

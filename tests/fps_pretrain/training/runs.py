@@ -9,7 +9,10 @@ from fps_pretrain.models import checkpoint
 from fps_pretrain.probing import quality
 from fps_pretrain.training import run as train
 
-TINY = {"epochs": 2, "pairs_per_epoch": 24, "batch_size": 8, "workers": 0, "log_every": 1, "precision": "32"}
+TINY = {
+    "arch": "resnet8",
+    "size": 16, "epochs": 2, "pairs_per_epoch": 24, "batch_size": 8, "workers": 0, "log_every": 1, "precision": "32",
+}  # fmt: skip
 
 
 def run(folder, **options):

@@ -22,7 +22,7 @@ CHANGES = {
     "method_options": ("temperature=1",),
     "source": "folder:images",
     "preset": "paper",
-    "arch": "resnet32",
+    "arch": "resnet20",
     "width": 2,
     "size": 48,
     "epochs": 3,

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -16,30 +13,9 @@ from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models import checkpoint
 from fps_pretrain.training import launch
 from fps_pretrain.training.launch import Processes, Start
-from tests.conftest import REPOSITORY
+from tests.fps_pretrain.training.processes import OPTIONS, free_port, start, torchrun, wait
 
 PAIR = PretrainConfig(devices=2, batch_size=8)
-
-
-def free_port():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return free.getsockname()[1]
-
-
-def torchrun(rank, port):
-    """The variables that torchrun gives a process; its run has no name of its own with a static rendezvous."""
-    return {
-        "TORCHELASTIC_RUN_ID": "none",
-        "TORCHELASTIC_RESTART_COUNT": "0",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
 
 
 def decide_to_resume():
@@ -88,7 +64,8 @@ def _agree(rank, ports, results):
 def test_every_process_learns_what_rank_0_has_decided():
     with multiprocessing.Manager() as manager:
         results = manager.dict()
-        multiprocessing.spawn(_agree, args=([free_port() for _ in CASES], results), nprocs=2)
+        ports = [free_port() for _ in CASES]
+        multiprocessing.start_processes(_agree, args=(ports, results), nprocs=2, start_method="forkserver")
         assert results[0] == [first for _, first, _ in CASES]
         assert results[1] == [other for _, _, other in CASES]
 
@@ -117,30 +94,15 @@ def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch):
         Processes(PretrainConfig(devices=4, batch_size=8), gpu=False)
 
 
-OPTIONS = ["--epochs", 8, "--pairs-per-epoch", 96, "--batch-size", 16, "--size", 16, "--precision", "32"]
-OPTIONS += ["--workers", 0, "--log-every", 2, "--threads", 1, "--device", "cpu", "--probe-every", 0, "--devices", 2]
-
-
 def start_two(folder, *options, delays=(0.0, 0.0)):
     """Two processes as torchrun starts them, rank 1 first if rank 0 is delayed."""
     port = free_port()
+    options = [*OPTIONS, "--log-every", 2, "--epochs", 16, "--devices", 2, *options]
     tasks = {}
     for rank in sorted((0, 1), key=lambda rank: delays[rank]):
         time.sleep(delays[rank])
-        command = [sys.executable, REPOSITORY / "run_pretrain.py", *OPTIONS, *options]
-        command += ["--run-dir", folder / "run", "--output", folder / "out.pt"]
-        environment = os.environ | torchrun(rank, port) | {"OMP_NUM_THREADS": "1"}
-        log = (folder / f"rank{rank}.log").open("w")
-        tasks[rank] = subprocess.Popen([str(part) for part in command], env=environment, stderr=log)
+        tasks[rank] = start(folder, options, torchrun(rank, port), folder / f"rank{rank}.log")
     return [tasks[0], tasks[1]]
-
-
-def wait(tasks, seconds):
-    try:
-        return [task.wait(seconds) for task in tasks]
-    finally:
-        for task in tasks:
-            task.kill()
 
 
 @pytest.mark.promise

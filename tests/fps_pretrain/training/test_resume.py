@@ -118,8 +118,8 @@ def test_killed_at_random_moments_a_run_ends_with_the_same_weights(tmp_path):
     rng = random.Random(0)
     whole = random_kills.configuration(tmp_path / "whole", "moco")
     killed = random_kills.configuration(tmp_path / "killed", "moco")
-    random_kills.kill_until_done(whole, 0, rng)
-    random_kills.kill_until_done(killed, 5, rng)
+    seconds = random_kills.run_alone(whole)
+    random_kills.kill_until_done(killed, 5, rng, 0.7 * seconds)
     assert random_kills.digest(killed) == random_kills.digest(whole)
     assert not list((tmp_path / "killed").rglob("*.partial"))
 

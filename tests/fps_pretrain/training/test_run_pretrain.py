@@ -9,8 +9,8 @@ from tests.conftest import assert_refused
 TINY = ["--epochs", 1, "--pairs-per-epoch", 16, "--batch-size", 8, "--workers", 0]
 
 
-def test_trains_writes_and_keeps(run_script, tmp_path):
-    command = ["run_pretrain.py", "--method", "simsiam", *TINY, "--output", tmp_path / "a.pt"]
+def test_trains_writes_and_keeps(run_script, tmp_path, probe_data):
+    command = ["run_pretrain.py", "--method", "simsiam", "--size", 16, *TINY, "--output", tmp_path / "a.pt"]
     done = run_script(*command, "--run-dir", tmp_path / "run", "--save-every", 1, fresh=True)
     assert done.returncode == 0, done.stderr
     for words in ("preset quick", "--preset paper", "16 pairs", "digits kNN", "pairs/s", "run_fl.py --init"):
@@ -22,15 +22,16 @@ def test_trains_writes_and_keeps(run_script, tmp_path):
     snapshot = checkpoint.read_file(tmp_path / "run" / "encoder-epoch001.pt")
     assert snapshot["provenance"] == content["provenance"]
 
-    again = run_script(*command, "--run-dir", tmp_path / "run2", "--seed", 1)
+    again = run_script(*command, "--run-dir", tmp_path / "run2", "--seed", 1, "--probe-data", probe_data)
     assert again.returncode == 0, again.stderr
     assert "a.1.pt" in again.stderr
     kept = checkpoint.read_file(tmp_path / "a.1.pt")
     assert kept["provenance"]["digest"] == content["provenance"]["digest"]
 
 
-def test_trains_an_encoder_of_torchvisions_with_moco(run_script, tmp_path):
-    command = ["run_pretrain.py", "--method", "moco", "--arch", "resnet18", "--size", 64, *TINY]
+def test_trains_an_encoder_of_torchvisions_with_moco(run_script, tmp_path, probe_data):
+    command = ["run_pretrain.py", "--method", "moco", "--arch", "resnet18", "--size", 32, *TINY]
+    command += ["--probe-data", probe_data]
     done = run_script(
         *command, "--method-options", "queue=64", "--output", tmp_path / "a.pt", "--run-dir", tmp_path / "r"
     )
@@ -41,8 +42,9 @@ def test_trains_an_encoder_of_torchvisions_with_moco(run_script, tmp_path):
     assert (tmp_path / "r" / "training.html").stat().st_size > 10_000
 
 
-def test_a_run_that_diverges_ends_with_exit_code_3_and_a_line(run_script, tmp_path):
+def test_a_run_that_diverges_ends_with_exit_code_3_and_a_line(run_script, tmp_path, probe_data):
     command = ["run_pretrain.py", "--epochs", 2, "--pairs-per-epoch", 64, "--batch-size", 8, "--workers", 0]
+    command += ["--size", 16, "--probe-data", probe_data]
     done = run_script(*command, "--lr", "1e30", "--output", tmp_path / "a.pt", "--run-dir", tmp_path / "r")
     assert done.returncode == 3, done.stderr
     assert "Traceback" not in done.stderr
