@@ -181,7 +181,7 @@ def test_a_run_whose_last_worker_is_gone_fails_and_goes_on_later(tiny: Tiny, mon
 
 
 def test_workers_that_cannot_start_at_first_are_the_users_to_mend(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    fail_to_start(monkeypatch, first=1, failing=1)
+    fail_to_start(monkeypatch, first=0, failing=2)
     with pytest.raises(UserError, match=r"--workers 2: one cannot start, .* exit code 7; take fewer"):
         run(tiny(workers=2), quiet=True)
     fail_to_start(monkeypatch, first=0, failing=0)

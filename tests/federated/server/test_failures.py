@@ -84,8 +84,8 @@ def test_min_clients(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, least: int, co
 def test_a_strategy_that_is_left_with_too_few_fails_the_run(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch, strategy: str, least: int
 ) -> None:
+    module = importlib.import_module(f"federated.algorithms.{strategy}")  # imported later it would keep the fault
     fail_in_round(monkeypatch, 1, {0}, ValueError())
-    module = importlib.import_module(f"federated.algorithms.{strategy}")
     monkeypatch.setattr(module, "train_client", fedavg.train_client)
     with pytest.raises(RunFailed, match=f"{least - 1} replies in round 1 are too few for --strategy {strategy}"):
         run(tiny(strategy=strategy, clients=least), quiet=True)
