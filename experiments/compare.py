@@ -104,7 +104,8 @@ def _report(config: CompareConfig, done: Sequence[Run]) -> None:
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; exits with one line and code 2 if they are wrong."""
     beside = (
-        "inits", "seeds", "lrs", "targets", "allow_different", "slurm", "centralised", "analyses", "jobs", "tuning_rounds"
+        "inits", "seeds", "lrs", "targets", "allow_different", "slurm",
+        "centralised", "analyses", "jobs", "tuning_rounds",
     )  # fmt: skip
     return config_file.parse(CompareConfig, PROG, arguments, lists=beside, left_out=("init", "seed"))
 

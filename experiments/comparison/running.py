@@ -79,6 +79,9 @@ class Launcher(Protocol):
     scratch: Path | None
     """Folder for the configuration files; None for a temporary one of this machine."""
 
+    shared: bool
+    """Whether the runs share one machine's cores."""
+
     def start(self, config: Path, errors: Path, threads: int) -> Process:
         """Begin the run of a configuration file; what it complains of belongs into ``errors``."""
 
@@ -87,6 +90,7 @@ class Here:
     """Starts runs as processes of this machine."""
 
     scratch: Path | None = None
+    shared = True
 
     def start(self, config: Path, errors: Path, threads: int) -> Process:
         """Begin a process in a session of its own, so that only ``_stop`` ends it."""
@@ -163,7 +167,9 @@ def _total_bar(count: int) -> Any:
 def _start(run: RunConfig, scratch: Path, slot: int, launcher: Launcher) -> _Job:
     config, errors = (scratch / f"{run.folder.name}{suffix}" for suffix in (".yaml", ".txt"))
     threads = run.threads or 1
-    config.write_text(to_yaml(replace(run, threads=threads)))
+    # The runs fill the cores already: workers of their own would only get into each other's way.
+    workers = 0 if launcher.shared and run.workers == "auto" else run.workers
+    config.write_text(to_yaml(replace(run, threads=threads, workers=workers)))
     process = launcher.start(config, errors, threads)
     shown = sys.stderr.isatty()
     if not shown:

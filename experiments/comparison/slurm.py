@@ -89,6 +89,8 @@ class Cluster:
         UserError: submitit is missing, this machine has no Slurm, or an option is none.
     """
 
+    shared = False
+
     def __init__(self, options: Sequence[str], folder: Path) -> None:
         try:
             import submitit
