@@ -16,11 +16,10 @@ from federated.client.evaluation import evaluate
 from federated.client.parts import freeze
 from federated.config.run import RunConfig, from_yaml
 from federated.data import sets as data
-from federated.server.output import client_models
+from federated.server.output import client_models, model_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
-from fps_pretrain.models.tensor_file import read_file
 
 Weights = Mapping[str, Tensor]
 
@@ -47,7 +46,7 @@ def final_weights(run: Path) -> dict[str, Tensor]:
     """
     if not (run / "model.pt").is_file():
         raise UserError(f"{run} has no model.pt: finish the run first")
-    weights: dict[str, Tensor] = read_file(run / "model.pt").get("state_dict") or {}
+    weights = dict(model_file.read(run / "model.pt").weights)
     if not weights or (why := why_misfit(weights, weights)):
         raise UserError(f"{run / 'model.pt'} is damaged: {why if weights else 'it has no weights'}")
     return weights

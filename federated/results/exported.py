@@ -78,6 +78,7 @@ def _classifier(model: Model) -> Export:
     check_head(model)
     content = {n: value for n, value in checkpoint.read_file(model.path).items() if n != "personal"}
     described = {"norm": model.norm, "image_size": model.image_size, "provenance": provenance(model)}
+    described["digest"] = checkpoint.digest(model.weights)
     payload = {**content, **described, "state_dict": dict(model.weights)}
     return Export(model.path, "classifier", model.path.stem, build_module(model), model.image_size, payload)
 

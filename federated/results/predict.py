@@ -18,7 +18,7 @@ import tyro
 from numpy.typing import NDArray
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file, write_bytes_atomically
+from fps_pretrain.common.files import check_output, read_regular_file, write_bytes_atomically
 
 PROG = "federated.predict"
 
@@ -53,6 +53,11 @@ class Command:
     def __post_init__(self) -> None:
         if not self.images:
             raise UserError("name image files, or a folder of them, behind the run")
+        for flag, path in (("--output", self.output), ("--sheet", self.sheet)):
+            if path is not None:
+                check_output(flag, path)
+                if path.is_dir():
+                    raise UserError(f"{flag} {path} is a folder: name a file")
 
 
 def main(command: Command) -> int:

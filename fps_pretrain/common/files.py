@@ -44,8 +44,11 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: the file cannot be written. The old one is as it was.
+        UserError: a device, FIFO or socket is in its place. It is left alone.
     """
     partial = _partial(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is neither a file nor a folder and is not replaced: name another place")
     try:
         partial.unlink(missing_ok=True)  # never write through a link of that name
         with partial.open("wb") as file:
