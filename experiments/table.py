@@ -18,12 +18,9 @@ import tyro
 from experiments.report.published import latex, markdown, read
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file, write_text_atomically
+from fps_pretrain.common.files import read_text, write_text_atomically
 
 PROG = "experiments.table"
-
-MAX_DOCUMENT_BYTES = 2**24
-"""Length of the longest document that is read."""
 
 _BLOCK = re.compile(r"(?P<begin>^<!-- table: (?P<arguments>.*?) -->\n).*?(?P<end>^<!-- end of table -->$)", re.M | re.S)
 
@@ -69,10 +66,7 @@ def updated(document: Path) -> str:
     Raises:
         UserError: it cannot be read, or a table's files cannot.
     """
-    try:
-        content = read_regular_file(document, MAX_DOCUMENT_BYTES).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{document} cannot be read: it is not a text file (UTF-8)") from error
+    content = read_text(document)
 
     def block(match: re.Match[str]) -> str:
         config = cli.parse(TableConfig, PROG, shlex.split(match["arguments"]))

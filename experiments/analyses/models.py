@@ -18,6 +18,7 @@ from federated.config.run import RunConfig, from_yaml
 from federated.data import sets as data
 from federated.server.output import client_models, model_file
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_text
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
 
@@ -33,9 +34,10 @@ def read_config(run: Path) -> RunConfig:
         UserError: it is none.
     """
     try:
-        return from_yaml((run / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{run} is not a run folder: it has no config.yaml") from error
+        text = read_text(run / "config.yaml")
+    except UserError as error:
+        raise UserError(f"{run} is not a run folder: it has no config.yaml that can be read") from error
+    return from_yaml(text)
 
 
 def final_weights(run: Path) -> dict[str, Tensor]:

@@ -204,28 +204,51 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def read_regular_file(path: Path, max_bytes: int) -> bytes:
+def read_regular_file(path: Path, max_bytes: int, name: str = "") -> bytes:
     """The content of a regular file, or of what a link to one leads to; a device or FIFO is never read.
+
+    Args:
+        path: the file.
+        max_bytes: how long it may be.
+        name: what messages call it; its path if left out.
 
     Raises:
         UserError: it is none, is longer than ``max_bytes``, or cannot be read.
     """
+    name = name or str(path)
     try:
         # Opening a FIFO without O_NONBLOCK would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
-        raise UserError(f"{str(path)!r} cannot be read: {error}") from error
+        raise UserError(f"{name!r} cannot be read: {error}") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} cannot be read: it is not a regular file")
+            raise UserError(f"{name} cannot be read: it is not a regular file")
         if status.st_size > max_bytes:
-            raise UserError(f"{path} cannot be read: its {status.st_size:,} bytes are more than {max_bytes:,}")
+            raise UserError(f"{name} cannot be read: its {status.st_size:,} bytes are more than {max_bytes:,}")
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(max_bytes)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+MAX_TEXT = 2**24
+"""Bytes of the longest text file that is read."""
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT, name: str = "") -> str:
+    """The text (UTF-8) of a regular file, its lines ending in a newline character; see ``read_regular_file``.
+
+    Raises:
+        UserError: as there, or it is not text.
+    """
+    try:
+        text = read_regular_file(path, max_bytes, name).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name or path} cannot be read: it is not text in UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")

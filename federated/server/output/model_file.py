@@ -19,6 +19,7 @@ from torch import Tensor
 
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_text
 from fps_pretrain.models.seal import check_digest, digest
 from fps_pretrain.models.tensor_file import read_file, write_atomically
 
@@ -150,7 +151,7 @@ def _from_config(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     beside = path.parent / "config.yaml"
     try:
-        config = from_yaml(beside.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        config = from_yaml(read_text(beside))
+    except UserError as error:
         raise UserError(f"{path} does not say its image size: keep it beside the run's config.yaml") from error
     return {"norm": config.norm, "image_size": config.image_size}

@@ -50,6 +50,7 @@ from fps_pretrain.common.files import (
     check_output,
     create_folder_atomically,
     locked,
+    read_text,
     write_text_atomically,
 )
 from fps_pretrain.models.seal import sealed
@@ -107,8 +108,8 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} exists and is not a run: {advice}")
         try:
-            saved = from_yaml((path / "config.yaml").read_text())
-        except (UserError, OSError, UnicodeDecodeError) as error:
+            saved = from_yaml(read_text(path / "config.yaml"))
+        except UserError as error:
             raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
         if differing := differences(saved, without_secrets(config)):
             raise UserError(f"{path} is a run of another configuration, with {', '.join(differing)}: {advice}")
@@ -141,7 +142,7 @@ class RunFolder:
 
     def config(self) -> RunConfig:
         """The configuration that the run began with, as resolved."""
-        return from_yaml((self.path / "config.yaml").read_text())
+        return from_yaml(read_text(self.path / "config.yaml"))
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from working on this run; see ``common.files.locked``."""
@@ -165,11 +166,11 @@ class RunFolder:
         """
         path = self.path / "secret"
         try:
-            number, *check = path.read_text().split()
+            number, *check = read_text(path).split()
             if check and check != [_check_of(number)]:
                 raise ValueError("the check does not fit the number")
             return int(number)
-        except (OSError, ValueError) as error:
+        except (UserError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged: choose another --output and start again") from error
 
     def _write_secret(self, given: int | None) -> None:

@@ -171,6 +171,22 @@ def test_reading_regular_files_only(tmp_path: Path) -> None:
             files.read_regular_file(tmp_path / name, 2)
 
 
+def test_reading_text(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("é\r\nb\rc\n".encode())
+    assert files.read_text(tmp_path / "a") == "é\nb\nc\n"
+    (tmp_path / "a").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"^--list cannot be read: it is not text in UTF-8$"):
+        files.read_text(tmp_path / "a", name="--list")
+
+
+def test_only_files_are_written_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="is neither a file nor a folder and is not replaced"):
+        files.write_bytes_atomically(tmp_path / "fifo", b"new")
+    assert (tmp_path / "fifo").is_fifo()
+    assert os.listdir(tmp_path) == ["fifo"]
+
+
 def test_no_second_atomic_writer() -> None:
     """Whoever names a partial file or renames over a file does what common/files.py does already."""
     allowed = {"fps_pretrain/common/files.py", "fps_pretrain/training/resume.py"}
