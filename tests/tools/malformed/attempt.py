@@ -24,6 +24,7 @@ PROGRAMS = (
     "experiments.curve",
     "experiments.compare",
     "experiments.table",
+    "experiments.probe",
 )
 """The programs that are tried."""
 
@@ -99,7 +100,8 @@ def _here(program: str, arguments: list[str]) -> tuple[int, str]:
             elif hasattr(module, "parse"):
                 code = cli.run(module.PROG, module.main, module.parse(arguments))
             else:
-                config = module.ReportConfig if program.endswith("report") else module.TableConfig
+                name = program.rpartition(".")[2]
+                config = getattr(module, f"{name.capitalize()}Config")
                 code = cli.run(module.PROG, module.main, cli.parse(config, module.PROG, arguments))
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else 1
