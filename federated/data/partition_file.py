@@ -43,6 +43,8 @@ def load_partition(path: Path) -> Partition:
         UserError: the file is missing or damaged, or an example belongs to no client or to two.
     """
     try:
+        if not path.is_file():  # to open a FIFO would wait for a writer
+            raise FileNotFoundError(path)
         with np.load(path, allow_pickle=False) as file:
             indices, ends = file["indices"], file["ends"]
         if any(array.ndim != 1 or array.dtype != np.int64 for array in (indices, ends)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import errno
 import os
 import signal
 import socket
@@ -177,6 +178,19 @@ def test_reading_text(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"\xff")
     with pytest.raises(UserError, match=r"^--list cannot be read: it is not text in UTF-8$"):
         files.read_text(tmp_path / "a", name="--list")
+
+
+def test_a_full_disk_says_what_there_was_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        files.write_bytes_atomically(tmp_path / "a", b"new")
+    assert error.value.filename == str(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
 
 
 def test_only_files_are_written_over(tmp_path: Path) -> None:

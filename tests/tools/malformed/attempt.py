@@ -70,7 +70,7 @@ def attempt(case: Case, here: Path, *, alone: bool = False) -> str | None:
         return f"not one line: {said[-2000:]!r}"
     if "Traceback" in said:
         return said[-2000:]
-    if any(character in said for character in "╭│╰"):
+    if any(part in said for part in ("╭", "│", "╰", "-" * 10)):
         return f"a box: {said!r}"
     if code == 2 and _everything(here) != before:
         return f"files were written: {sorted(set(_everything(here)) ^ set(before))}"

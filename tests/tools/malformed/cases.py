@@ -29,6 +29,11 @@ def every_case() -> list[Case]:
     return [*_options(), *_outputs(), *_checkpoints(), *_yaml_files(), *_histories(), *_tables(), *data_cases()]
 
 
+def is_alone(number: int, case: Case) -> bool:
+    """Whether a case is tried in a process of its own: every tenth, but those with what no process can be given."""
+    return number % 10 == 0 and not any("\0" in part or "\ud800" in part for part in case.arguments)
+
+
 def _options() -> Iterator[Case]:
     """Every numeric option with values that are no number, or none in its range."""
     programs: tuple[tuple[str, type[OptionSet]], ...] = (("run_fl", RunConfig), ("run_pretrain", PretrainConfig))
