@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +17,7 @@ from federated.client.state import ClientStates
 from federated.config.run import RunConfig
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import RunFailed, run
+from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import TINY, outcome, take_no_pictures
 from tests.federated.server.test_damage import stop_in_round
@@ -150,3 +153,27 @@ def test_a_finished_runs_client(tmp_path: Path, fields: dict[str, Any]) -> None:
         load_classifier(folder, client=1)
     with pytest.raises(UserError, match="has nothing of client 7's own"):
         load_classifier(folder, client=7)
+
+
+@pytest.mark.parametrize("writes", [1, 4, 7])
+def test_a_full_disk_ends_in_a_line_and_loses_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """From some write on there is no room left, in the middle of what clients remember, too."""
+    folder, left, original = shutil.copytree(whole, tmp_path / "run"), [writes], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    take_no_pictures(monkeypatch)
+    config = config_in(folder, strategy="scaffold")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises((SystemExit, RunFailed)) as ended:
+            cli.run("program", lambda _: run(config, quiet=True) and 0, None)
+    assert ended.type is RunFailed or ended.value.code == 2  # type: ignore[union-attr]
+    whole_run = run(config_in(shutil.copytree(whole, tmp_path / "new"), strategy="scaffold"), quiet=True)
+    assert outcome(run(config, quiet=True).folder) == outcome(whole_run.folder)
