@@ -20,7 +20,7 @@ from federated.config import file as config_file
 from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_bytes_atomically, write_text_atomically
+from fps_pretrain.common.files import read_text, write_bytes_atomically, write_text_atomically
 
 PROG = "experiments.curve"
 TABLE, PICTURE, SETTINGS = "curve.csv", "curve.png", "settings.yaml"
@@ -38,7 +38,7 @@ def main(config: CurveConfig) -> int:
     folder = config.folder
     values = read_table(folder / TABLE)
     settings = to_yaml(replace(config.run, output=None, threads=None, data_dir=None, lr=RunConfig.lr))
-    if values and read_text(folder / SETTINGS) != settings:
+    if values and _settings_in(folder) != settings:
         raise UserError(f"{folder} was measured with other options (its {SETTINGS}): choose another --output")
     table = data.load(config.run)
     folder.mkdir(parents=True, exist_ok=True)
@@ -54,11 +54,11 @@ def main(config: CurveConfig) -> int:
     return 0
 
 
-def read_text(path: Path) -> str | None:
-    """A text file's content; None if there is none that can be read."""
+def _settings_in(folder: Path) -> str | None:
+    """The options that a folder was measured with; None if it does not say."""
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
+        return read_text(folder / SETTINGS)
+    except UserError:
         return None
 
 

@@ -18,7 +18,7 @@ import tyro
 from experiments.report.published import latex, markdown, read
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.files import read_text, write_text_atomically
 
 PROG = "experiments.table"
 
@@ -66,10 +66,7 @@ def updated(document: Path) -> str:
     Raises:
         UserError: it cannot be read, or a table's files cannot.
     """
-    try:
-        content = document.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{document} cannot be read") from error
+    content = read_text(document)
 
     def block(match: re.Match[str]) -> str:
         config = cli.parse(TableConfig, PROG, shlex.split(match["arguments"]))

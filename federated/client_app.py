@@ -192,9 +192,9 @@ def _states(message_config: ConfigRecord, context: Context, space: Workspace) ->
         return None
     if "state-dir" in context.node_config:
         run = hashlib.sha256(identity(space.config).encode()).hexdigest()[:16]
-        return ClientStates(Path(str(context.node_config["state-dir"])) / run)
+        return ClientStates(Path(str(context.node_config["state-dir"])) / run, str(message_config["run"]))
     if "client-states" in message_config:
-        return ClientStates(Path(str(message_config["client-states"])))
+        return ClientStates(Path(str(message_config["client-states"])), str(message_config["run"]))
     return NodeState(context.state)
 
 

@@ -16,11 +16,11 @@ from federated.client.evaluation import evaluate
 from federated.client.parts import freeze
 from federated.config.run import RunConfig, from_yaml
 from federated.data import sets as data
-from federated.server.output import client_models
+from federated.server.output import client_models, model_file
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_text
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
-from fps_pretrain.models.tensor_file import read_file
 
 Weights = Mapping[str, Tensor]
 
@@ -34,9 +34,10 @@ def read_config(run: Path) -> RunConfig:
         UserError: it is none.
     """
     try:
-        return from_yaml((run / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{run} is not a run folder: it has no config.yaml") from error
+        text = read_text(run / "config.yaml")
+    except UserError as error:
+        raise UserError(f"{run} is not a run folder: it has no config.yaml that can be read") from error
+    return from_yaml(text)
 
 
 def final_weights(run: Path) -> dict[str, Tensor]:
@@ -47,7 +48,7 @@ def final_weights(run: Path) -> dict[str, Tensor]:
     """
     if not (run / "model.pt").is_file():
         raise UserError(f"{run} has no model.pt: finish the run first")
-    weights: dict[str, Tensor] = read_file(run / "model.pt").get("state_dict") or {}
+    weights = dict(model_file.read(run / "model.pt").weights)
     if not weights or (why := why_misfit(weights, weights)):
         raise UserError(f"{run / 'model.pt'} is damaged: {why if weights else 'it has no weights'}")
     return weights

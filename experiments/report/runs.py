@@ -11,7 +11,7 @@ import numpy as np
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file
+from fps_pretrain.common.files import read_text
 
 CLIENT_KEYS = ("client_accuracy_mean", "client_accuracy_std", "client_accuracy_worst_tenth")
 """What a row says of the global model's accuracy at the clients, after every ``--per-client-every`` rounds."""
@@ -85,8 +85,8 @@ def read_run(folder: Path) -> Run:
     from federated.server.output.run_folder import read_history
 
     try:
-        text = read_regular_file(folder / "config.yaml", MAX_CONFIG).decode()
-    except (UserError, UnicodeDecodeError) as error:
+        text = read_text(folder / "config.yaml", MAX_CONFIG)
+    except UserError as error:
         raise UserError(f"{folder} is not a run folder: it has no config.yaml that can be read") from error
     try:
         config = from_yaml(text)

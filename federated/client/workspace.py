@@ -205,6 +205,7 @@ def message_config(
     training_data: Path | None = None,
     client_states: Path | None = None,
     classes: Sequence[str] = (),
+    run: str = "",
 ) -> ConfigRecord:
     """What a message tells a client about the run, without what only the server may know.
 
@@ -216,6 +217,7 @@ def message_config(
         training_data: what ``export_memmap`` wrote, for clients in other processes of this machine.
         client_states: where clients on this machine keep what they remember.
         classes: the names of the classes, for nodes that have data of their own.
+        run: which run this is, for what clients keep.
     """
     kind, _, where = config.dataset.partition(":")
     located = dataclasses.replace(
@@ -223,7 +225,11 @@ def message_config(
         dataset=f"{kind}:{Path(where).resolve()}" if kind in ("folder", "parquet") else config.dataset,
         data_dir=config.data_dir.resolve() if config.data_dir else None,
     )
-    message = {"run-config": to_yaml(located, for_clients=True), "partition-file": str(partition_file.resolve())}
+    message = {
+        "run-config": to_yaml(located, for_clients=True),
+        "partition-file": str(partition_file.resolve()),
+        "run": run,
+    }
     for name, path in (("training-data", training_data), ("client-states", client_states)):
         if path:
             message[name] = str(path.resolve())

@@ -3,22 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from federated.data.partition import Partition
+from fps_pretrain.common.arrays import NoArrays, read_arrays
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import open_atomically
-
-_UNREADABLE = (
-    *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError),
-    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
-)
-"""What NumPy and zipfile raise over files that are no archives of arrays."""
 
 
 def digest_of(partition: Partition) -> str:
@@ -43,8 +35,7 @@ def load_partition(path: Path) -> Partition:
         UserError: the file is missing or damaged, or an example belongs to no client or to two.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            indices, ends = file["indices"], file["ends"]
+        indices, ends = read_arrays(path, "indices", "ends")
         if any(array.ndim != 1 or array.dtype != np.int64 for array in (indices, ends)):
             raise ValueError("the arrays are no lists of 64-bit whole numbers")
         if not (len(ends) and ends[0] >= 0 and (np.diff(ends) >= 0).all() and ends[-1] == len(indices)):
@@ -52,5 +43,5 @@ def load_partition(path: Path) -> Partition:
         if not np.array_equal(np.sort(indices), np.arange(len(indices))):
             raise ValueError("indices are not those of all examples, each once")
         return np.split(indices, ends[:-1])
-    except _UNREADABLE as error:
+    except (NoArrays, ValueError) as error:
         raise UserError(f"{path} is missing or damaged: remove the run folder and start the run again") from error

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from federated.client.state import ClientStates
 from federated.client.workspace import Workspace
@@ -224,14 +224,12 @@ class RayGrid(PoolGrid):
     def _send(self, actor: Any, message: Message) -> Any:
         """Have an actor work on a message; returns the reference of its result."""
         told, client = message.content.config_records["config"], self._client_of(message)
-        states, state_round = ClientStates(Path(str(told["client-states"]))), int(str(told["state-round"]))
-        if message.metadata.message_type == MessageType.TRAIN:  # what the last saved round left is committed then only
-            states.keep(client, state_round)
+        state = _states(told).pack(client, int(str(told["state-round"])))
         records = message.content.array_records
         without_arrays = copy.copy(message)
         without_arrays.content = RecordDict({n: r for n, r in message.content.items() if n not in records})
         references = [self._put(name, record) for name, record in records.items()]
-        return actor.handle.remote(without_arrays, client, states.pack(client, state_round), list(records), *references)
+        return actor.handle.remote(without_arrays, client, state, list(records), *references)
 
     def _put(self, name: str, record: ArrayRecord) -> Any:
         """A reference to a record; one that holds the same arrays as the last of that name is stored once."""
@@ -245,12 +243,17 @@ class RayGrid(PoolGrid):
         return reference
 
     def _save_state(self, message: Message, state: bytes) -> None:
-        told = message.content.config_records["config"]
-        states = ClientStates(Path(str(told["client-states"])))
-        states.unpack(self._client_of(message), int(str(told["server-round"])), state)
+        told, client = message.content.config_records["config"], self._client_of(message)
+        states = _states(told)
+        states.keep(client, int(str(told["state-round"])))  # the actor could read it
+        states.unpack(client, int(str(told["server-round"])), state)
 
     def _client_of(self, message: Message) -> int:
         return int(self._contexts[message.metadata.dst_node_id].node_config["partition-id"])
+
+
+def _states(told: ConfigRecord) -> ClientStates:
+    return ClientStates(Path(str(told["client-states"])), str(told["run"]))
 
 
 def _gpu_share(config: RunConfig, gpus: float, workers: int) -> float:

@@ -68,7 +68,7 @@ class ClientActor:
             message.content[name] = record
         told = message.content.config_records["config"]
         with tempfile.TemporaryDirectory(prefix="client-state-") as folder:
-            states = ClientStates(Path(folder))
+            states = ClientStates(Path(folder), str(told["run"]))
             if state is not None:
                 states.unpack(client, int(str(told["state-round"])), state)
             told["client-states"] = folder

@@ -38,7 +38,7 @@ class Engine:
 
 @contextmanager
 def start(
-    config: RunConfig, space: Workspace, partition_file: Path, training_data: Path, client_states: Path
+    config: RunConfig, space: Workspace, partition_file: Path, training_data: Path, client_states: Path, run: str
 ) -> Iterator[Engine]:
     """Start the engine of ``config``, which ends with the block.
 
@@ -48,13 +48,14 @@ def start(
         partition_file: which client holds which example.
         training_data: a folder that may be made for the training examples; it is removed with the engine.
         client_states: where clients keep what they remember.
+        run: which run this is, see ``State.run``.
 
     Raises:
         UserError: its workers cannot be started.
     """
     uses_processes = config.engine == "inprocess" and config.processes > 0
     message_config = workspace.message_config(
-        config, partition_file, training_data if uses_processes else None, client_states
+        config, partition_file, training_data if uses_processes else None, client_states, run=run
     )
     workspace.share(message_config, space)
     if config.engine == "ray":
@@ -71,16 +72,17 @@ def start(
         yield Engine(InProcessGrid(client_app, config.clients), message_config)
 
 
-def lent(config: RunConfig, space: Workspace, partition_file: Path, grid: Grid) -> Engine:
+def lent(config: RunConfig, space: Workspace, partition_file: Path, run: str, grid: Grid) -> Engine:
     """An engine of nodes that are there already and may be anywhere, so that files of this machine mean nothing there.
 
     Args:
         config: the run.
         space: the workspace of this process.
         partition_file: which client holds which example.
+        run: which run this is.
         grid: has a node for each client.
     """
     classes: Sequence[str] = space.dataset.classes if config.partition == "nodes" else ()
-    message_config = workspace.message_config(config, partition_file, classes=classes)
+    message_config = workspace.message_config(config, partition_file, classes=classes, run=run)
     workspace.share(message_config, space)
     return Engine(grid, message_config, side_by_side=config.clients)

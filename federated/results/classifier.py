@@ -11,20 +11,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
-from torch import nn
+from torch import Tensor, nn
 
 from federated.client.batch_norm import with_norm
 from federated.client.parts import with_own_part
+from federated.client.state import ClientStates
 from federated.client.workspace import resolve_device
 from federated.server.output import model_file
 from federated.server.output.model_file import Model
+from federated.server.output.run_folder import RunFolder
+from federated.server.start.resumed import check_counts
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.images.decode import fit, read_image
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.images.table import Images
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
-from fps_pretrain.models.tensor_file import read_file
 
 AnyImage = Images | str | Path | Image.Image
 """uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey, the path of an image file, or one of Pillow's images."""
@@ -148,12 +150,17 @@ def find_model(run: Path, *, best: bool, client: int | None = None) -> Model:
 
 def _of_client(run: Path, model: Model, client: int) -> Model:
     """The model with what a client keeps to itself."""
-    states = sorted((run / "clients" / str(client)).glob("*.pt"))
-    own = with_own_part({}, read_file(states[-1])) if states else {}
+    folder = RunFolder(run)
+    own: dict[str, Tensor] = {}
+    if (folder.client_states / str(client)).is_dir():
+        state = folder.load_state()
+        check_counts(folder.state_file, state, folder.config())
+        states = ClientStates(folder.client_states, state.run)
+        own = with_own_part({}, states.load(client, int(state.client_rounds[client])))
     if not own:
         raise UserError(f"{run} has nothing of client {client}'s own: it took no part, or its node keeps it")
     if misfit := why_misfit(own, {name: tensor for name, tensor in model.weights.items() if name in own}):
-        raise UserError(f"{states[-1]} is damaged: {misfit}")
+        raise UserError(f"{folder.client_states / str(client)} is damaged: {misfit}")
     return replace(model, weights={**model.weights, **own}, personal=False)
 
 

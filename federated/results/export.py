@@ -14,6 +14,7 @@ from typing import Literal
 import tyro
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import check_output
 
 PROG = "federated.export"
 
@@ -45,6 +46,8 @@ class Command:
             raise UserError("--image-size must be at least 1")
         if self.half and self.format == "onnx":
             raise UserError("--half is for --format safetensors and pt: an onnx file computes in float32")
+        if self.output is not None:
+            check_output("--output", self.output)
 
 
 def main(command: Command) -> int:

@@ -14,6 +14,7 @@ from federated.results.classifier import build_module, check_head, find_model
 from federated.server.output import model_file
 from federated.server.output.model_file import Model
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_text
 from fps_pretrain.models import checkpoint
 
 Part = Literal["classifier", "encoder"]
@@ -78,6 +79,7 @@ def _classifier(model: Model) -> Export:
     check_head(model)
     content = {n: value for n, value in checkpoint.read_file(model.path).items() if n != "personal"}
     described = {"norm": model.norm, "image_size": model.image_size, "provenance": provenance(model)}
+    described["digest"] = checkpoint.digest(model.weights)
     payload = {**content, **described, "state_dict": dict(model.weights)}
     return Export(model.path, "classifier", model.path.stem, build_module(model), model.image_size, payload)
 
@@ -102,8 +104,8 @@ def provenance(model: Model) -> dict[str, Any]:
     """How a run made its model, from the config.yaml beside it; without one only what the file says."""
     said: dict[str, Any] = {"method": "federated", "round": model.round}
     try:
-        config = from_yaml((model.path.parent / "config.yaml").read_text())
-    except (OSError, UnicodeDecodeError, UserError):
+        config = from_yaml(read_text(model.path.parent / "config.yaml"))
+    except UserError:
         return said
     fields = ("dataset", "init", "strategy", "partition", "clients", "rounds", "image_size", "norm", "seed")
     return {**said, **{name: getattr(config, name) for name in fields}}

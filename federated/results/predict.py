@@ -18,12 +18,9 @@ import tyro
 from numpy.typing import NDArray
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file, write_bytes_atomically
+from fps_pretrain.common.files import check_output, read_text, write_bytes_atomically
 
 PROG = "federated.predict"
-
-MAX_LIST_BYTES = 2**24
-"""Length of the longest list of class names that is read."""
 
 BATCH = 256
 """Images that are in memory at once."""
@@ -53,6 +50,11 @@ class Command:
     def __post_init__(self) -> None:
         if not self.images:
             raise UserError("name image files, or a folder of them, behind the run")
+        for flag, path in (("--output", self.output), ("--sheet", self.sheet)):
+            if path is not None:
+                check_output(flag, path)
+                if path.is_dir():
+                    raise UserError(f"{flag} {path} is a folder: name a file")
 
 
 def main(command: Command) -> int:
@@ -109,11 +111,7 @@ def read_classes(path: Path) -> list[str]:
     Raises:
         UserError: the file cannot be read.
     """
-    try:
-        lines = read_regular_file(path, MAX_LIST_BYTES).decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not a text file (UTF-8)") from error
-    return [line.strip() for line in lines if line.strip()]
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def table(paths: Sequence[Path], classes: Sequence[str], probabilities: NDArray[np.float32]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from federated.client.batch_norm import with_norm
 from federated.client.parts import size_of
 from federated.client.state import ClientStates
 from federated.client.training import weights_of
-from federated.config.run import RunConfig
+from federated.config.run import RunConfig, identity
 from federated.data import sets
 from federated.data.partition import describe, make_partition
 from federated.data.partition_file import digest_of
@@ -101,7 +102,10 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
         config = fastest.with_workers(config, None, model, [] if grid else [len(part) for part in partition])
         never = torch.zeros(config.clients, dtype=torch.int64)
-        state = State(0, weights_of(model), init_digest, data_digest, never, partition_digest=digest_of(partition))
+        digests = (init_digest, data_digest, digest_of(partition))
+        state = State(
+            0, weights_of(model), *digests[:2], never, partition_digest=digests[2], run=_run_of(config, *digests)
+        )
         folder = RunFolder.create(config.folder, config, dataset, partition, state)
     else:
         partition = folder.load_partition()
@@ -120,7 +124,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         engine_name = config.engine if grid is None else "the nodes of the grid"
         _announce(space, report, state, resumed=bool(rows), folder=folder.path, engine_name=engine_name)
         with (
-            _engine(config, folder, space, grid) as engine,
+            _engine(config, folder, space, state.run, grid) as engine,
             loggers.loggers(config, folder.path, rows) as publish,
             RoundBar(config.rounds, state.round, quiet, judged_head(config)) as bar,
         ):
@@ -140,6 +144,11 @@ def _accuracy(config: RunConfig, row: Row) -> str:
     found = row.get("client_accuracy_mean" if personal else "test_accuracy")
     what = "accuracy at the clients, each with its own head" if personal else "test accuracy"
     return f"{what} {'unknown' if found is None else f'{found:.4f}'}"
+
+
+def _run_of(config: RunConfig, *digests: str) -> str:
+    """Which run this is: what it is to do, and the digests of what it begins with."""
+    return hashlib.sha256("\n".join((identity(config), *digests)).encode()).hexdigest()
 
 
 def _state_of(folder: RunFolder, config: RunConfig) -> State:
@@ -177,7 +186,7 @@ def _rounds(
     evaluated: bool,
 ) -> State:
     """The rounds that are left, and round 0, the evaluation before training, where it is missing."""
-    states = ClientStates(folder.client_states) if "client-states" in engine.message_config else None
+    states = ClientStates(folder.client_states, state.run) if "client-states" in engine.message_config else None
     clients = None
     if state.round < config.rounds:
         clients = Clients.find(engine, config)
@@ -264,13 +273,16 @@ def _how(config: RunConfig) -> str:
 
 
 @contextmanager
-def _engine(config: RunConfig, folder: RunFolder, space: workspace.Workspace, grid: Grid | None) -> Iterator[Engine]:
+def _engine(
+    config: RunConfig, folder: RunFolder, space: workspace.Workspace, run: str, grid: Grid | None
+) -> Iterator[Engine]:
     """Start the engine, or use the grid that is given, and end it."""
     if grid is not None:
-        yield engines.lent(config, space, folder.partition_file, grid)
+        yield engines.lent(config, space, folder.partition_file, run, grid)
         return
     try:
-        with engines.start(config, space, folder.partition_file, folder.training_data, folder.client_states) as engine:
+        files = (folder.partition_file, folder.training_data, folder.client_states)
+        with engines.start(config, space, *files, run) as engine:
             yield engine
     except EngineFailed as error:
         raise RunFailed(str(error)) from error

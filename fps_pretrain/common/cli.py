@@ -31,7 +31,10 @@ EXIT_INTERRUPTED = 130
 
 ConfigT = TypeVar("ConfigT")
 
-_BOX_RULE = re.compile(r"^[╭╰][─ ]|^│ ─+ │$")
+_BOX_RULE = re.compile(r"^[╭╰][─ ]|^│ ─+ │$|^-{10,}$")
+
+_PLAIN_TITLE = re.compile(r"\A[^╭]*?^\s*-{10,}\s*?$", re.M)
+"""The title where stdout is not in UTF-8: tyro then frames with dashes alone, and puts the title above them."""
 
 
 def program(script: str, command: str) -> str:
@@ -48,7 +51,7 @@ def refuse(prog: str, message: object) -> NoReturn:
 def _first_section(box: str) -> str:
     """The sentence in a tyro error box, without its frame, its title and the help text below the rule."""
     lines: list[str] = []
-    for raw in box.splitlines():
+    for raw in _PLAIN_TITLE.sub("", box).splitlines():
         line = raw.strip()
         if _BOX_RULE.match(line):
             if lines:

@@ -10,7 +10,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_text, write_text_atomically
 
 FILE = "environment.json"
 """The file of a run folder that ``record`` writes."""
@@ -73,7 +74,7 @@ def record(folder: Path) -> None:
 def read(folder: Path) -> dict[str, str]:
     """What ``record`` wrote into a run folder; nothing where it did not, or where the file is damaged."""
     try:
-        found = json.loads((folder / FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        found = json.loads(read_text(folder / FILE))
+    except (UserError, ValueError, RecursionError):
         return {}
     return {str(name): str(value) for name, value in found.items()} if isinstance(found, dict) else {}

@@ -44,8 +44,11 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
     Raises:
         OSError: the file cannot be written. The old one is as it was.
+        UserError: a device, FIFO or socket is in its place. It is left alone.
     """
     partial = _partial(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{path} is neither a file nor a folder and is not replaced: name another place")
     try:
         partial.unlink(missing_ok=True)  # never write through a link of that name
         with partial.open("wb") as file:
@@ -54,6 +57,9 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         os.replace(partial, path)
         sync_folder(path.parent)
+    except OSError as error:
+        error.filename = error.filename or str(path)  # a full disk does not say what it had no room for
+        raise
     finally:
         partial.unlink(missing_ok=True)
 
@@ -201,28 +207,51 @@ def locked(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def read_regular_file(path: Path, max_bytes: int) -> bytes:
+def read_regular_file(path: Path, max_bytes: int, name: str = "") -> bytes:
     """The content of a regular file, or of what a link to one leads to; a device or FIFO is never read.
+
+    Args:
+        path: the file.
+        max_bytes: how long it may be.
+        name: what messages call it; its path if left out.
 
     Raises:
         UserError: it is none, is longer than ``max_bytes``, or cannot be read.
     """
+    name = name or str(path)
     try:
         # Opening a FIFO without O_NONBLOCK would wait for a writer.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}") from error
     except ValueError as error:  # a NUL in the name
-        raise UserError(f"{str(path)!r} cannot be read: {error}") from error
+        raise UserError(f"{name!r} cannot be read: {error}") from error
     try:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
-            raise UserError(f"{path} cannot be read: it is not a regular file")
+            raise UserError(f"{name} cannot be read: it is not a regular file")
         if status.st_size > max_bytes:
-            raise UserError(f"{path} cannot be read: its {status.st_size:,} bytes are more than {max_bytes:,}")
+            raise UserError(f"{name} cannot be read: its {status.st_size:,} bytes are more than {max_bytes:,}")
         with open(descriptor, "rb", closefd=False) as file:
             return file.read(max_bytes)
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+        raise UserError(f"{name} cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
+
+
+MAX_TEXT = 2**24
+"""Bytes of the longest text file that is read."""
+
+
+def read_text(path: Path, max_bytes: int = MAX_TEXT, name: str = "") -> str:
+    """The text (UTF-8) of a regular file, its lines ending in a newline character; see ``read_regular_file``.
+
+    Raises:
+        UserError: as there, or it is not text.
+    """
+    try:
+        text = read_regular_file(path, max_bytes, name).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{name or path} cannot be read: it is not text in UTF-8") from error
+    return text.replace("\r\n", "\n").replace("\r", "\n")

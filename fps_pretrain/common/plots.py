@@ -6,6 +6,7 @@ matplotlib is imported when a figure is made: programs that draw at their end an
 from __future__ import annotations
 
 import io
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,10 +47,11 @@ def style(axes: Axes, *, grid: bool = True, integer_x: bool = False) -> None:
 def literal(text: object) -> str:
     r"""``text`` as a label that matplotlib shows as it is.
 
-    Dollar signs would start mathematics (and ``$\frac$`` an error), a surrogate (from an undecodable file name) cannot
-    be drawn, and a legend leaves out labels that begin with an underscore.
+    Dollar signs would start mathematics (and ``$\frac$`` an error), a surrogate (from an undecodable file name) and
+    control characters cannot be drawn, and a legend leaves out labels that begin with an underscore.
     """
     shown = str(text).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
+    shown = re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", shown)
     return f" {shown}" if shown.startswith("_") else shown
 
 

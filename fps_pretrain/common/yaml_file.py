@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.files import read_text, write_text_atomically
 
 MAX_BITS = 10_000
 """Larger whole numbers are refused: Python does not turn them into text."""
@@ -25,12 +25,7 @@ def read(path: Path, name: str = "") -> dict[str, Any]:
         UserError: the file cannot be read, or ``parse`` refuses it.
     """
     name = name or str(path)
-    try:
-        return parse(path.read_text(encoding="utf-8"), name)
-    except OSError as error:
-        raise UserError(f"{name} cannot be read") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{name} cannot be read: it is not text in UTF-8") from error
+    return parse(read_text(path, name=name), name)
 
 
 def parse(text: str, name: str) -> dict[str, Any]:

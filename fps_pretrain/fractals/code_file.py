@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
+from fps_pretrain.common.arrays import NoArrays, read_arrays
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.fractals.recipe_numbers import MAX_MAPS
 
@@ -35,12 +35,11 @@ def read_codes(path: Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         UserError: there is no such file, it has another content, or a code is not a contraction.
     """
+    if not path.exists():
+        raise UserError(f"--codes {path}: there is no such file")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            maps, sizes = archive["maps"], archive["sizes"]
-    except FileNotFoundError:
-        raise UserError(f"--codes {path}: there is no such file") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, zipfile.BadZipFile) as error:
+        maps, sizes = read_arrays(path, "maps", "sizes")
+    except NoArrays as error:
         raise UserError(f"--codes {path} {_NO_CODES}") from error
     right = maps.ndim == 4 and maps.shape[1:] == (MAX_MAPS, 2, 3) and sizes.shape == maps.shape[:1]
     if not (right and maps.dtype.kind in "fiu" and sizes.dtype.kind in "iu" and len(sizes)):

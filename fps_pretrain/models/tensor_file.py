@@ -84,8 +84,10 @@ def read_sealed(path: Path) -> dict[str, Any]:
     """``read_file`` of what ``seal.sealed`` has given a checksum; a file of an earlier version may have none.
 
     Raises:
-        UserError: it cannot be read, or is not as it was written.
+        UserError: it is missing, cannot be read, or is not as it was written.
     """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist")
     content = read_file(path)
     check_seal(path, content)
     return content

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import LOCK, keep_existing, locked
+from fps_pretrain.common.files import LOCK, keep_existing, locked, read_text
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.models.checkpoint import digest_held
@@ -134,8 +134,8 @@ def result_of(config: PretrainConfig) -> dict[str, Any] | None:
     assert config.run_dir is not None
     assert config.output is not None
     try:
-        result = json.loads((config.run_dir / RESULT).read_text())
-    except (OSError, ValueError):
+        result = json.loads(read_text(config.run_dir / RESULT))
+    except (UserError, ValueError, RecursionError):
         return None
     if not isinstance(result, dict) or type(result.get("pairs_seen")) is not int:
         return None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file
+from fps_pretrain.common.files import read_text
 
 _MEASURES = ("test_", "val_", "train_", "client_accuracy_", "fine_tuned_accuracy_")
 """What names of losses and accuracies begin with."""
@@ -31,8 +31,8 @@ def read_history(folder: Path) -> list[Row]:
     """
     path = folder / "metrics.jsonl"
     try:
-        lines = read_regular_file(path, MAX_HISTORY).decode().splitlines()
-    except (UserError, UnicodeDecodeError) as error:
+        lines = read_text(path, MAX_HISTORY).splitlines()
+    except UserError as error:
         raise UserError(f"{path} cannot be read: is {folder} a run?") from error
     rows: list[Row] = []
     for number, line in enumerate(lines, 1):

@@ -5,7 +5,7 @@
 
 best.pt also has the ``val_accuracy`` by which it was chosen. With ``--personal head`` a file says ``"personal": True``,
 since the head is the one that it began with. Files from before ``norm`` and ``image_size`` were written take them from
-config.yaml beside them.
+config.yaml beside them. ``digest`` is that of the weights; older files have none.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import read_text
+from fps_pretrain.models.seal import check_digest, digest
 from fps_pretrain.models.tensor_file import read_file, write_atomically
 
 FORMAT = "fps-classifier"
@@ -70,6 +72,7 @@ def write(
         "round": round_,
         **more,
         **({"personal": True} if config.personal == "head" else {}),
+        "digest": digest(weights),
         "state_dict": dict(weights),
     }
     write_atomically(path, content)
@@ -116,6 +119,11 @@ def read(path: Path) -> Model:
     content = read_file(path)
     if content.get("format") != FORMAT or content.get("version") != VERSION:
         raise UserError(f"{path} is not a classifier of a run, version {VERSION}")
+    if "digest" in content:
+        weights = content.get("state_dict")
+        if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+            raise UserError(f"{path} is damaged: it has no weights")
+        check_digest(path, weights, content["digest"])
     content = {**_from_config(path, content), **content}
     try:
         model = Model(
@@ -143,7 +151,7 @@ def _from_config(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     beside = path.parent / "config.yaml"
     try:
-        config = from_yaml(beside.read_text())
-    except (OSError, UnicodeDecodeError) as error:
+        config = from_yaml(read_text(beside))
+    except UserError as error:
         raise UserError(f"{path} does not say its image size: keep it beside the run's config.yaml") from error
     return {"norm": config.norm, "image_size": config.image_size}

@@ -13,6 +13,7 @@ import psutil
 from tqdm import tqdm
 
 from federated.config.run import RunConfig
+from fps_pretrain.common.errors import UserError
 
 log = logging.getLogger("federated")
 
@@ -61,7 +62,13 @@ def console(quiet: bool, verbose: bool = False) -> Iterator[None]:
 
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
-    """Append messages to a file, among them Flower's, which go nowhere else."""
+    """Append messages to a file, among them Flower's, which go nowhere else.
+
+    Raises:
+        UserError: something else than a file is there, such as a FIFO, which would never take a line.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path} is not a regular file: remove it, and the same command goes on")
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     flower = logging.getLogger("flwr")

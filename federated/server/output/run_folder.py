@@ -20,6 +20,7 @@ before the state. A run that is killed between the two cuts the line off and rep
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import math
 import os
@@ -49,6 +50,7 @@ from fps_pretrain.common.files import (
     check_output,
     create_folder_atomically,
     locked,
+    read_text,
     write_text_atomically,
 )
 from fps_pretrain.models.seal import sealed
@@ -73,6 +75,7 @@ class State:
         client_rounds: for each client the last round in which its reply counted, 0 before any; int64 ``(clients,)``.
         server: what the strategy carries from round to round.
         partition_digest: the partition it began with.
+        run: which run it is, so that clients' files of another are noticed; runs of earlier versions have none.
     """
 
     round: int
@@ -82,6 +85,7 @@ class State:
     client_rounds: Tensor
     server: ServerState = field(default_factory=dict)
     partition_digest: str = ""
+    run: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,8 +108,8 @@ class RunFolder:
         if not (path / "config.yaml").is_file():
             raise UserError(f"{path} exists and is not a run: {advice}")
         try:
-            saved = from_yaml((path / "config.yaml").read_text())
-        except (UserError, OSError, UnicodeDecodeError) as error:
+            saved = from_yaml(read_text(path / "config.yaml"))
+        except UserError as error:
             raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
         if differing := differences(saved, without_secrets(config)):
             raise UserError(f"{path} is a run of another configuration, with {', '.join(differing)}: {advice}")
@@ -138,7 +142,7 @@ class RunFolder:
 
     def config(self) -> RunConfig:
         """The configuration that the run began with, as resolved."""
-        return from_yaml((self.path / "config.yaml").read_text())
+        return from_yaml(read_text(self.path / "config.yaml"))
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from working on this run; see ``common.files.locked``."""
@@ -162,15 +166,18 @@ class RunFolder:
         """
         path = self.path / "secret"
         try:
-            return int(path.read_text())
-        except (OSError, ValueError) as error:
+            number, *check = read_text(path).split()
+            if check and check != [_check_of(number)]:
+                raise ValueError("the check does not fit the number")
+            return int(number)
+        except (UserError, ValueError) as error:
             raise UserError(f"{path} is missing or damaged: choose another --output and start again") from error
 
     def _write_secret(self, given: int | None) -> None:
         secret = secrets.randbits(SECRET_BITS) if given is None else given
         descriptor = os.open(self.path / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
-            file.write(f"{secret}\n")
+            file.write(f"{secret}\n{_check_of(str(secret))}\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -195,7 +202,7 @@ class RunFolder:
             UserError: state.pt is missing, damaged or of another version.
         """
         path = self.state_file
-        content = read_sealed(path)
+        content = {"run": "", **read_sealed(path)}
         if content.get("format") != STATE_FORMAT or content.get("version") != VERSION:
             raise UserError(f"{path} is not the state of a run, version {VERSION}")
         if missing := [one.name for one in fields(State) if one.name not in content]:
@@ -267,9 +274,14 @@ class RunFolder:
         """
         plot_curve(self.path / "curve.png", self.history(), title=self.path.name)
         if keeps_own_part(config):
-            states = ClientStates(self.client_states)
+            states = ClientStates(self.client_states, state.run)
             for client, last_round in enumerate(state.client_rounds.tolist()):
                 states.keep(client, last_round)
         else:  # no later command reads them
             shutil.rmtree(self.client_states, ignore_errors=True)
         model_file.write(self.path / model_file.MODEL, config, classes, state.round, state.weights)
+
+
+def _check_of(number: str) -> str:
+    """By which a secret that was changed is noticed; it stays in the secret's file."""
+    return hashlib.sha256(number.encode()).hexdigest()

@@ -6,7 +6,7 @@ import resource
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -161,7 +161,7 @@ def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[floa
         model=task.model,
         examples=task.examples,
         targets=task.targets,
-        hyper=ClientHyperparameters.of(config, 1),
+        hyper=replace(ClientHyperparameters.of(config, 1), local_epochs=1),  # the run's may take days
         key=(config.seed, 1, 0),
         options=algorithms.load(config).options,
         received=defaultdict(lambda: beside),

@@ -41,6 +41,8 @@ def check_counts(path: Path, state: State, config: RunConfig) -> None:
         why = f"it has no round for each of {config.clients} clients"
     elif not ((rounds >= 0) & (rounds <= state.round)).all():
         why = "its clients are at rounds that have not been"
+    elif not isinstance(state.run, str):
+        why = "it does not say which run it is of"
     else:
         return
     raise UserError(f"{path} is damaged: {why}; {ADVICE}")

@@ -188,7 +188,7 @@ def test_without_flower_there_are_no_such_nodes(places: Path) -> None:
     ("options", "line"),
     [
         ({"flags": "--rounds 0"}, "--rounds must be at least 1, got 0\n"),
-        ({"config": "nowhere.yaml"}, "--config nowhere.yaml cannot be read\n"),
+        ({"config": "nowhere.yaml"}, "--config nowhere.yaml cannot be read: No such file or directory\n"),
         ({"flags": "--lerning-rate 1"}, "Unrecognized options: --lerning-rate, 1\n"),
         ({"flags": "--rounds many"}, "--rounds: invalid literal for int() with base 10: 'many'\n"),
         (

@@ -12,10 +12,13 @@ from federated import load_classifier
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.data import sets
+from federated.results import exported
 from federated.results.evaluation import evaluate
+from federated.server.output import model_file
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.tensor_file import write_checkpoint
 from tests.federated.conftest import TINY
 
 
@@ -129,6 +132,20 @@ def test_a_damaged_file_is_refused(copied: Callable[[], Path], change: dict) -> 
         load_classifier(folder)
 
 
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
+def test_a_weight_that_was_changed_is_noticed(config: RunConfig, tmp_path: Path, suffix: str) -> None:
+    """Also where the format has no checksums of its own."""
+    path = tmp_path / f"model{suffix}"
+    write_checkpoint(path, exported.find(config.folder, None, best=False, image_size=None).payload)
+    load_classifier(path)
+    content = bytearray(path.read_bytes())
+    weight = model_file.read(path).weights["encoder.conv1.weight"].numpy().tobytes()
+    content[content.index(weight) + 3] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is damaged"):
+        load_classifier(path)
+
+
 def test_other_names_for_the_classes(config: RunConfig) -> None:
     names = ["zero", *"123456789"]
     assert load_classifier(config.folder, classes=names).classes == tuple(names)
@@ -163,7 +180,7 @@ def test_clients_that_keep_their_heads_have_a_classifier_each(tmp_path: Path) ->
         load_classifier(config.folder / "model.pt", client=0)
     state = next((config.folder / "clients" / str(took_part[0])).iterdir())
     torch.save({"head": {"head.weight": torch.zeros(2, 2)}}, state)
-    with pytest.raises(UserError, match="is damaged"):
+    with pytest.raises(UserError, match=r"is not what client \d kept after round 1 of this run"):
         load_classifier(config.folder, client=took_part[0])
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -135,6 +136,9 @@ def test_what_cannot_be_exported(config: RunConfig, tmp_path: Path) -> None:
         export.main(export.Command(config.folder, "safetensors", image_size=8))
     with pytest.raises(UserError, match="at least 1"):
         export.Command(config.folder, image_size=0)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="is neither a file nor a folder"):
+        export.Command(config.folder, output=tmp_path / "fifo")
 
 
 def test_the_model_of_a_client_that_keeps_its_head(tmp_path: Path, tiny: Callable[..., RunConfig]) -> None:

@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import csv
+import os
 import subprocess
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import pytest
 
 from federated import load_classifier
 from federated.config.run import RunConfig
+from federated.results import predict as predict_program
+from fps_pretrain.common.errors import UserError
 from tests.conftest import RunScript, assert_refused
 
 Predict = Callable[..., subprocess.CompletedProcess[str]]
@@ -45,6 +49,17 @@ def test_files_are_printed_with_the_names_of_a_list(
     rows = list(csv.reader(done.stdout.splitlines()))
     assert [Path(row[0]).name for row in rows[1:]] == ["03.png", "01.png"]
     assert rows[1][1].startswith("digit ")
+
+
+@pytest.mark.parametrize("flag", ["output", "sheet"])
+def test_nothing_but_a_file_is_written_over(tmp_path: Path, flag: str) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    places: dict[str, Any] = {flag: tmp_path / "fifo"}
+    with pytest.raises(UserError, match=f"--{flag} .*fifo is neither a file nor a folder"):
+        predict_program.Command(tmp_path, (tmp_path,), **places)
+    places[flag] = tmp_path
+    with pytest.raises(UserError, match="is a folder: name a file"):
+        predict_program.Command(tmp_path, (tmp_path,), **places)
 
 
 @pytest.mark.parametrize("what", ["unfinished", "no image", "classes", "empty", "nothing", "missing"])

@@ -20,7 +20,9 @@ def models(number):
 def test_a_round_comes_back_as_it_was_saved(tmp_path):
     path = client_models.save(tmp_path, models(10))
     assert path.name == "round-000010.pt"
-    assert set(torch.load(path, weights_only=True)) == {"round", "clients", "examples", "start", "updates", "result"}
+    assert set(torch.load(path, weights_only=True)) == {
+        *("round", "clients", "examples", "start", "updates", "result", "checksum")
+    }
     again = client_models.load(tmp_path, 10)
     assert (again.round, again.clients, again.examples) == (10, [3, 5], [10, 20])
     assert torch.equal(again.updates[1]["w"], torch.full((2,), 2.0))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -144,6 +146,26 @@ PARTITIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
 @pytest.mark.parametrize("case", PARTITIONS)
 def test_another_partition_is_refused(stopped: Path, tmp_path: Path, case: str) -> None:
     assert "damaged" in refused(stopped, tmp_path, "partition.npz", arrays(PARTITIONS[case]))
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "log.txt", "metrics.jsonl", "partition.npz", "state.pt"])
+def test_a_fifo_in_the_place_of_a_file_is_not_waited_for(stopped: Path, tmp_path: Path, name: str) -> None:
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    (folder / name).unlink()
+    os.mkfifo(folder / name)
+
+    def hangs(*_: object) -> None:
+        raise TimeoutError(name)
+
+    before = signal.signal(signal.SIGALRM, hangs)
+    signal.alarm(60)
+    try:
+        with pytest.raises(UserError):
+            run(config_in(folder), quiet=True)
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+    assert (folder / name).is_fifo()
 
 
 @pytest.mark.parametrize("strategy", ["fedadam", "fedavgm", "fedyogi", "fedadagrad", "feddyn", "scaffold", "fedavg"])

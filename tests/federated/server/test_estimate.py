@@ -53,6 +53,10 @@ def test_a_dry_run_tells_and_writes_nothing(tiny: Tiny, strategy: str) -> None:
     assert not config.folder.exists()
 
 
+def test_a_dry_run_of_years_answers_at_once(tiny: Tiny) -> None:
+    assert f"{10**9 * 3 * 3 * 3:,} steps" in dry_run(tiny(local_epochs=10**9))
+
+
 def test_a_dry_run_leaves_open_what_only_nodes_know(tiny: Tiny) -> None:
     text = dry_run(tiny(partition="nodes", validation=0.0, limit_train=None, arch="resnet20"))
     for words in ("0 training", "20 test", "the nodes' own data: 3 clients, who tell", "269,722", "ms a step here"):

@@ -187,7 +187,8 @@ def models_of_clients(folder: Path) -> dict[str, list[Tensor]]:
     found = {}
     for path in sorted((folder / "clients").glob("*/*.pt")):
         state = torch.load(path, weights_only=True)
-        found[str(path.relative_to(folder))] = [t.tolist() for part in state.values() for t in part.values()]
+        parts = (part for name, part in state.items() if name not in ("whose", "checksum"))
+        found[str(path.relative_to(folder))] = [t.tolist() for part in parts for t in part.values()]
     return found
 
 

@@ -116,9 +116,11 @@ def test_a_resumed_run_reads_what_its_clients_remember(
     for change in (0, 1):
         config = tiny(output=tmp_path / f"changed{change}", **fields)
         folder = stop_in_round_3(config, monkeypatch)
+        states = ClientStates(folder.client_states, folder.load_state().run)
         for path in folder.client_states.glob("*/*.pt"):
-            state = torch.load(path, weights_only=True)
-            torch.save({name: {n: t + change for n, t in part.items()} for name, part in state.items()}, path)
+            of = int(path.parent.name), int(path.stem)
+            state = states.load(*of)
+            states.save(*of, {name: {n: t + change for n, t in part.items()} for name, part in state.items()})
         assert (run_quietly(config)[1] == whole) == (change == 0)
 
 
@@ -131,7 +133,7 @@ def test_a_lost_client_state_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyP
 
 
 def test_versions_of_a_client_state(tmp_path: Path) -> None:
-    states = ClientStates(tmp_path / "clients")
+    states = ClientStates(tmp_path / "clients", "a run")
     assert states.take(3, 0) == {}
     states.save(3, 5, {"control": {"w": torch.ones(2)}})
     states.save(3, 7, {"control": {"w": torch.zeros(2)}})
@@ -141,6 +143,7 @@ def test_versions_of_a_client_state(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "clients" / "3").iterdir()] == ["5.pt"]
     with pytest.raises(UserError, match="does not exist"):
         states.take(3, 7)
+    assert [path.name for path in (tmp_path / "clients" / "3").iterdir()] == ["5.pt"], "nothing is lost over an error"
 
 
 def versions(folder: RunFolder) -> dict[str, list[str]]:

@@ -126,9 +126,13 @@ def test_secrets_differ_from_run_to_run_and_stay_with_the_run(
     assert secret != other.secret()
     run(private(tiny), quiet=True)
     assert folder.secret() == secret
-    (folder.path / "secret").write_text("guess")
-    with pytest.raises(UserError, match="secret is missing or damaged"):
-        folder.secret()
+    check = (folder.path / "secret").read_text().split()[1]
+    for wrong in ("guess", f"{secret ^ 1}\n{check}\n", f"{secret}\n{check[:-1]}\n"):
+        (folder.path / "secret").write_text(wrong)
+        with pytest.raises(UserError, match="secret is missing or damaged"):
+            folder.secret()
+    (folder.path / "secret").write_text(f"{secret}\n")  # of an earlier version
+    assert folder.secret() == secret
 
 
 def test_a_run_without_privacy_has_no_secret(tiny: Tiny) -> None:

@@ -1,6 +1,7 @@
 """What becomes one line for the user, and what keeps its traceback."""
 
 import errno
+import io
 import subprocess
 import sys
 
@@ -68,6 +69,21 @@ def test_a_library_s_value_error_is_not_mistaken_for_a_user_error():
     assert not issubclass(UserError, ValueError)
     with pytest.raises(UserError, match="--lr"):
         PretrainConfig(lr=-1.0)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (["--nope", "x"], "Unrecognized options: --nope, x"),
+        (["--lr", "x"], "--lr: no type matching {None}|FLOAT could be instantiated from ['x']."),
+    ],
+)
+def test_no_box_of_the_parser_is_left_in_whatever_encoding(encoding, flags, words, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    with pytest.raises(UserError) as error:
+        cli.read(PretrainConfig, "program", flags)
+    assert str(error.value) == words
 
 
 def test_a_refused_configuration_is_still_one_line():

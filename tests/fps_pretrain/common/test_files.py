@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -169,6 +170,35 @@ def test_reading_regular_files_only(tmp_path: Path) -> None:
     ):
         with pytest.raises(UserError, match=words):
             files.read_regular_file(tmp_path / name, 2)
+
+
+def test_reading_text(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes("é\r\nb\rc\n".encode())
+    assert files.read_text(tmp_path / "a") == "é\nb\nc\n"
+    (tmp_path / "a").write_bytes(b"\xff")
+    with pytest.raises(UserError, match=r"^--list cannot be read: it is not text in UTF-8$"):
+        files.read_text(tmp_path / "a", name="--list")
+
+
+def test_a_full_disk_says_what_there_was_no_room_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    (tmp_path / "a").write_bytes(b"old")
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as error:
+        files.write_bytes_atomically(tmp_path / "a", b"new")
+    assert error.value.filename == str(tmp_path / "a")
+    assert (tmp_path / "a").read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_only_files_are_written_over(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(UserError, match="is neither a file nor a folder and is not replaced"):
+        files.write_bytes_atomically(tmp_path / "fifo", b"new")
+    assert (tmp_path / "fifo").is_fifo()
+    assert os.listdir(tmp_path) == ["fifo"]
 
 
 def test_no_second_atomic_writer() -> None:

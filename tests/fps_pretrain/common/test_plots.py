@@ -9,7 +9,7 @@ import pytest
 from fps_pretrain.common import plots
 from tests.conftest import REPOSITORY
 
-NAMES = [r"$\frac$", "$x", "a $b$ c", r"\$", "_hidden", "\udcff.pt", "plain"]
+NAMES = [r"$\frac$", "$x", "a $b$ c", r"\$", "_hidden", "\udcff.pt", "a\x1b[31m\0", "plain"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -28,7 +28,7 @@ def test_a_name_is_drawn_as_it_is(name, tmp_path):
     assert len(legend.get_texts()) == 1
     shown, mathematics = axes.title._preprocess_math(axes.title.get_text())
     assert not mathematics
-    assert shown.strip() == name.replace("\udcff", "\\udcff")
+    assert shown.strip() == name.replace("\udcff", "\\udcff").replace("\x1b", "\\x1b").replace("\0", "\\x00")
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 

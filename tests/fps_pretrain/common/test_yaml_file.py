@@ -63,3 +63,5 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
         yaml_file.read(tmp_path / "nowhere")
     with pytest.raises(UserError, match="cannot be read"):
         yaml_file.read(tmp_path)
+    with pytest.raises(UserError, match="cannot be read: it is not a regular file"):
+        yaml_file.read(Path("/dev/zero"))  # would never end

@@ -1,4 +1,7 @@
+import io
+import os
 import pickle
+import zipfile
 
 import numpy as np
 import pytest
@@ -33,6 +36,38 @@ EXPANDING[1, 0, 0, 0] = 1.2
 ENDLESS[2, 1, 0, 0] = np.nan
 
 
+def _changed(change):
+    """A file of codes whose bytes are changed."""
+
+    def write(path):
+        write_codes(path, *codes_of_seed(3, 20))
+        content = bytearray(path.read_bytes())
+        change(content)
+        path.write_bytes(content)
+
+    return write
+
+
+def _encrypt(content):
+    """Set the flag that says so, in the file's headers and in the directory at its end."""
+    for mark, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        content[content.index(mark) + offset] |= 1
+
+
+def _flip(content):
+    content[200] ^= 0xFF
+
+
+def _absurd(path):
+    """Arrays that say they are of 10**15 numbers."""
+    with zipfile.ZipFile(path, "w") as archive:
+        for name in ("maps", "sizes"):
+            header = io.BytesIO()
+            shape = {"descr": "<f8", "fortran_order": False, "shape": (10**15, 4, 2, 3)}
+            np.lib.format.write_array_header_1_0(header, shape)
+            archive.writestr(f"{name}.npy", header.getvalue())
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [
@@ -41,6 +76,11 @@ ENDLESS[2, 1, 0, 0] = np.nan
         (lambda path: path.write_text("codes"), "is not a file of codes"),
         (lambda path: path.write_bytes(pickle.dumps(Bomb())), "is not a file of codes"),
         (lambda path: path.mkdir(), "is not a file of codes"),
+        (lambda path: os.mkfifo(path), "is not a file of codes"),
+        (lambda path: path.symlink_to("/dev/zero"), "is not a file of codes"),
+        (_changed(_encrypt), "is not a file of codes"),
+        (_changed(_flip), "is not a file of codes"),
+        (_absurd, "is not a file of codes"),
         (_archive(maps=np.array([Bomb()], object), sizes=GOOD_SIZES), "is not a file of codes"),
         (_archive(maps=GOOD_MAPS), "is not a file of codes"),
         (_archive(maps=GOOD_MAPS[:, :, 0], sizes=GOOD_SIZES), "is not a file of codes"),

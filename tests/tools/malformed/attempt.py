@@ -24,6 +24,7 @@ PROGRAMS = (
     "experiments.curve",
     "experiments.compare",
     "experiments.table",
+    "experiments.probe",
 )
 """The programs that are tried."""
 
@@ -69,7 +70,7 @@ def attempt(case: Case, here: Path, *, alone: bool = False) -> str | None:
         return f"not one line: {said[-2000:]!r}"
     if "Traceback" in said:
         return said[-2000:]
-    if any(character in said for character in "╭│╰"):
+    if any(part in said for part in ("╭", "│", "╰", "-" * 10)):
         return f"a box: {said!r}"
     if code == 2 and _everything(here) != before:
         return f"files were written: {sorted(set(_everything(here)) ^ set(before))}"
@@ -99,7 +100,8 @@ def _here(program: str, arguments: list[str]) -> tuple[int, str]:
             elif hasattr(module, "parse"):
                 code = cli.run(module.PROG, module.main, module.parse(arguments))
             else:
-                config = module.ReportConfig if program.endswith("report") else module.TableConfig
+                name = program.rpartition(".")[2]
+                config = getattr(module, f"{name.capitalize()}Config")
                 code = cli.run(module.PROG, module.main, cli.parse(config, module.PROG, arguments))
         except SystemExit as exit_:
             code = exit_.code if isinstance(exit_.code, int) else 1

@@ -19,13 +19,19 @@ from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models.checkpoint import digest
 from fps_pretrain.models.encoders import build_encoder
 from tests.tools.malformed.attempt import Case
+from tests.tools.malformed.data import data_cases
 
 FEDERATION = ("--dataset", "digits", "--threads", "1", "--quiet")
 
 
 def every_case() -> list[Case]:
     """All of them, in a fixed order."""
-    return [*_options(), *_outputs(), *_checkpoints(), *_yaml_files(), *_histories(), *_tables()]
+    return [*_options(), *_outputs(), *_checkpoints(), *_yaml_files(), *_histories(), *_tables(), *data_cases()]
+
+
+def is_alone(number: int, case: Case) -> bool:
+    """Whether a case is tried in a process of its own: every tenth, but those with what no process can be given."""
+    return number % 10 == 0 and not any("\0" in part or "\ud800" in part for part in case.arguments)
 
 
 def _options() -> Iterator[Case]:

@@ -1,0 +1,179 @@
+"""What clients remember, damaged or swapped: that client is left out with the reason, and nothing is removed."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from federated import load_classifier
+from federated.client.state import ClientStates
+from federated.config.run import RunConfig
+from federated.server.output.run_folder import RunFolder
+from federated.server.run import RunFailed, run
+from fps_pretrain.common import cli
+from fps_pretrain.common.errors import UserError
+from tests.federated.conftest import TINY, outcome, take_no_pictures
+from tests.federated.server.test_damage import stop_in_round
+
+REMEMBERED: dict[str, dict[str, Any]] = {
+    "scaffold": {"strategy": "scaffold"},
+    "feddyn": {"strategy": "feddyn"},
+    "moon": {"strategy": "moon"},
+    "head": {"personal": "head"},
+    "statistics": {"bn_stats": "local"},
+}
+
+
+def config_in(folder: Path, **fields: Any) -> RunConfig:
+    return RunConfig(**{**TINY, **fields, "output": folder})
+
+
+def stopped(folder: Path, **fields: Any) -> Path:
+    """A run that ended after two of three rounds; of client 0 the state after round 1 is still there."""
+    with pytest.MonkeyPatch.context() as patch:
+        take_no_pictures(patch)
+        stop_in_round(patch, 3)
+        with pytest.raises(KeyboardInterrupt):
+            run(config_in(folder, **fields), quiet=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return stopped(tmp_path_factory.mktemp("states") / "run", strategy="scaffold")
+
+
+@pytest.fixture(scope="module")
+def another(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of another learning rate."""
+    return stopped(tmp_path_factory.mktemp("states") / "run", strategy="scaffold", lr=0.02)
+
+
+def flip_a_bit(path: Path) -> None:
+    """Change a weight, and the archive's own checksums with it."""
+    content = torch.load(path, weights_only=True)
+    tensor = content["control"]["head.weight"]
+    tensor.view(torch.int32)[0, 0] ^= 1
+    torch.save(content, path)
+
+
+def flip_a_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    weight = torch.load(path, weights_only=True)["control"]["head.weight"].numpy().tobytes()
+    content[content.index(weight)] ^= 1
+    path.write_bytes(content)
+
+
+def without_seal(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    torch.save({"control": content["control"]}, path)
+
+
+DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
+    "bit": (flip_a_bit, "is damaged: its checksum does not fit"),
+    "byte": (flip_a_byte, "is damaged: its content does not fit its checksums"),
+    "half": (lambda path: path.write_bytes(path.read_bytes()[:500]), "is truncated"),
+    "empty": (lambda path: path.write_bytes(b""), "is truncated"),
+    "another client": (lambda path: shutil.copy(path.parent.parent / "0" / "2.pt", path), "is not what client 1 kept"),
+    "another round": (lambda path: shutil.copy(path.with_name("1.pt"), path), "after round 2 of this run"),
+    "without a seal": (without_seal, "is not what client 1 kept"),
+    "gone": (lambda path: path.unlink(), "does not exist"),
+}
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in (folder / "clients").rglob("*.pt")}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_a_client_state_that_is_not_what_was_written(whole: Path, tmp_path: Path, case: str) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    change, words = DAMAGE[case]
+    change(folder / "clients" / "1" / "2.pt")
+    before = files(folder)
+    with pytest.raises(RunFailed, match=f"client 1: UserError: .*clients/1/2.pt {words}|client 1: .*{words}"):
+        run(config_in(folder, strategy="scaffold", min_clients=3), quiet=True)
+    after = files(folder)
+    assert {path: after.get(path) for path in before if "/clients/1/" in path} == {
+        path: content for path, content in before.items() if "/clients/1/" in path
+    }
+    rows = run(config_in(folder, strategy="scaffold"), quiet=True).history
+    (failure,) = rows[3]["failures"]
+    assert failure["client"] == 1
+    assert words.split(":")[0] in failure["reason"]
+
+
+def test_a_client_state_of_another_run(whole: Path, another: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    shutil.copy(another / "clients" / "2" / "2.pt", folder / "clients" / "2" / "2.pt")
+    (failure,) = run(config_in(folder, strategy="scaffold"), quiet=True).history[3]["failures"]
+    assert failure["client"] == 2
+    assert "is not what client 2 kept after round 2 of this run" in failure["reason"]
+
+
+@pytest.mark.parametrize("kind", REMEMBERED)
+def test_all_that_clients_remember_says_whose_it_is(tmp_path: Path, kind: str) -> None:
+    folder = RunFolder(stopped(tmp_path / "run", **REMEMBERED[kind]))
+    state = folder.load_state()
+    for path in folder.client_states.rglob("*.pt"):
+        whose = torch.load(path, weights_only=True)["whose"]
+        assert whose == {"run": state.run, "client": int(path.parent.name), "round": int(path.stem)}
+    folder.path.joinpath("clients", "0", "2.pt").write_bytes(folder.path.joinpath("clients", "1", "2.pt").read_bytes())
+    with pytest.raises(UserError, match="is not what client 0 kept after round 2"):
+        ClientStates(folder.client_states, state.run).load(0, 2)
+
+
+def test_runs_that_began_before_go_on(whole: Path, tmp_path: Path) -> None:
+    """Neither state.pt nor what clients remember says which run it is of."""
+    folder = shutil.copytree(whole, tmp_path / "run")
+    content = torch.load(folder / "state.pt", weights_only=True)
+    torch.save({name: value for name, value in content.items() if name not in ("run", "checksum")}, folder / "state.pt")
+    for path in (folder / "clients").rglob("*.pt"):
+        without_seal(path)
+    rows = run(config_in(folder, strategy="scaffold"), quiet=True).history
+    assert [row["failures"] for row in rows] == [[]] * 4
+    new = shutil.copytree(whole, tmp_path / "new")
+    run(config_in(new, strategy="scaffold"), quiet=True)
+    assert outcome(folder) == outcome(new)
+
+
+@pytest.mark.parametrize("fields", [{"personal": "head"}, {"bn_stats": "local"}])
+def test_a_finished_runs_client(tmp_path: Path, fields: dict[str, Any]) -> None:
+    folder = run(config_in(tmp_path / "run", rounds=1, **fields), quiet=True).folder
+    load_classifier(folder, client=1)
+    shutil.copy(folder / "clients" / "0" / "1.pt", folder / "clients" / "1" / "1.pt")
+    with pytest.raises(UserError, match="is not what client 1 kept after round 1 of this run"):
+        load_classifier(folder, client=1)
+    with pytest.raises(UserError, match="has nothing of client 7's own"):
+        load_classifier(folder, client=7)
+
+
+@pytest.mark.parametrize("writes", [1, 4, 7])
+def test_a_full_disk_ends_in_a_line_and_loses_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """From some write on there is no room left, in the middle of what clients remember, too."""
+    folder, left, original = shutil.copytree(whole, tmp_path / "run"), [writes], os.fsync
+
+    def fsync(descriptor: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        original(descriptor)
+
+    take_no_pictures(monkeypatch)
+    config = config_in(folder, strategy="scaffold")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", fsync)
+        with pytest.raises((SystemExit, RunFailed)) as ended:
+            cli.run("program", lambda _: run(config, quiet=True) and 0, None)
+    assert ended.type is RunFailed or ended.value.code == 2  # type: ignore[union-attr]
+    whole_run = run(config_in(shutil.copytree(whole, tmp_path / "new"), strategy="scaffold"), quiet=True)
+    assert outcome(run(config, quiet=True).folder) == outcome(whole_run.folder)
