@@ -148,7 +148,7 @@ def flags_of(program: str) -> frozenset[str]:
 
 PROGRAMS = (
     *("run_fl.py", "run_pretrain.py", "run_pretrain.py preview", "tests.tools.same_as", "tests.tools.random_kills"),
-    *("federated.predict", "federated.export"),
+    *("federated.predict", "federated.export", "fps_pretrain.publish"),
     *(f"experiments.{name}" for name in ("compare", "report", "probe", "curve", "table")),
     *(f"experiments.analyses.{name}" for name in ("every", "convergence", "stability")),
 )
