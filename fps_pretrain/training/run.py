@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from fps_pretrain.common.cli import EXIT_INTERRUPTED
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.common.log import logger
+from fps_pretrain.common.trackers import check_installed
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.base import PairMethod
@@ -24,6 +25,7 @@ from fps_pretrain.probing.quality import QualityProbe
 from fps_pretrain.training.announce import announce
 from fps_pretrain.training.devices import default_workers, device_of_this_process, uses_gpu
 from fps_pretrain.training.launch import Processes, Start
+from fps_pretrain.training.loggers import loggers
 from fps_pretrain.training.progress import DataWait, PairProgress, PairRate
 from fps_pretrain.training.results import EncoderEveryFewEpochs, check_output, finish
 from fps_pretrain.training.resume import KeepState
@@ -57,6 +59,7 @@ def _train(config: PretrainConfig, held: ExitStack) -> int:
     images = len(list_images(config.folder)) if config.folder and config.pairs_per_epoch is None else None
     config = config.resolve(gpu, images)
     # What cannot work is refused before anything is written.
+    check_installed(mlflow=config.mlflow)
     method = build_method(config)
     source = make_source(config, device_of_this_process(gpu))
     if config.compile:
@@ -123,7 +126,8 @@ def _fit(
         EncoderEveryFewEpochs(config, quality),
         keep,
     ]
-    trainer = make_trainer(config, method, processes.gpu, callbacks, processes.environment)
+    records = loggers(config, first=processes.rank == 0)
+    trainer = make_trainer(config, method, processes.gpu, callbacks, records, processes.environment)
     workers = config.workers if config.workers is not None else default_workers(processes.gpu, config.devices)
     pairs = PairData(config, source, workers)
     state = config.run_dir / start.state if start.state else None
