@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import Callback
 from fps_pretrain.common.cli import EXIT_INTERRUPTED
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.common.log import logger
+from fps_pretrain.common.serve import serving
 from fps_pretrain.common.trackers import check_installed
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
@@ -87,6 +88,8 @@ def _open(config: PretrainConfig, gpu: bool, method: PairMethod, data: list[Prob
     Raises:
         UserError: the probe's images or an output cannot be used, or the run folder holds something else.
     """
+    assert config.run_dir is not None
+    held.enter_context(serving(config.run_dir, config.serve))
     # A CPU takes minutes for thousands of images of 224 px.
     share = 1.0 if gpu else min(1.0, (64 / config.view_size) ** 2)
     data.append(load_probe_data(config.probe_data, config.view_size, share))

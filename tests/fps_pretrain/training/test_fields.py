@@ -59,6 +59,8 @@ CHANGES = {
     "probe_every": 8,
     "probe_data": "nowhere",
     "linear_probe": True,
+    "mlflow": True,
+    "serve": 1,
     "output": "other.pt",
     "run_dir": "other-run",
     "resume": False,
