@@ -104,9 +104,9 @@ class CompareConfig:
             name += f"-r{rounds}"
         output = self.folder / "runs" / f"{name}-s{seed}"
         lr = self.run.lr if lr is None else lr
+        rounds = rounds or self.run.rounds
         # The comparison's folder is served, not each run's.
-        changed = {"init": init, "seed": seed, "output": output, "lr": lr, "rounds": rounds or self.run.rounds}
-        run = replace(self.run, **changed, serve=None)
+        run = replace(self.run, init=init, seed=seed, output=output, lr=lr, rounds=rounds, serve=None)
         return centralise(run) if centralised else run
 
     def _arms(self) -> Iterator[tuple[str, bool]]:
