@@ -24,6 +24,9 @@ from fps_pretrain.common.serve import serving
 
 PROG = cli.program("experiments.compare", "fps-compare")
 
+SLURM = "slurm"
+"""Folder of a comparison's Slurm jobs, with their logs."""
+
 EXIT_FAILED = 3
 """Exit code when a run could not go on, as of run_fl.py."""
 
@@ -38,7 +41,11 @@ def _carry_out(
     Raises:
         ComparisonFailed: without --jobs, a run could not go on.
     """
-    if config.jobs == 1:
+    if config.slurm:
+        from experiments.comparison.slurm import Cluster
+
+        failures.update(side_by_side(runs, config.jobs, Cluster(config.slurm, config.folder.resolve() / SLURM)))
+    elif config.jobs == 1:
         for number, run in enumerate(runs, 1):
             one(run, number, len(runs))
             if shown and config.run.serve is not None and number < len(runs):
@@ -112,8 +119,11 @@ def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = Fa
 
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; exits with one line and code 2 if they are wrong."""
-    lists = ("inits", "seeds", "lrs", "targets", "allow_different", "centralised", "analyses", "jobs", "tuning_rounds")
-    return config_file.parse(CompareConfig, PROG, arguments, lists=lists, left_out=("init", "seed"))
+    beside = (
+        "inits", "seeds", "lrs", "targets", "allow_different", "slurm",
+        "centralised", "analyses", "jobs", "tuning_rounds",
+    )  # fmt: skip
+    return config_file.parse(CompareConfig, PROG, arguments, lists=beside, left_out=("init", "seed"))
 
 
 def console() -> int:

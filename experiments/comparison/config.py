@@ -9,6 +9,7 @@ from typing import Annotated
 
 import tyro
 
+from experiments.comparison import slurm
 from experiments.report.arms import arm_key, centralise, is_personal
 from experiments.report.comparable import Difference
 from experiments.report.summary import check_targets
@@ -37,6 +38,9 @@ class CompareConfig:
     federation costs."""
     jobs: int = 1
     """Runs side by side, each a process with one thread (or --threads); a run that fails then stops no other."""
+    slurm: tuple[str, ...] = ()
+    """Make each run a job of a Slurm cluster, --jobs at a time, with these options of sbatch, each NAME=VALUE, such as
+    time=240 (minutes) partition=gpu gpus_per_node=1; needs the extra [slurm]."""
     analyses: bool = False
     """Put experiments.analyses' answers on the page, those that the runs' options allow."""
     allow_different: tuple[Difference, ...] = ()
@@ -75,6 +79,7 @@ class CompareConfig:
             raise UserError(f"--tuning-rounds must lie between 1 and --rounds, got {self.tuning_rounds}")
         if self.jobs < 1:
             raise UserError(f"--jobs must be at least 1, got {self.jobs}")
+        slurm.check(self.slurm)
         list(self.runs({})), list(self.candidates())
 
     @property

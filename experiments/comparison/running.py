@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from tqdm import tqdm
 
@@ -52,12 +52,61 @@ def one(run: RunConfig, number: int, count: int) -> None:
     evaluate(run)
 
 
+class Process(Protocol):
+    """What carries out a run elsewhere, with the methods of ``subprocess.Popen``."""
+
+    @property
+    def returncode(self) -> int | None:
+        """The exit code once it has ended."""
+
+    def poll(self) -> int | None:
+        """The same, after a look at it."""
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+
+    def wait(self, timeout: float | None = None) -> int | None:
+        """Wait for its end; raises ``subprocess.TimeoutExpired``."""
+
+    def kill(self) -> None:
+        """End it."""
+
+
+class Launcher(Protocol):
+    """Where runs are carried out."""
+
+    scratch: Path | None
+    """Folder for the configuration files; None for a temporary one of this machine."""
+
+    shared: bool
+    """Whether the runs share one machine's cores."""
+
+    def start(self, config: Path, errors: Path, threads: int) -> Process:
+        """Begin the run of a configuration file; what it complains of belongs into ``errors``."""
+
+
+class Here:
+    """Starts runs as processes of this machine."""
+
+    scratch: Path | None = None
+    shared = True
+
+    def start(self, config: Path, errors: Path, threads: int) -> Process:
+        """Begin a process in a session of its own, so that only ``_stop`` ends it."""
+        environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", **os.environ}
+        command = [sys.executable, "-m", "experiments.comparison.arm", str(config)]
+        with errors.open("wb") as file:
+            return subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=environment
+            )
+
+
 @dataclass
 class _Job:
-    """A process that carries out a run, the file it complains into, its bar and the bar's line on the screen."""
+    """What carries out a run, the file it complains into, its bar and the bar's line on the screen."""
 
     run: RunConfig
-    process: subprocess.Popen[bytes]
+    process: Process
     errors: Path
     bar: Any
     slot: int
@@ -76,7 +125,7 @@ def done_rounds(run: RunConfig) -> int:
         return 0
 
 
-def side_by_side(runs: Sequence[RunConfig], jobs: int) -> dict[Path, str]:
+def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, str]:
     """Run what is missing, ``jobs`` at a time, each as a process with one thread; all on one screen.
 
     A run that fails does not stop the others. An interruption is passed on to the processes, which save their state.
@@ -84,18 +133,20 @@ def side_by_side(runs: Sequence[RunConfig], jobs: int) -> dict[Path, str]:
     Args:
         runs: the runs; each has a folder of its own.
         jobs: how many processes.
+        launcher: where they are; None for this machine.
 
     Returns:
         Why runs could not go on, by folder.
     """
     waiting, running = list(reversed(runs)), list[_Job]()
     failures: dict[Path, str] = {}
-    with tempfile.TemporaryDirectory() as scratch, _total_bar(len(runs)) as total:
+    launcher = launcher or Here()
+    with tempfile.TemporaryDirectory(dir=launcher.scratch) as scratch, _total_bar(len(runs)) as total:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     slot = min(set(range(1, jobs + 1)) - {job.slot for job in running})
-                    running.append(_start(waiting.pop(), Path(scratch), slot))
+                    running.append(_start(waiting.pop(), Path(scratch), slot, launcher))
                 time.sleep(POLL_SECONDS)
                 for job in list(running):
                     job.show()
@@ -112,18 +163,13 @@ def _total_bar(count: int) -> Any:
     return tqdm(total=count, unit="run", position=0, disable=not sys.stderr.isatty(), dynamic_ncols=True)
 
 
-def _start(run: RunConfig, scratch: Path, slot: int) -> _Job:
-    """Begin a process in a session of its own, so that only ``_stop`` ends it."""
-    stem = run.folder.name
-    (scratch / f"{stem}.yaml").write_text(to_yaml(replace(run, threads=run.threads or 1)))
-    errors = scratch / f"{stem}.txt"
-    threads = {"OMP_NUM_THREADS": str(run.threads or 1), "OMP_WAIT_POLICY": "passive"}
-    command = [sys.executable, "-m", "experiments.comparison.arm", str(scratch / f"{stem}.yaml")]
-    with errors.open("wb") as file:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-            env={**threads, **os.environ},
-        )  # fmt: skip
+def _start(run: RunConfig, scratch: Path, slot: int, launcher: Launcher) -> _Job:
+    config, errors = (scratch / f"{run.folder.name}{suffix}" for suffix in (".yaml", ".txt"))
+    threads = run.threads or 1
+    # The runs fill the cores already: workers of their own would only get into each other's way.
+    workers = 0 if launcher.shared and run.workers == "auto" else run.workers
+    config.write_text(to_yaml(replace(run, threads=threads, workers=workers)))
+    process = launcher.start(config, errors, threads)
     shown = sys.stderr.isatty()
     if not shown:
         print(f"began    {name_of(run)}", file=sys.stderr)

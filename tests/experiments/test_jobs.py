@@ -72,6 +72,19 @@ def test_side_by_side(tmp_path, capsys, monkeypatch):
     assert {"revision", "torch", "processor"} <= json.loads((together / "environment.json").read_text()).keys()
 
 
+@pytest.mark.parametrize(("shared", "workers"), [(True, "0"), (False, "auto")])
+def test_runs_that_share_cores_have_no_workers(tmp_path, shared, workers):
+    configs = []
+
+    def start(config, errors, threads):
+        configs.append(config.read_text())
+        return SimpleNamespace(poll=lambda: 0, returncode=0)
+
+    launcher = SimpleNamespace(scratch=None, shared=shared, start=start)
+    assert side_by_side([replace(TINY, output=tmp_path / "r")], 2, launcher) == {}
+    assert f"\nworkers: {workers}\n" in configs[0]
+
+
 def test_a_process_that_is_killed_is_reported(tmp_path, monkeypatch):
     (tmp_path / "fake.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n")
     popen = running.subprocess.Popen
