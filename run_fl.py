@@ -13,6 +13,7 @@ from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.serve import serving
 
 PROG = cli.program("run_fl.py", "fps-federate")
 
@@ -51,12 +52,13 @@ def main(command: Command) -> int:
     from federated.results.evaluation import evaluate
     from federated.server.run import RunFailed, run
 
-    try:
-        run(command.run, quiet=command.quiet, verbose=command.verbose)
-    except RunFailed as error:
-        print(f"{PROG}: failed: {error}; the same command goes on from the last completed round", file=sys.stderr)
-        return EXIT_FAILED
-    evaluate(command.run)
+    with serving(command.run.folder, command.run.serve):
+        try:
+            run(command.run, quiet=command.quiet, verbose=command.verbose)
+        except RunFailed as error:
+            print(f"{PROG}: failed: {error}; the same command goes on from the last completed round", file=sys.stderr)
+            return EXIT_FAILED
+        evaluate(command.run)
     return 0
 
 

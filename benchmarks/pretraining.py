@@ -139,6 +139,7 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
     from fps_pretrain.models.hardware import native_precision
     from fps_pretrain.pairs.data_module import PairData, make_source
     from fps_pretrain.training.devices import with_precision
+    from fps_pretrain.training.loggers import loggers
     from fps_pretrain.training.progress import PairRate
     from fps_pretrain.training.resume import KeepState
     from fps_pretrain.training.trainer import build_method, make_trainer
@@ -170,7 +171,7 @@ def ours(method: str, steps: int, workers: int, device: torch.device) -> float:
         module = build_method(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         clock = Clock()
         callbacks = [clock, PairRate(BATCH, config.log_every), KeepState(Path(folder), 120.0, config.log_every)]
-        trainer = make_trainer(config, module, gpu, callbacks)
+        trainer = make_trainer(config, module, gpu, callbacks, loggers(config, first=True))
         trainer.fit(module, datamodule=PairData(config, make_source(config, device), workers))
         return steps * BATCH / (clock.ended - clock.began)
 

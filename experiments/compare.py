@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.comparison.config import CompareConfig
-from experiments.comparison.running import ADVICE, ComparisonFailed, one_by_one, side_by_side
+from experiments.comparison.running import ADVICE, ComparisonFailed, one, side_by_side
 from experiments.comparison.tuning import choose, record
 from experiments.report.comparable import check, check_revisions
 from experiments.report.headline import cautions, sentences
@@ -20,6 +20,7 @@ from experiments.report.summary import Summary
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
+from fps_pretrain.common.serve import serving
 
 PROG = cli.program("experiments.compare", "fps-compare")
 
@@ -30,8 +31,12 @@ EXIT_FAILED = 3
 """Exit code when a run could not go on, as of run_fl.py."""
 
 
-def _carry_out(config: CompareConfig, runs: Sequence[RunConfig], failures: dict[Path, str]) -> list[Run]:
+def _carry_out(
+    config: CompareConfig, runs: Sequence[RunConfig], failures: dict[Path, str], *, shown: bool = False
+) -> list[Run]:
     """Run what is missing and read what is finished; with --jobs, note in ``failures`` which runs could not go on.
+
+    With ``shown`` and --serve, a page shows the runs that are finished while the others go on.
 
     Raises:
         ComparisonFailed: without --jobs, a run could not go on.
@@ -41,7 +46,10 @@ def _carry_out(config: CompareConfig, runs: Sequence[RunConfig], failures: dict[
 
         failures.update(side_by_side(runs, config.jobs, Cluster(config.slurm, config.folder.resolve() / SLURM)))
     elif config.jobs == 1:
-        one_by_one(runs)
+        for number, run in enumerate(runs, 1):
+            one(run, number, len(runs))
+            if shown and config.run.serve is not None and number < len(runs):
+                _report(config, [read_run(done.folder) for done in runs[:number]], unfinished=True)
     else:
         from experiments.comparison.plan import plan
 
@@ -75,10 +83,15 @@ def main(config: CompareConfig) -> int:
         RunFolder.find(run.folder, run)
         initial_encoder(run)
     check_revisions([run.folder for run in (*config.candidates(), *config.runs({}))], config.allow_different)
+    with serving(config.folder, config.run.serve):
+        return _run(config)
+
+
+def _run(config: CompareConfig) -> int:
     failures: dict[Path, str] = {}
     try:
         lrs = _tune(config, failures) if config.lrs else {}
-        done = _carry_out(config, list(config.runs(lrs)), failures)
+        done = _carry_out(config, list(config.runs(lrs)), failures, shown=True)
     except ComparisonFailed as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return EXIT_FAILED
@@ -89,15 +102,18 @@ def main(config: CompareConfig) -> int:
     return EXIT_FAILED if failures else 0
 
 
-def _report(config: CompareConfig, done: Sequence[Run]) -> None:
-    """Write the page and what stands on it, and say what came out."""
+def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = False) -> None:
+    """Write the page and what stands on it, and say what came out; with ``unfinished`` the page alone, of some runs."""
     check(done, config.allow_different)
-    if config.analyses:
+    if config.analyses and not unfinished:
         from experiments.analyses.every import run_all
 
         run_all([run.folder for run in done], config.folder / ANALYSES)
     command = f"{'' if PROG == 'fps-compare' else 'python -m '}{PROG} " + " ".join(sys.argv[1:])
-    _say(write(done, config.folder, config.targets, config.title, command))
+    summaries = write(done, config.folder, config.targets, config.title, command, unfinished=unfinished)
+    if unfinished:
+        return
+    _say(summaries)
     print(f"wrote {config.folder / PAGE} and {config.folder / CURVES}", file=sys.stderr)
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests import browser
 from tests.tools import warm
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -23,6 +24,15 @@ torch.set_num_threads(1)
 
 # A shell that starts the suite in the background has it ignore Ctrl-C, and all programs that the tests start with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[browser.Browser]:
+    """A headless browser, for tests of pages."""
+    if reason := browser.missing():
+        pytest.skip(reason)
+    with browser.browser() as opened:
+        yield opened
 
 
 RunScript = Callable[..., subprocess.CompletedProcess[str]]

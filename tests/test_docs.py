@@ -148,7 +148,7 @@ def flags_of(program: str) -> frozenset[str]:
 
 PROGRAMS = (
     *("run_fl.py", "run_pretrain.py", "run_pretrain.py preview", "tests.tools.same_as", "tests.tools.random_kills"),
-    *("federated.predict", "federated.export"),
+    *("federated.predict", "federated.export", "fps_pretrain.publish"),
     *(f"experiments.{name}" for name in ("compare", "report", "probe", "curve", "table")),
     *(f"experiments.analyses.{name}" for name in ("every", "convergence", "stability")),
 )
@@ -259,6 +259,8 @@ def test_the_site_builds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path / "site")]
     subprocess.run(command, cwd=REPOSITORY, check=True, timeout=600)
     home = (tmp_path / "site" / "index.html").read_text()
+    assert not re.findall(r"""(?:src|<link[^>]* href)=["']https?://""", home)  # nothing from elsewhere
+    assert 'id="hljs-light"' in home  # without it the switch between light and dark is broken
     assert "experiments/results/cifar10-tuned/curves.png" in home
     assert (tmp_path / "site" / "experiments/results/cifar10-tuned/curves.png").is_file()
     assert (tmp_path / "site" / "tutorials" / "own_images.py").is_file()

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from fps_pretrain.common import cli
 from fps_pretrain.models import shipped
@@ -80,3 +81,13 @@ def test_it_installs_and_runs_without_the_checkout(tmp_path: Path, kind: str) ->
 
 def test_the_build_script_has_the_same_names() -> None:
     assert f"NAMES = {shipped.NAMES!r}".replace("'", '"') in (REPOSITORY / "setup.py").read_text()
+
+
+def test_workflows_do_what_the_repositorys_own_commands_do() -> None:
+    folder = REPOSITORY / ".github" / "workflows"
+    tests, release = (yaml.safe_load((folder / f"{name}.yml").read_text())["jobs"] for name in ("tests", "release"))
+    assert {"run": ".ci/run", "env": {"PYTHON": "python"}} in tests["tests"]["steps"]
+    assert os.access(REPOSITORY / ".ci" / "run", os.X_OK)
+    assert release["tests"]["uses"] == "./.github/workflows/tests.yml"
+    assert (release["build"]["needs"], release["publish"]["needs"]) == ("tests", "build")
+    assert release["publish"]["permissions"] == {"id-token": "write"}  # trusted publishing: nobody keeps a token

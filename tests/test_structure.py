@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PRETRAIN = ("common", "images", "models", "fractals", "config", "pairs", "methods", "probing", "training")
+PRETRAIN = (
+    "common", "images", "models", "fractals", "config", "pairs", "methods", "probing", "training", "publish",
+)  # fmt: skip
 FEDERATED = (
     "config", "data", "client", "messages", "node_state", "algorithms", "client_app", "engines", "server", "results",
     "server_app", "predict", "export",

@@ -109,7 +109,9 @@ class CompareConfig:
             name += f"-r{rounds}"
         output = self.folder / "runs" / f"{name}-s{seed}"
         lr = self.run.lr if lr is None else lr
-        run = replace(self.run, init=init, seed=seed, output=output, lr=lr, rounds=rounds or self.run.rounds)
+        rounds = rounds or self.run.rounds
+        # The comparison's folder is served, not each run's.
+        run = replace(self.run, init=init, seed=seed, output=output, lr=lr, rounds=rounds, serve=None)
         return centralise(run) if centralised else run
 
     def _arms(self) -> Iterator[tuple[str, bool]]:

@@ -35,22 +35,21 @@ def name_of(run: RunConfig) -> str:
     return f"{init_name(run.init)}{', centralised' if run.clients == 1 else ''}, lr {run.lr:g}, seed {run.seed}"
 
 
-def one_by_one(runs: Sequence[RunConfig]) -> None:
-    """Run what is missing in this process.
+def one(run: RunConfig, number: int, count: int) -> None:
+    """Carry out a run, the ``number``th of ``count``, in this process, unless it is finished.
 
     Raises:
-        ComparisonFailed: a run could not go on; those after it were not begun.
+        ComparisonFailed: it could not go on.
     """
     from federated.results.evaluation import evaluate
     from federated.server import run as rounds
 
-    for number, run in enumerate(runs, 1):
-        print(f"[{number}/{len(runs)}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
-        try:
-            rounds.run(run)
-        except rounds.RunFailed as error:
-            raise ComparisonFailed(f"failed in {run.folder}: {error}; {ADVICE}") from error
-        evaluate(run)
+    print(f"[{number}/{count}] {run.init}, lr {run.lr:g}, seed {run.seed}", file=sys.stderr)
+    try:
+        rounds.run(run)
+    except rounds.RunFailed as error:
+        raise ComparisonFailed(f"failed in {run.folder}: {error}; {ADVICE}") from error
+    evaluate(run)
 
 
 class Process(Protocol):

@@ -21,6 +21,7 @@ from experiments.report.tables import clients_csv, rounds_csv, summary_csv
 from federated.config.run import FREE_ON_RESUME
 from fps_pretrain.common import environment
 from fps_pretrain.common.files import write_bytes_atomically, write_text_atomically
+from fps_pretrain.common.serve import RELOAD
 
 PAGE, CURVES, TABLE, ROUNDS, CLIENTS = "index.html", "curves.png", "summary.csv", "rounds.csv", "clients.csv"
 
@@ -34,7 +35,15 @@ MOST_PARTITIONS = 4
 """Pictures of different partitions that the page shows at most."""
 
 
-def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: str, command: str) -> list[Summary]:
+def write(
+    runs: Sequence[Run],
+    output: Path,
+    targets: Sequence[float],
+    title: str,
+    command: str,
+    *,
+    unfinished: bool = False,
+) -> list[Summary]:
     """Write the page, the PNG and the CSV files into ``output``.
 
     Args:
@@ -43,6 +52,7 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
         targets: test accuracies whose first round is reported; empty for ``TARGET_SHARES`` of the baseline's best.
         title: heading of page and picture.
         command: what was typed, shown on the page.
+        unfinished: more runs follow: the page says so and loads itself again.
 
     Returns:
         What the page's table shows.
@@ -56,6 +66,7 @@ def write(runs: Sequence[Run], output: Path, targets: Sequence[float], title: st
     analyses = _analyses(output / ANALYSES)
     page = _render(
         title=title,
+        reload=RELOAD if unfinished else "",
         headline=sentences(summaries),
         cautions=cautions(summaries, sum(len(_INTERVAL.findall(analysis["text"])) for analysis in analyses)),
         curves=curves(arms),

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 from fps_pretrain.common.options import MAY_DIFFER, THREADS, Count, Option, OptionSet, Positive, Threads, Whole, Workers
+from fps_pretrain.common.serve import Port
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,9 @@ class ExecutionOptions(OptionSet):
     mlflow: Annotated[bool, MAY_DIFFER] = False
     """Send the rounds to MLflow, too: to MLFLOW_TRACKING_URI, or without it into the run folder (pip install
     mlflow)."""
+    serve: Annotated[Port | None, MAY_DIFFER] = None
+    """Show the run folder (or the comparison's) in a browser on this machine while the program runs: a port of
+    127.0.0.1, or 0 for a free one."""
     output: Annotated[Path | None, MAY_DIFFER] = None
     """Run folder (default: runs/ and a name made of data set, partition, init and seed)."""
 

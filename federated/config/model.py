@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import WIDTH, OptionSet, Width, goes_with
+from fps_pretrain.models import hub
 from fps_pretrain.models.architectures import check_architecture
 
 INIT_SOURCES = ("torchvision", "timm", "shuffled")
@@ -20,9 +21,10 @@ class ModelOptions(OptionSet):
 
     init: str = "random"
     """Weights the encoder starts from: 'random', a shipped encoder by name (fps_r20), the path of a checkpoint
-    (run_pretrain.py's, or a state dict; .pt or .safetensors), torchvision:NAME or timm:NAME (published weights of that
-    model, which --arch must name, too), or shuffled:PATH (a checkpoint with the entries of each tensor in random order,
-    the control for what it has learned)."""
+    (run_pretrain.py's, or a state dict; .pt or .safetensors), hf:OWNER/NAME[@REVISION][:FILE] (a checkpoint on the
+    Hugging Face hub), torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too), or
+    shuffled:PATH (a checkpoint with the entries of each tensor in random order, the control for what it has
+    learned)."""
     head: Literal["random", "centroid"] = "random"
     """Classifier a run starts from: fresh, or made of the class means of all clients' features (FedNCM)."""
     init_statistics: Annotated[
@@ -42,12 +44,14 @@ class ModelOptions(OptionSet):
     the server, or estimated by the server on its validation images (default with --dp, which covers no other)."""
 
     def check_model(self) -> None:
-        """Refuse an unknown architecture, and published weights that cannot be those of the encoder.
+        """Refuse an unknown architecture, a malformed name, and published weights that cannot be those of the encoder.
 
         Raises:
             UserError: as said.
         """
         check_architecture(self.arch, self.width)
+        if self.init.startswith(hub.PREFIX):
+            hub.parse(self.init)
         source, _, name = self.init.partition(":")
         if source not in INIT_SOURCES:
             return
@@ -62,5 +66,7 @@ class ModelOptions(OptionSet):
 
 def init_name(init: str) -> str:
     """A short name for ``--init``, for folders and legends: ``checkpoints/fps_r20.pt`` is fps_r20."""
+    if init.startswith(hub.PREFIX):
+        return hub.short_name(init)
     source, _, rest = init.partition(":")
     return f"{source}-{Path(rest).stem}" if source in INIT_SOURCES else Path(init).stem

@@ -1,40 +1,18 @@
-"""What is downloaded: where it is kept, and one line for each failure."""
+"""What is downloaded, and where it is kept."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import UserError, one_line
 from fps_pretrain.images.known import cifar_type, has_cifar
 
 CACHE = Path.home() / ".cache" / "fps-federated"
 """Where data sets and weights go when their library has no cache of its own."""
 
 _CIFAR_PAGE = "https://www.cs.toronto.edu/~kriz/cifar.html"
-
-
-@contextlib.contextmanager
-def one_line(message: str) -> Iterator[None]:
-    """Turn whatever a download raises (each library has its own errors) into one line, and drop what it prints.
-
-    Raises:
-        UserError: ``message`` and, in brackets, the first line of the reason.
-    """
-    silenced = logging.root.manager.disable
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        logging.disable(logging.CRITICAL)  # libraries log each of their attempts
-        try:
-            yield
-        except Exception as error:
-            reason = str(error).strip().splitlines()
-            raise UserError(f"{message} ({reason[0] if reason else type(error).__name__})") from error
-        finally:
-            logging.disable(silenced)
 
 
 def find_cifar(name: str, data_dir: Path | None) -> Path:

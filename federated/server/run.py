@@ -39,6 +39,7 @@ from federated.server.rounds import Loop, record
 from federated.server.start import fastest, initialise, opening, resumed
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.trackers import check_installed
 from fps_pretrain.models.checkpoint import LoadReport, digest
 
 
@@ -167,7 +168,7 @@ def _check_here(config: RunConfig, grid: Grid | None) -> None:
         ray.check_installed()
     if config.partition == "nodes" and grid is None:
         raise UserError("--partition nodes is for flwr run, where nodes have data of their own: docs/deployment.md")
-    loggers.check_installed(config)
+    check_installed(wandb=config.wandb, mlflow=config.mlflow)
     if config.dp != "none":
         privacy.check_installed()
     workspace.resolve_device(config.device)

@@ -1,5 +1,12 @@
 """What the programs turn into a single line for the user."""
 
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator
+
 
 class UserError(Exception):
     """What the user asked for cannot be done; the message says why and what to do, in one line.
@@ -14,3 +21,26 @@ class TrainingDiverged(UserError):
     """Loss or weights are no longer finite numbers; the message names the step."""
 
     exit_code = 3
+
+
+@contextlib.contextmanager
+def one_line(message: str) -> Iterator[None]:
+    """Turn whatever a download raises (each library has its own errors) into one line, and drop what it prints.
+
+    A ``UserError`` stays what it is.
+
+    Raises:
+        UserError: ``message`` and, in brackets, the first line of the reason.
+    """
+    silenced = logging.root.manager.disable
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        logging.disable(logging.CRITICAL)  # libraries log each of their attempts
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            reason = str(error).strip().splitlines()
+            raise UserError(f"{message} ({reason[0] if reason else type(error).__name__})") from error
+        finally:
+            logging.disable(silenced)

@@ -23,6 +23,7 @@ from fps_pretrain.common.options import (
     Whole,
     Width,
 )
+from fps_pretrain.common.serve import Port
 from fps_pretrain.config.method import defaults, names
 from fps_pretrain.config.presets import Preset
 
@@ -118,6 +119,12 @@ class RecordOptions(OptionSet):
     or one folder of images for each class. A part of the training images is held out; test images are never used."""
     linear_probe: Annotated[bool, MAY_DIFFER] = False
     """Also train a linear classifier on the frozen features at every probe."""
+    mlflow: Annotated[bool, MAY_DIFFER] = False
+    """Send losses and probes to MLflow, too: to MLFLOW_TRACKING_URI, or without it into the run folder (pip install
+    mlflow). TensorBoard's files are always written."""
+    serve: Annotated[Port | None, MAY_DIFFER] = None
+    """Show the run folder in a browser on this machine while the program runs: a port of 127.0.0.1, or 0 for a free
+    one."""
     output: Annotated[Path | None, MAY_DIFFER] = None
     """Encoder checkpoint to write; None for checkpoints/fps_r20.pt, fps_r20_quick.pt for the quick preset, and names in
     that manner for other encoders, methods and sources."""

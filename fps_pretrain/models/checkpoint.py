@@ -212,8 +212,8 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
     """The encoder of a checkpoint, ready to use.
 
     Args:
-        path: an encoder checkpoint, which names its architecture, another file that ``load_encoder_weights`` reads, or
-            the name of a shipped encoder, such as ``fps_r20``.
+        path: an encoder checkpoint, which names its architecture, another file that ``load_encoder_weights`` reads,
+            the name of a shipped encoder, such as ``fps_r20``, or ``hf:OWNER/NAME[@REVISION][:FILE]`` on the hub.
         arch: the architecture of a file that does not name one.
         width: its width multiplier.
 

@@ -1,11 +1,13 @@
-"""The encoders that come with this project, by name: ``--init fps_r20``.
+"""Encoders by name: those that come with this project, ``--init fps_r20``, and those on the hub.
 
-A checkout has them in checkpoints/. A wheel carries copies, which setup.py puts into ``fps_pretrain/shipped``.
+A checkout has the first in checkpoints/. A wheel carries copies, which setup.py puts into ``fps_pretrain/shipped``.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from fps_pretrain.models import hub
 
 NAMES = ("fps_r20", "fps_r20_moco", "fps_r20_simsiam")
 """What they are called; checkpoints/README.md says what each is."""
@@ -16,7 +18,13 @@ FOLDERS = (_PACKAGE.parent / "checkpoints", _PACKAGE / "shipped")
 
 
 def resolve(path: Path | str) -> Path:
-    """The file of a shipped encoder's name; any other path, or that of an existing file, as it is."""
+    """The file of a shipped encoder's name or of weights on the hub; any other path, or an existing file's, as it is.
+
+    Raises:
+        UserError: the hub does not give the weights (``hub.download``).
+    """
+    if str(path).startswith(hub.PREFIX):
+        return hub.download(str(path))
     if str(path) in NAMES and not Path(path).is_file():
         for folder in FOLDERS:
             if (found := folder / f"{path}.pt").is_file():

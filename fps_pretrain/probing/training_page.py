@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.serve import RELOAD
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.pairs.gallery import neighbour_sheet, to_images
 from fps_pretrain.probing.curves import draw_curves, read_log
@@ -75,6 +76,7 @@ def write_page(
         curves=base64.b64encode(draw_curves(train, probes, data)).decode(),
         sheet=base64.b64encode(neighbours.png()).decode(),
         last=last,
+        reload=RELOAD if last["pairs_seen"] < total else "",
         total=total,
         data=data,
         retrieval=neighbours.retrieval,

@@ -12,6 +12,8 @@ from pytorch_lightning.callbacks import Callback
 from fps_pretrain.common.cli import EXIT_INTERRUPTED
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.common.log import logger
+from fps_pretrain.common.serve import serving
+from fps_pretrain.common.trackers import check_installed
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.base import PairMethod
@@ -24,6 +26,7 @@ from fps_pretrain.probing.quality import QualityProbe
 from fps_pretrain.training.announce import announce
 from fps_pretrain.training.devices import default_workers, device_of_this_process, uses_gpu
 from fps_pretrain.training.launch import Processes, Start
+from fps_pretrain.training.loggers import loggers
 from fps_pretrain.training.progress import DataWait, PairProgress, PairRate
 from fps_pretrain.training.results import EncoderEveryFewEpochs, check_output, finish
 from fps_pretrain.training.resume import KeepState
@@ -57,6 +60,7 @@ def _train(config: PretrainConfig, held: ExitStack) -> int:
     images = len(list_images(config.folder)) if config.folder and config.pairs_per_epoch is None else None
     config = config.resolve(gpu, images)
     # What cannot work is refused before anything is written.
+    check_installed(mlflow=config.mlflow)
     method = build_method(config)
     source = make_source(config, device_of_this_process(gpu))
     if config.compile:
@@ -84,6 +88,8 @@ def _open(config: PretrainConfig, gpu: bool, method: PairMethod, data: list[Prob
     Raises:
         UserError: the probe's images or an output cannot be used, or the run folder holds something else.
     """
+    assert config.run_dir is not None
+    held.enter_context(serving(config.run_dir, config.serve))
     # A CPU takes minutes for thousands of images of 224 px.
     share = 1.0 if gpu else min(1.0, (64 / config.view_size) ** 2)
     data.append(load_probe_data(config.probe_data, config.view_size, share))
@@ -123,7 +129,8 @@ def _fit(
         EncoderEveryFewEpochs(config, quality),
         keep,
     ]
-    trainer = make_trainer(config, method, processes.gpu, callbacks, processes.environment)
+    records = loggers(config, first=processes.rank == 0)
+    trainer = make_trainer(config, method, processes.gpu, callbacks, records, processes.environment)
     workers = config.workers if config.workers is not None else default_workers(processes.gpu, config.devices)
     pairs = PairData(config, source, workers)
     state = config.run_dir / start.state if start.state else None

@@ -11,7 +11,7 @@ import pytorch_lightning as L
 import torch
 from lightning_fabric.plugins.environments import ClusterEnvironment
 from pytorch_lightning.callbacks import Callback
-from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.loggers import Logger
 from pytorch_lightning.strategies import DDPStrategy
 
 from fps_pretrain.config.pretrain import PretrainConfig
@@ -49,6 +49,7 @@ def make_trainer(
     method: PairMethod,
     gpu: bool,
     callbacks: Sequence[Callback],
+    loggers: Sequence[Logger],
     environment: ClusterEnvironment | None = None,
 ) -> L.Trainer:
     """The Trainer of a run; everything that is kept goes into the run folder.
@@ -58,6 +59,7 @@ def make_trainer(
         method: what will be trained.
         gpu: whether it trains on GPUs.
         callbacks: what happens beside training.
+        loggers: where its values go.
         environment: which processes there are when several train together; None for one process.
     """
     assert config.run_dir is not None
@@ -88,7 +90,7 @@ def make_trainer(
         precision=LIGHTNING_PRECISION[config.precision],  # type: ignore[arg-type]
         max_epochs=config.epochs,
         default_root_dir=config.run_dir,
-        logger=[CSVLogger(config.run_dir, name="csv"), TensorBoardLogger(config.run_dir, name="tensorboard")],
+        logger=list(loggers),
         callbacks=list(callbacks),
         log_every_n_steps=config.log_every,
         enable_progress_bar=False,

@@ -13,13 +13,9 @@ from experiments.report.page import write
 from experiments.report.summary import summarise
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
-from tests.experiments.browser import browser, missing
 from tests.experiments.runs import write_run
 
 BASE = RunConfig(rounds=20)
-
-OVERFLOW = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
-"""Pixels by which a page is wider than its window."""
 
 
 def make(tmp_path, ends, seeds=3, base=BASE):
@@ -116,14 +112,6 @@ def test_the_page_needs_no_network_and_takes_any_name(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    if reason := missing():
-        pytest.skip(reason)
-    with browser() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def page(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     ends = {"random": 0.3, "x/fps_r20.pt": 0.5, "x/an-encoder-with-quite-a-long-name-that-nobody-can-break.pt": 0.4}
@@ -136,10 +124,8 @@ def page(tmp_path_factory):
 def test_in_a_browser(chromium, page, width, scheme):
     chromium.open(page, width, scheme)
     assert chromium.evaluate("return window.innerWidth") == width
-    assert chromium.evaluate(OVERFLOW) <= 0
-    ground, text = chromium.evaluate("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
-    brightness = [sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in (ground, text)]
-    assert (brightness[0] > brightness[1]) == (scheme == "light")
+    assert chromium.overflow() <= 0
+    assert chromium.is_light() == (scheme == "light")
     assert chromium.evaluate("return document.querySelectorAll('#chart path.mean').length") == 3
     # Point at the middle of the curves: each arm's value of one round is shown.
     chromium.evaluate("""
@@ -150,7 +136,7 @@ def test_in_a_browser(chromium, page, width, scheme):
     tip = chromium.evaluate("return document.querySelector('.tip').innerText")
     assert re.match(r"round \d+", tip)
     assert tip.count("%") == 9
-    assert chromium.evaluate(OVERFLOW) <= 0
+    assert chromium.overflow() <= 0
     # Switch to the loss, and hide an arm.
     chromium.evaluate("document.querySelectorAll('#quantities button')[1].click()")
     chromium.evaluate("document.querySelectorAll('#legend button')[2].click()")

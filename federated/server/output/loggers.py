@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -13,8 +11,7 @@ from typing import Any
 
 from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common import yaml_file
-from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.trackers import known_mlflow_run, mlflow_uri, remember_mlflow_run
 
 Row = dict[str, Any]
 Logger = Callable[[Row], None]
@@ -22,24 +19,9 @@ Logger = Callable[[Row], None]
 TENSORBOARD = "tensorboard"
 """Folder inside the run folder that ``tensorboard --logdir`` is pointed to."""
 
-MLFLOW_ID = "mlflow-run"
-"""File inside the run folder with the id that MLflow gave the run."""
-
 
 def nowhere(row: Row) -> None:
     """Log nothing."""
-
-
-def check_installed(config: RunConfig) -> None:
-    """Refuse ``--wandb`` and ``--mlflow`` where they are not installed.
-
-    Raises:
-        UserError: there is no wandb, or no mlflow.
-    """
-    if config.wandb and importlib.util.find_spec("wandb") is None:
-        raise UserError("--wandb needs Weights & Biases: pip install 'fps-federated[wandb]'")
-    if config.mlflow and importlib.util.find_spec("mlflow") is None:
-        raise UserError("--mlflow needs MLflow: pip install 'fps-federated[mlflow]'")
 
 
 @contextmanager
@@ -117,15 +99,14 @@ LAST_ROUND = "last round"
 def _mlflow(config: RunConfig, folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
     import mlflow
 
-    if "MLFLOW_TRACKING_URI" not in os.environ:
-        mlflow.set_tracking_uri(f"sqlite:///{folder.resolve() / 'mlflow.db'}")
+    mlflow.set_tracking_uri(mlflow_uri(folder))
     # A run that is resumed in the same folder goes on as the same run.
-    known = folder / MLFLOW_ID
-    with mlflow.start_run(run_id=known.read_text() if known.is_file() else None, run_name=folder.name) as run:
-        if not known.is_file():
+    known = known_mlflow_run(folder)
+    with mlflow.start_run(run_id=known, run_name=folder.name) as run:
+        if known is None:
             values = yaml_file.parse(to_yaml(config, for_clients=True), "the configuration")
             mlflow.log_params({name: value for name, value in values.items() if value is not None})
-            write_text_atomically(known, run.info.run_id)
+            remember_mlflow_run(folder, run.info.run_id)
         last = int(run.data.tags.get(LAST_ROUND, -1))
 
         def log(row: Row) -> None:

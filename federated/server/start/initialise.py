@@ -12,9 +12,9 @@ from torch.nn import functional as F
 
 from federated.client.batch_norm import has_statistics, tracking_layers
 from federated.config.run import RunConfig
-from federated.data.downloads import CACHE, one_line
+from federated.data.downloads import CACHE
 from fps_pretrain.common import yaml_file
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import UserError, one_line
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models import shipped
 from fps_pretrain.models.architectures import is_cifar_resnet

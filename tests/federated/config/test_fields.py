@@ -92,7 +92,7 @@ OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
     "eval_batch_size", "engine", "ray_address", "gpus_per_client", "device", "threads", "output", "workers",
     "client_timeout", "node_timeout", "min_clients", "keep_clients_every",
-    "keep_best", "mlflow", "feature_cache", "compile",
+    "keep_best", "mlflow", "serve", "feature_cache", "compile",
 }  # fmt: skip
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 

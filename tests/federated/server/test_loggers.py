@@ -15,6 +15,7 @@ from federated.config.run import RunConfig
 from federated.server.output import loggers
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.trackers import MLFLOW_ID
 
 Tiny = Callable[..., RunConfig]
 
@@ -140,6 +141,6 @@ def test_mlflow_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     folder = run(tiny(mlflow=True, rounds=1), quiet=True).folder
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")
-    stored = mlflow.get_run((folder / loggers.MLFLOW_ID).read_text())
+    stored = mlflow.get_run((folder / MLFLOW_ID).read_text())
     assert stored.data.params["rounds"] == "1"
     assert stored.data.tags[loggers.LAST_ROUND] == "1"

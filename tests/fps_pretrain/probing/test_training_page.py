@@ -1,11 +1,13 @@
 """The training page and the log it is made of."""
 
 import re
+from dataclasses import replace
 
 import cv2
 import numpy as np
 import pytest
 
+from fps_pretrain.common.serve import RELOAD, serving
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.probing import training_page
 from fps_pretrain.probing.curves import read_log
@@ -59,6 +61,53 @@ def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
         assert words in text
     assert len(re.findall("data:image/png;base64,", text)) == 2
     assert not re.findall(r"(?:src|href)=\"(?!data:)", text)
+    assert "http-equiv" not in text  # finished: it stays as it is
     table = (tmp_path / "metrics.csv").read_text().splitlines()
     assert table[0].split(",")[:2] == ["step", "pairs_seen"]
     assert len(table) == 1 + 2 + 2
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """The page of a run that goes on, with long names and values."""
+    folder = tmp_path_factory.mktemp("page")
+    steps = range(0, 40)
+    rows = [f"{i},{8 * i},{5 - i / 20},{0.1 + i / 100},0.25,1234" for i in steps]
+    (folder / "csv" / "version_0").mkdir(parents=True)
+    head = "step,pairs_seen,loss,embedding_spread,data_wait,pairs_per_second"
+    (folder / "csv" / "version_0" / "metrics.csv").write_text("\n".join([head, *rows]))
+    (folder / "probes" / "version_0").mkdir(parents=True)
+    probes = [f"{i},{8 * i},{0.4 + i / 100},{0.3 + i / 100},{i / 40}" for i in range(4, 40, 5)]
+    head = "step,pairs_seen,knn_accuracy,linear_accuracy,pair_retrieval"
+    (folder / "probes" / "version_0" / "metrics.csv").write_text("\n".join([head, *probes]))
+    views = np.random.default_rng(0).normal(size=(2, 30, 3, 32, 32)).astype(np.float32)
+    order = np.stack([np.roll(np.arange(30), -i) for i in range(30)])
+    config = PretrainConfig(epochs=100, pairs_per_epoch=16, batch_size=8, run_dir=folder).resolve(has_gpu=False)
+    config = replace(config, output=folder / ("a-name-that-nobody-can-break" * 4) / "encoder.pt")
+    baseline = {"knn_accuracy": 0.375, "linear_accuracy": 0.3, "pair_retrieval": 0}
+    return training_page.write_page(folder, config, training_page.Neighbours(views, order), "digits", baseline)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [360, 1280])
+def test_in_a_browser(chromium, page, width, scheme):
+    chromium.open(page, width, scheme)
+    assert chromium.evaluate("return window.innerWidth") == width
+    assert chromium.overflow() <= 0
+    assert chromium.is_light() == (scheme == "light")
+    assert chromium.evaluate("return [...document.images].every(image => image.naturalWidth > 0)")
+    assert chromium.console() == []
+
+
+def test_the_page_of_a_run_that_goes_on_is_served_and_loads_itself_again(chromium, page, capfd):
+    assert RELOAD in page.read_text()
+    with serving(page.parent, 0):
+        address = re.findall(r"http://\S+", capfd.readouterr().err)[0]
+        chromium.open(address, 1280)
+        assert chromium.evaluate("return document.querySelector('meta[http-equiv=refresh]').content") == "10"
+        before = page.read_text()
+        page.write_text(before.replace("<title>", "<title>again "))
+        chromium.evaluate("location.reload()")
+        assert chromium.evaluate("return document.title").startswith("again ")
+        page.write_text(before)
+    assert chromium.console() == []

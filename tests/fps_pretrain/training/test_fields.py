@@ -1,6 +1,7 @@
 """What each field of a configuration does."""
 
 import dataclasses
+from contextlib import nullcontext
 from pathlib import Path
 
 import cv2
@@ -59,6 +60,8 @@ CHANGES = {
     "probe_every": 8,
     "probe_data": "nowhere",
     "linear_probe": True,
+    "mlflow": True,
+    "serve": 1,
     "output": "other.pt",
     "run_dir": "other-run",
     "resume": False,
@@ -82,6 +85,14 @@ def test_every_field_has_an_effect(field, baseline, tmp_path, no_probe, monkeypa
     if field in refused:
         with pytest.raises(UserError, match=field.replace("_", "-")):
             run(tmp_path, **{field: value})
+        return
+    if field == "mlflow":
+        return  # test_loggers.py
+    if field == "serve":
+        asked = []
+        monkeypatch.setattr(train, "serving", lambda folder, port: asked.append((folder, port)) or nullcontext())
+        run(tmp_path, serve=value)
+        assert asked == [(tmp_path / "run", value)]
         return
     if field == "compile":  # takes a minute; test_compiled_networks_learn_the_same is the slow test of it
         monkeypatch.setenv("CXX", "no-such-compiler")

@@ -41,7 +41,7 @@ class Browser:
     def devtools(self, command, **parameters):
         return self._send("/goog/cdp/execute", {"cmd": command, "params": parameters})
 
-    def open(self, page: Path, width: int, scheme: str = "light") -> None:
+    def open(self, page: Path | str, width: int, scheme: str = "light") -> None:
         phone = width < 600
         self.devtools(
             "Emulation.setDeviceMetricsOverride", width=width, height=800, deviceScaleFactor=2 if phone else 1,
@@ -49,10 +49,20 @@ class Browser:
         )  # fmt: skip
         features = [{"name": "prefers-color-scheme", "value": scheme}]
         self.devtools("Emulation.setEmulatedMedia", features=features)
-        self._send("/url", {"url": page.resolve().as_uri()})
+        self._send("/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
 
     def evaluate(self, script: str):
         return self._send("/execute/sync", {"script": script, "args": []})
+
+    def overflow(self) -> int:
+        """Pixels by which the page is wider than its window."""
+        return self.evaluate("return document.documentElement.scrollWidth - document.documentElement.clientWidth")
+
+    def is_light(self) -> bool:
+        """Whether the page's ground is brighter than its text."""
+        colours = self.evaluate("const s = getComputedStyle(document.body); return [s.backgroundColor, s.color]")
+        ground, text = (sum(map(int, re.findall(r"\d+", colour)[:3])) for colour in colours)
+        return ground > text
 
     def console(self) -> list[str]:
         """Warnings and errors since the last call."""

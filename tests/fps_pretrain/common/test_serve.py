@@ -1,0 +1,113 @@
+"""A run folder in a browser while its program runs."""
+
+from __future__ import annotations
+
+import http.client
+import re
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.serve import RELOAD, serving
+
+Ask = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run folder with what is shown and what is not."""
+    folder = tmp_path / "a run"
+    (folder / "runs" / "one").mkdir(parents=True)
+    (tmp_path / "outside.txt").write_text("outside")
+    for name in ("log.txt", "curve.png", "config.yaml", "secret", ".hidden.txt", "state.pt", "runs/one/index.html"):
+        (folder / name).write_text(f"this is {name}")
+    (folder / "out.txt").symlink_to(tmp_path / "outside.txt")
+    (folder / "up").symlink_to(tmp_path)
+    (folder / "inside.txt").symlink_to(folder / "log.txt")
+    return folder
+
+
+def address(said: str) -> int:
+    return int(re.findall(r"http://127\.0\.0\.1:(\d+)/", said)[0])
+
+
+@pytest.fixture
+def ask(run: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Ask]:
+    with serving(run, 0):
+        port = address(capfd.readouterr().err)
+
+        def answer(path: str, method: str = "GET", host: str | None = None) -> tuple[int, str]:
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request(method, path, headers={"Host": host} if host else {})
+            got = connection.getresponse()
+            text = got.read().decode()
+            connection.close()
+            return got.status, text
+
+        yield answer
+
+
+@pytest.mark.parametrize("path", ["/log.txt", "/log.txt?again", "/inside.txt", "/./log.txt"[2:]])
+def test_files_of_the_folder_are_shown(ask: Ask, path: str) -> None:
+    assert ask(path) == (200, "this is log.txt")
+    assert ask(path, "HEAD") == (200, "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/../outside.txt", "/%2e%2e/outside.txt", "/runs/../../outside.txt", "//etc/passwd", "/out.txt", "/up/"),
+        *("/up/outside.txt", "/config.yaml", "/secret", "/.hidden.txt", "/state.pt", "/nothing.txt", "/runs", "/%00"),
+    ],
+)
+def test_nothing_else_is(ask: Ask, path: str) -> None:
+    status, text = ask(path)
+    assert status == 404
+    assert "this is" not in text
+    assert "outside" not in text
+
+
+def test_a_list_of_files_and_pictures_that_loads_itself_again(ask: Ask, run: Path) -> None:
+    status, text = ask("/")
+    assert status == 200
+    assert RELOAD in text
+    assert re.findall(r'href="([^"]+)"', text)[1:] == ["curve.png", "inside.txt", "log.txt", "out.txt", "runs/", "up/"]
+    assert '<img src="curve.png"' in text
+    assert ask("/runs/one/") == (200, "this is runs/one/index.html")
+    (run / "training.html").write_text("page")
+    assert ask("/") == (200, "page")
+
+
+def test_other_names_of_this_machine_are_refused_and_nothing_can_be_written(ask: Ask) -> None:
+    assert ask("/log.txt", host="evil.example:80")[0] == 403
+    assert ask("/log.txt", "POST")[0] == 501
+
+
+def test_a_folder_that_is_not_there_yet_and_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(tmp_path / "later", 0):
+        port = address(capfd.readouterr().err)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/")
+        assert b"nothing yet" in connection.getresponse().read()
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with (
+            pytest.raises(UserError, match=rf"--serve {port}: Address already in use; 0 takes a free port"),
+            serving(tmp_path, port),
+        ):
+            pass
+
+
+def test_without_a_port_nothing_is_served(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with serving(tmp_path, None):
+        assert capfd.readouterr().err == ""
