@@ -24,8 +24,8 @@ ADDED = ("loss_shuffled", "embedding_rank", "feature_rank", "gradient_norm")
 PROVENANCE = ("method", "recipe", "pairs_seen", "seed", "probe", "digest")
 """What is compared of a checkpoint's provenance; the rest says where and with what it was made."""
 
-DESCRIPTION = ("norm", "image_size", "round")
-"""What model.pt says since later revisions of the run that made it; config.yaml says the same."""
+DESCRIPTION = ("norm", "image_size", "round", "digest")
+"""What model.pt says since later revisions of the run that made it, and the digest of its weights."""
 
 BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 """The last part of the names of BatchNorm's buffers."""
