@@ -58,7 +58,8 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         os.replace(partial, path)
         sync_folder(path.parent)
     except OSError as error:
-        error.filename = error.filename or str(path)  # a full disk does not say what it had no room for
+        if error.errno is not None:  # a full disk does not say what it had no room for
+            error.filename = error.filename or str(path)
         raise
     finally:
         partial.unlink(missing_ok=True)

@@ -112,7 +112,8 @@ def test_whose_statistics_changes_nothing_that_is_learned(tiny: Tiny, tmp_path: 
 
 def answer(kind: str, space: workspace.Workspace, weights: dict[str, torch.Tensor], **more: Any) -> Message:
     """A client's answer to a message with these weights."""
-    message_config = ConfigRecord({"run-config": "shared", "partition-file": "", "server-round": 1, **more})
+    fixed = {"run-config": "shared", "partition-file": "", "server-round": 1, "run": "this"}
+    message_config = ConfigRecord({**fixed, **more})
     workspace.share(message_config, space)
     content = RecordDict({"arrays": ArrayRecord(weights), "config": message_config})
     InProcessGrid(client_app.client_app, 1)
