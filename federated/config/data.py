@@ -102,6 +102,12 @@ class PartitionOptions(DataOptions):
         return max(1, round(self.participation * self.clients))
 
     @property
+    def dataset_title(self) -> str:
+        """The data set, for pictures and pages: of a folder or a file its own name, not where it lies."""
+        kind, _, where = self.dataset.partition(":")
+        return Path(where).name if kind in ("folder", "parquet") else self.dataset
+
+    @property
     def partition_title(self) -> str:
         """The partition with its detail, for pictures and pages."""
         return {

@@ -296,3 +296,9 @@ def test_a_run_that_fails_is_one_line(tmp_path, capsys):
 def test_bad_input_is_one_line_and_writes_nothing(run_script, tmp_path, arguments, words):
     assert_refused(run_script(*arguments, cwd=tmp_path), words)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_title_does_not_say_where_a_folder_lies(tmp_path):
+    run = RunConfig(dataset=f"folder:{tmp_path / 'photos'}", clients=4, partition="iid")
+    assert CompareConfig(run=run).title == "photos, 4 clients, IID"
+    assert CompareConfig(run=replace(run, dataset="digits")).title == "digits, 4 clients, IID"
