@@ -70,7 +70,7 @@ class DataOptions(OptionSet):
 class PartitionOptions(DataOptions):
     """Clients and partition"""
 
-    clients: Annotated[Annotated[int, Ge(1), Le(MAX_CLIENTS)], Option(why="each is kept count of")] = 10
+    clients: Annotated[Annotated[int, Ge(1), Le(MAX_CLIENTS)], Option(why="the server keeps count of each")] = 10
     """Number of clients."""
     partition: Literal["iid", "dirichlet", "inner-dirichlet", "shards", "pathological", "size", "natural", "nodes"] = (
         "dirichlet"
