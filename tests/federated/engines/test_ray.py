@@ -84,6 +84,8 @@ class TestLocal:
         assert states
         assert left[0] == in_parallel
 
+    @pytest.mark.slow
+    @pytest.mark.promise
     def test_clients_are_judged_at_their_actors(self, tiny: Tiny, tmp_path: Path) -> None:
         """With heads of their own, and after fine-tuning; what never changes is in the object store."""
         fields = {**FIELDS, "train": "last-block", "personal": "head", "fine_tune_epochs": 1, "per_client_every": 1}
@@ -93,6 +95,8 @@ class TestLocal:
         in_process = run_quietly(tiny(output=tmp_path / "head", **head))
         assert in_process == run_quietly(tiny(output=tmp_path / "head-ray", engine="ray", workers=1, **head))
 
+    @pytest.mark.slow
+    @pytest.mark.promise
     def test_actors_that_die_or_hang_cost_one_clients_round(self, tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(pool, "HANG_GRACE", 0.0)
         with_actor_of(monkeypatch, 1, 3, kill)

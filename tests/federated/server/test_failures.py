@@ -153,6 +153,8 @@ def test_injected_failures_are_a_function_of_seed_round_and_client() -> None:
     assert injected(RunConfig(), 1, 1) is None
 
 
+@pytest.mark.slow
+@pytest.mark.promise
 def test_injected_failures_of_every_kind(tiny: Tiny, tmp_path: Path) -> None:
     run(
         tiny(clients=6, rounds=1, strategy="scaffold", output=tmp_path / "first"), quiet=True

@@ -113,6 +113,8 @@ def test_a_state_of_any_step_resumes_exactly(method, baseline, moco_baseline, tm
         assert "encoder-epoch002.pt" in resumed["files"]
 
 
+@pytest.mark.slow
+@pytest.mark.promise
 def test_killed_at_random_moments_a_run_ends_with_the_same_weights(tmp_path):
     """MoCo, which has the most to remember: momentum encoder, queue and its place in it."""
     rng = random.Random(0)
