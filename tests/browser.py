@@ -51,6 +51,13 @@ class Browser:
         self.devtools("Emulation.setEmulatedMedia", features=features)
         self._send("/url", {"url": page if isinstance(page, str) else page.resolve().as_uri()})
 
+    def assert_fits(self, page: Path, width: int, scheme: str) -> None:
+        """Open a page, which must fit into a window of that width and have the colours that are preferred."""
+        self.open(page, width, scheme)
+        assert self.evaluate("return window.innerWidth") == width
+        assert self.overflow() <= 0
+        assert self.is_light() == (scheme == "light")
+
     def evaluate(self, script: str):
         return self._send("/execute/sync", {"script": script, "args": []})
 

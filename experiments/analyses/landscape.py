@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
+from experiments.report.runs import read_config
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 
@@ -185,7 +186,7 @@ def analyse(config: LandscapeConfig) -> output.Result:
     for run, model in zip(config.runs, models, strict=True):
         if {n: t.shape for n, t in model.items()} != {n: t.shape for n, t in models[0].items()}:
             raise UserError(f"{run} has another model than {config.runs[0]}: compare runs of one architecture")
-    judge = loading.Judge.of(loading.read_config(config.runs[0]), config.limit)
+    judge = loading.Judge.of(read_config(config.runs[0]), config.limit)
     lines = [
         between(judge, models[i], models[j], config.points, (config.runs[i].name, config.runs[j].name))
         for i, j in itertools.combinations(range(len(models)), 2)

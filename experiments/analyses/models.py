@@ -14,30 +14,16 @@ from experiments.report.arms import is_personal
 from federated.client.batch_norm import estimate_statistics, has_statistics, with_norm
 from federated.client.evaluation import evaluate
 from federated.client.parts import freeze
-from federated.config.run import RunConfig, from_yaml
+from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.server.output import client_models, model_file
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_text
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
 
 Weights = Mapping[str, Tensor]
 
 SPLITS = ("test", "train")
-
-
-def read_config(run: Path) -> RunConfig:
-    """The configuration of a run folder.
-
-    Raises:
-        UserError: it is none.
-    """
-    try:
-        text = read_text(run / "config.yaml")
-    except UserError as error:
-        raise UserError(f"{run} is not a run folder: it has no config.yaml that can be read") from error
-    return from_yaml(text)
 
 
 def final_weights(run: Path) -> dict[str, Tensor]:

@@ -17,6 +17,7 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
+from experiments.report.runs import read_config
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
@@ -72,7 +73,7 @@ def measure(run: Path, config: StabilityConfig) -> list[Stability]:
     Raises:
         UserError: it keeps none, or its data are not there.
     """
-    from experiments.analyses.models import Judge, combine, kept_rounds, read_config
+    from experiments.analyses.models import Judge, combine, kept_rounds
     from federated.server.output import client_models
 
     rounds = kept_rounds(run)

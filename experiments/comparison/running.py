@@ -93,7 +93,7 @@ class Here:
 
     def start(self, config: Path, errors: Path, threads: int) -> Process:
         """Begin a process in a session of its own, so that only ``_stop`` ends it."""
-        environment = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "passive", **os.environ}
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
         command = [sys.executable, "-m", "experiments.comparison.arm", str(config)]
         with errors.open("wb") as file:
             return subprocess.Popen(

@@ -29,8 +29,7 @@ class Arm:
 
     def __call__(self) -> int:
         """Do it; a reason to stop is a line on stderr."""
-        for name, value in (("OMP_NUM_THREADS", str(self.threads)), ("OMP_WAIT_POLICY", "passive")):
-            os.environ.setdefault(name, value)  # before anything imports torch
+        os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # before anything imports torch
         from experiments.comparison import arm
 
         try:

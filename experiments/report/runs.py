@@ -75,6 +75,22 @@ class Run:
         return [row for row in self.history if row.get(evaluated) is not None]
 
 
+def read_config(folder: Path) -> RunConfig:
+    """The configuration of the run in a folder.
+
+    Raises:
+        UserError: there is none, or it is damaged.
+    """
+    try:
+        text = read_text(folder / "config.yaml", MAX_CONFIG)
+    except UserError as error:
+        raise UserError(f"{folder} is not a run folder: it has no config.yaml that can be read") from error
+    try:
+        return from_yaml(text)
+    except UserError as error:
+        raise UserError(f"{folder / 'config.yaml'}: {error}") from error
+
+
 def read_run(folder: Path) -> Run:
     """Read a run folder.
 
@@ -84,15 +100,7 @@ def read_run(folder: Path) -> Run:
     # Imports PyTorch, for which --help and a wrong flag must not wait.
     from federated.server.output.run_folder import read_history
 
-    try:
-        text = read_text(folder / "config.yaml", MAX_CONFIG)
-    except UserError as error:
-        raise UserError(f"{folder} is not a run folder: it has no config.yaml that can be read") from error
-    try:
-        config = from_yaml(text)
-    except UserError as error:
-        raise UserError(f"{folder / 'config.yaml'}: {error}") from error
-    run = Run(config, read_history(folder), folder, environment.read(folder))
+    run = Run(read_config(folder), read_history(folder), folder, environment.read(folder))
     _check_history(run)
     if not run.rounds:
         raise UserError(f"{folder} has no evaluated round yet")

@@ -16,7 +16,7 @@ MAX_BYTES = 2**32
 
 _UNREADABLE = (
     *(OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, MemoryError),
-    *(NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error, struct.error),
 )
 """What NumPy and zipfile raise over files that are no archives of arrays, damaged or encrypted."""
 

@@ -122,10 +122,7 @@ def page(tmp_path_factory):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1280])
 def test_in_a_browser(chromium, page, width, scheme):
-    chromium.open(page, width, scheme)
-    assert chromium.evaluate("return window.innerWidth") == width
-    assert chromium.overflow() <= 0
-    assert chromium.is_light() == (scheme == "light")
+    chromium.assert_fits(page, width, scheme)
     assert chromium.evaluate("return document.querySelectorAll('#chart path.mean').length") == 3
     # Point at the middle of the curves: each arm's value of one round is shown.
     chromium.evaluate("""

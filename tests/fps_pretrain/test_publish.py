@@ -18,11 +18,12 @@ from tests.fps_pretrain.models.hub_server import Hub, point_to, serving
 
 ENCODER = build_encoder("resnet8", seed=3)
 TOKEN = "hf_secret"
+HOME = Path(Path.cwd().anchor, "home", "somebody")
 
 SAID: dict[str, Any] = {
     "method": "simsiam",
     "recipe": {"source": "fractals", "size": 32},
-    "config": {"epochs": 5, "source": "folder:/home/somebody/photos", "codes": "/home/somebody/codes.npz", "lr": None},
+    "config": {"epochs": 5, "source": f"folder:{HOME / 'photos'}", "codes": str(HOME / "codes.npz"), "lr": None},
     "pairs_seen": 1_280_000,
     "probe": {"digits_knn": 0.883, "digits_knn_random": 0.8301, "bank": 1078, "queries": 359},
     "versions": {"torch": "2.11.0+cu130", "evil": "`</code>\n# A heading | <script>`" + 300 * "x"},

@@ -15,9 +15,7 @@ def plot_curve(path: Path, rows: Sequence[Row], title: str) -> None:
     accuracy, loss = figure.subplots(1, 2)
     for axes, quantity in ((accuracy, "accuracy"), (loss, "loss")):
         for split, name in (("test", "test"), ("val", "validation"), ("train", "training, at the clients")):
-            key = f"{split}_{quantity}"
-            points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
-            if points:
+            if points := _points(rows, f"{split}_{quantity}"):
                 axes.plot(*zip(*points, strict=True), label=name, marker="." if len(points) < 40 else None)
         if quantity == "accuracy":
             for key, name in (
@@ -25,8 +23,7 @@ def plot_curve(path: Path, rows: Sequence[Row], title: str) -> None:
                 ("client_accuracy_worst_tenth", "worst tenth"),
                 ("fine_tuned_accuracy_mean", "mean of clients, fine-tuned"),
             ):
-                points = [(row["round"], row[key]) for row in rows if row.get(key) is not None]
-                if points:
+                if points := _points(rows, key):
                     axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
         axes.set(xlabel="round", ylabel=quantity)
         plots.style(axes, integer_x=True)
@@ -35,3 +32,8 @@ def plot_curve(path: Path, rows: Sequence[Row], title: str) -> None:
     accuracy.legend(frameon=False)
     figure.suptitle(plots.literal(title))
     plots.save(figure, path)
+
+
+def _points(rows: Sequence[Row], key: str) -> list[tuple[int, float]]:
+    """A measure after each round that has it."""
+    return [(row["round"], row[key]) for row in rows if row.get(key) is not None]
