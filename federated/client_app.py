@@ -126,6 +126,7 @@ def _train(message: Message, context: Context) -> ClientUpdate:
         check=deadline.check,
         problem=task.problem,
         shared=space.parts.parameters,
+        recorded=task.recorded,
     )
     update = algorithm.train_client(client, task.weights)
     deadline.check()

@@ -30,7 +30,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.federation.engines import ENGINES, missing
+from benchmarks.federation.engines import ENGINES, NEEDS, missing
 from benchmarks.federation.work import Work, write_images
 from fps_pretrain.common import environment
 
@@ -137,13 +137,16 @@ def main() -> None:
     parser.add_argument("--engines", nargs="+", default=list(ENGINES), choices=list(ENGINES), metavar="ENGINE")
     parser.add_argument("--model", default="resnet20")
     parser.add_argument("--precision", default="32", choices=["32", "bf16"])
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--rounds", type=int, default=4, help="of a turn; the first is start-up")
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--actors", type=int, default=2)
     options = parser.parse_args()
     engines = []
     for engine in options.engines:
-        if library := missing(engine):
+        if options.device == "cuda" and engine in NEEDS:
+            print(f"{engine} is left out: it is measured on the CPU alone", file=sys.stderr)
+        elif library := missing(engine):
             print(f"{engine} is left out: {library} is not installed", file=sys.stderr)
         else:
             engines.append(engine)
@@ -154,11 +157,12 @@ def main() -> None:
             data = Path(folder) / f"{clients}x{images}"
             write_images(data, clients * images)
             settings = (options.model, options.precision, options.rounds, options.actors)
-            works.append(Work(clients, images, *settings, str(data)))
+            works.append(Work(clients, images, *settings, str(data), options.device))
         rows = compare(works, engines, options.turns)
     print(table(rows))
     if options.json:
-        content = {"machine": environment.describe(), "actors": options.actors, "rows": rows}
+        about = {"machine": environment.describe(), "device": options.device, "actors": options.actors}
+        content = {**about, "rows": rows}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
 
 

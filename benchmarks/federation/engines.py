@@ -18,7 +18,7 @@ def plain(work: Work) -> None:
     """A loop over clients and nothing else: one network, one running mean."""
     torch.set_num_threads(1)
     model, examples = work.network(), work.examples()
-    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    weights = {name: tensor.to("cpu", copy=True) for name, tensor in model.state_dict().items()}
     total = sum(len(labels) for _, labels in examples)
     for server_round in range(1, work.rounds + 1):
         mean = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in weights.items()}
@@ -26,7 +26,7 @@ def plain(work: Work) -> None:
             model.load_state_dict(weights)
             work.train(model, images, labels, torch.Generator().manual_seed(number))
             for name, tensor in model.state_dict().items():
-                mean[name].add_(tensor, alpha=len(labels) / total)
+                mean[name].add_(tensor.cpu(), alpha=len(labels) / total)
         weights = {name: mean[name].to(tensor.dtype) for name, tensor in weights.items()}
         stamp(server_round)
 

@@ -38,6 +38,7 @@ class Work:
         rounds: how many; all but the first are timed.
         actors: processes of engines that have some, with one thread each.
         data: the folder of images.
+        device: cpu or cuda.
     """
 
     clients: int
@@ -47,6 +48,7 @@ class Work:
     rounds: int
     actors: int
     data: str
+    device: str = "cpu"
 
     @classmethod
     def of_environment(cls) -> Work:
@@ -62,25 +64,25 @@ class Work:
         return RunConfig(
             dataset=f"folder:{self.data}", partition="iid", clients=self.clients, validation=0.0, rounds=self.rounds,
             local_epochs=1, batch_size=BATCH, lr=0.05, augment="standard", arch=self.model, eval_every=10**6,
-            precision=self.precision, threads=1, device="cpu", engine=engine, workers=workers, output=output,
+            precision=self.precision, threads=1, device=self.device, engine=engine, workers=workers, output=output,
             min_partition_size=1,
         )  # fmt: skip
 
     def examples(self) -> list[tuple[Tensor, Tensor]]:
-        """Each client's images ``(n, 32, 32, 3)``, uint8, and labels ``(n,)``."""
+        """Each client's images ``(n, 32, 32, 3)``, uint8, and labels ``(n,)``, on the device."""
         dataset = sets.load(self.config())
-        images, labels = torch.from_numpy(dataset.train.images), torch.from_numpy(dataset.train.labels)
+        images, labels = (torch.from_numpy(a).to(self.device) for a in (dataset.train.images, dataset.train.labels))
         parts = make_partition(self.config(), dataset.train.labels, dataset.train.user_ids)
         return [(images[torch.from_numpy(part)], labels[torch.from_numpy(part)]) for part in parts]
 
     def network(self) -> nn.Module:
         """The classifier."""
         model = build_classifier(build_encoder(self.model, seed=0), CLASSES, seed=0)
-        return model.to(memory_format=torch.channels_last)
+        return model.to(self.device, memory_format=torch.channels_last)
 
     def loss(self, model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The loss of a batch of images as the network takes them."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device, torch.bfloat16, enabled=self.precision == "bf16"):
             outputs = model(images)
         return F.cross_entropy(outputs.float(), labels)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from fps_pretrain.models.hardware import on_device
+
 
 def augment(images: Tensor, batch: Tensor, augmentation: str, generator: torch.Generator) -> Tensor:
     """The images at ``batch``, each shifted over a black border and mirrored at random.
@@ -19,7 +21,7 @@ def augment(images: Tensor, batch: Tensor, augmentation: str, generator: torch.G
         uint8 ``(B, S, S, 3)``.
     """
     if augmentation == "none":
-        return images[batch.to(images.device)]
+        return images[on_device(batch, images.device)]
     side = images.shape[1]
     shift = side // 8
     rows = torch.arange(side) + torch.randint(-shift, shift + 1, (len(batch), 1), generator=generator)
@@ -29,5 +31,5 @@ def augment(images: Tensor, batch: Tensor, augmentation: str, generator: torch.G
         columns = torch.where(mirrored, columns.flip(1), columns)
     inside = ((rows >= 0) & (rows < side))[:, :, None] & ((columns >= 0) & (columns < side))[:, None, :]
     index = (batch[:, None, None], rows.clamp(0, side - 1)[:, :, None], columns.clamp(0, side - 1)[:, None, :])
-    picked = images[tuple(part.to(images.device) for part in index)]
-    return picked * inside[..., None].to(images.device)
+    picked = images[tuple(on_device(part, images.device) for part in index)]
+    return picked * on_device(inside[..., None], images.device)

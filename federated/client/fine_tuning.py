@@ -35,5 +35,6 @@ def fine_tune(space: Workspace, number: int, weights: Weights, server_round: int
         key=(seed_of(config.seed, "fine-tune"), server_round, number),
         check=Deadline(config.client_timeout).check,
         problem=task.problem,
+        recorded=task.recorded,
     )
     return {**weights, **local_sgd(client, task.weights).weights}

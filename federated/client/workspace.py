@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from federated.client.batch_norm import estimate_statistics, parameter_names, with_norm
 from federated.client.features import FROM_FEATURES, FeatureCache, encode, head_of, head_weights
+from federated.client.gradients import RecordedGradients
 from federated.client.parts import Parts, freeze
 from federated.client.training import CLASSIFICATION, Problem, Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
@@ -46,6 +47,7 @@ class Task(NamedTuple):
     targets: Tensor
     problem: Problem
     weights: Weights
+    recorded: RecordedGradients | None = None
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,11 @@ class Workspace:
         return FeatureCache(megabytes * 10**6)
 
     @cached_property
+    def recorded(self) -> RecordedGradients | None:
+        """The recordings of the model's steps; None where there is no GPU to record for."""
+        return RecordedGradients(self.model, self.problem.loss, self.device) if self.device.type == "cuda" else None
+
+    @cached_property
     def head(self) -> nn.Module:
         """The model's head as a classifier of features."""
         return head_of(self.model)
@@ -122,7 +129,7 @@ class Workspace:
     def task(self, key: Any, images: Tensor, labels: Tensor, weights: Weights) -> Task:
         """As ``task_of``, on images whose features are kept as ``key``."""
         if self.config.train != "head":
-            return Task(self.model, images, labels, self.problem, weights)
+            return Task(self.model, images, labels, self.problem, weights, self.recorded)
         features = self.features_of(key, images, weights)
         return Task(self.head, features, labels, FROM_FEATURES, head_weights(weights))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,13 @@ Pre-training normalises its views with these, so every user of an encoder must, 
 
 def normalise(images: Tensor) -> Tensor:
     """The encoder's input of images: uint8 ``(N, H, W, 3)`` RGB to float ``(N, 3, H, W)``, in channels_last memory."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean, std = _statistics(images.device)
     return (images.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
+
+
+@cache
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, each ``(3, 1, 1)``; kept, since a GPU waits for what comes from main memory."""
+    with torch.inference_mode(False):
+        mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std

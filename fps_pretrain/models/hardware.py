@@ -8,6 +8,7 @@ import shutil
 from typing import Literal, cast
 
 import torch
+from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
 
@@ -34,6 +35,13 @@ def settled_precision(asked: str, native: Precision, begun_in: str | None) -> Pr
         if known in ("32", "bf16"):
             return cast(Precision, known)
     return native
+
+
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of main memory on the device, without waiting for what a GPU has been asked to do before."""
+    if device.type != "cuda":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 def cores() -> int:
