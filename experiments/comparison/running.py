@@ -125,6 +125,11 @@ def done_rounds(run: RunConfig) -> int:
         return 0
 
 
+def is_finished(run: RunConfig) -> bool:
+    """Whether a run needs no more than to be read."""
+    return done_rounds(run) == run.rounds and (run.folder / "evaluation.json").is_file()
+
+
 def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, str]:
     """Run what is missing, ``jobs`` at a time, each as a process with one thread; all on one screen.
 
@@ -138,10 +143,10 @@ def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None
     Returns:
         Why runs could not go on, by folder.
     """
-    waiting, running = list(reversed(runs)), list[_Job]()
+    waiting, running = [run for run in reversed(runs) if not is_finished(run)], list[_Job]()
     failures: dict[Path, str] = {}
     launcher = launcher or Here()
-    with tempfile.TemporaryDirectory(dir=launcher.scratch) as scratch, _total_bar(len(runs)) as total:
+    with tempfile.TemporaryDirectory(dir=launcher.scratch) as scratch, _total_bar(len(waiting)) as total:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:

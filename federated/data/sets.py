@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from federated.config.run import RunConfig
 from federated.data.downloads import find_cifar, load_hub
@@ -67,13 +68,10 @@ def load(config: RunConfig) -> Dataset:
     """
     assert config.image_size is not None
     natural, nodes = config.partition == "natural", config.partition == "nodes"
-    train, test, classes = _load(
-        config.dataset, config.data_dir, config.image_size, config.id_column or "", natural=natural, nodes=nodes
-    )
+    where = (config.dataset, config.data_dir, config.image_size, config.id_column or "")
+    train, test, classes = _load(*where, config.limit_train, config.limit_test, natural=natural, nodes=nodes)
     if nodes:
-        return Dataset(train, train, _subset(test, config.limit_test, "test"), classes)
-    train = _subset(train, config.limit_train, "train")
-    test = _subset(test, config.limit_test, "test")
+        return Dataset(train, train, test, classes)
     held_out = round(len(train) * config.validation)
     if config.validation and not 0 < held_out < len(train):
         raise UserError(
@@ -86,9 +84,17 @@ def load(config: RunConfig) -> Dataset:
 
 @lru_cache(maxsize=1)
 def _load(
-    dataset: str, data_dir: Path | None, image_size: int, id_column: str, *, natural: bool, nodes: bool
+    dataset: str,
+    data_dir: Path | None,
+    image_size: int,
+    id_column: str,
+    limit_train: int | None,
+    limit_test: int | None,
+    *,
+    natural: bool,
+    nodes: bool,
 ) -> tuple[Split, Split, tuple[str, ...]]:
-    """Training and test examples and the names of the classes; kept for the next run of this process."""
+    """Training and test examples, as many as asked for, and the classes; kept for the next run of this process."""
     train, test = _find(dataset, data_dir, id_column, natural=natural, nodes=nodes)
     classes = train.classes
     if len(classes) > MAX_CLASSES:
@@ -97,8 +103,8 @@ def _load(
         if not len(index) and not (nodes and name == "training"):
             raise UserError(f"--dataset {dataset} holds no {name} examples")
     # With data at the nodes, what the server has of training examples is nobody's.
-    rows = np.empty(0, np.int64) if nodes else None
-    return train.read(image_size, rows), test.read(image_size), classes
+    rows = np.empty(0, np.int64) if nodes else _subset(len(train), limit_train, "train")
+    return train.read(image_size, rows), test.read(image_size, _subset(len(test), limit_test, "test")), classes
 
 
 def _find(
@@ -157,12 +163,13 @@ def _find_of_node(where: Path, classes: tuple[str, ...]) -> list[ImageIndex]:
     return found
 
 
-def _subset(split: Split, limit: int | None, name: str) -> Split:
+def _subset(count: int, limit: int | None, name: str) -> NDArray[np.int64] | None:
+    """Which of so many examples are taken, in their order; None for all."""
     if limit is None:
-        return split
-    if limit > len(split):
-        raise UserError(f"--limit-{name} {limit} is more than the {len(split)} {name} examples there are")
-    return split.take(np.sort(numpy_rng(DATA_SEED, f"limit-{name}").permutation(len(split))[:limit]))
+        return None
+    if limit > count:
+        raise UserError(f"--limit-{name} {limit} is more than the {count} {name} examples there are")
+    return np.sort(numpy_rng(DATA_SEED, f"limit-{name}").permutation(count)[:limit])
 
 
 def _test_folder(root: Path) -> Path | None:
