@@ -81,19 +81,24 @@ class Launcher(Protocol):
     shared: bool
     """Whether the runs share one machine's cores."""
 
-    def start(self, config: Path, errors: Path, threads: int) -> Process:
-        """Begin the run of a configuration file; what it complains of belongs into ``errors``."""
+    def start(self, config: Path, errors: Path, threads: int, slot: int) -> Process:
+        """Begin the run of a configuration file, as the ``slot``th of those side by side, counted from 1.
+
+        What it complains of belongs into ``errors``.
+        """
 
 
 class Here:
-    """Starts runs as processes of this machine."""
+    """Starts runs as processes of this machine, in turn on each of its GPUs."""
 
     scratch: Path | None = None
     shared = True
 
-    def start(self, config: Path, errors: Path, threads: int) -> Process:
+    def start(self, config: Path, errors: Path, threads: int, slot: int) -> Process:
         """Begin a process in a session of its own, so that only ``_stop`` ends it."""
-        environment = {"OMP_NUM_THREADS": str(threads), **os.environ}
+        from fps_pretrain.models.hardware import gpu_of
+
+        environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **gpu_of(slot)}
         command = [sys.executable, "-m", "experiments.comparison.arm", str(config)]
         with errors.open("wb") as file:
             return subprocess.Popen(
@@ -174,7 +179,7 @@ def _start(run: RunConfig, scratch: Path, slot: int, launcher: Launcher) -> _Job
     # The runs fill the cores already: workers of their own would only get into each other's way.
     workers = 0 if launcher.shared and run.workers == "auto" else run.workers
     config.write_text(to_yaml(replace(run, threads=threads, workers=workers)))
-    process = launcher.start(config, errors, threads)
+    process = launcher.start(config, errors, threads, slot)
     shown = sys.stderr.isatty()
     if not shown:
         print(f"began    {name_of(run)}", file=sys.stderr)

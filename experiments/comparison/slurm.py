@@ -108,7 +108,7 @@ class Cluster:
             raise UserError(f"--slurm: {unknown}") from None
         folder.mkdir(parents=True, exist_ok=True)
 
-    def start(self, config: Path, errors: Path, threads: int) -> Job:
+    def start(self, config: Path, errors: Path, threads: int, slot: int) -> Job:
         """Submit the run of a configuration file.
 
         Raises:

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
@@ -63,8 +64,9 @@ def start(
             yield Engine(grid, message_config)
     elif uses_processes:
         export_memmap(space.dataset, training_data, test=config.asks_clients)
+        gpus = torch.cuda.device_count() if space.device.type == "cuda" else 0
         try:
-            with WorkerGrid(config.clients, config.processes, message_config, config.client_timeout) as grid:
+            with WorkerGrid(config.clients, config.processes, message_config, config.client_timeout, gpus) as grid:
                 yield Engine(grid, message_config)
         finally:
             shutil.rmtree(training_data, ignore_errors=True)

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from types import ModuleType
 
+import torch
 from flwr.app import ConfigRecord, Message
 
 from federated.client import workspace
@@ -23,12 +24,13 @@ from federated.engines.pool import PoolGrid, Worker, WorkerDied
 
 
 class ProcessWorker(Worker):
-    """A process and the connection to it."""
+    """A process, the connection to it, and the number of its GPU, where it has one."""
 
-    def __init__(self, process: ForkServerProcess, connection: Connection) -> None:
+    def __init__(self, process: ForkServerProcess, connection: Connection, gpu: int | None) -> None:
         super().__init__()
         self.process = process
         self.connection = connection
+        self.gpu = gpu
 
     def send(self, message: Message) -> None:
         """Hand it a message."""
@@ -60,12 +62,19 @@ class WorkerGrid(PoolGrid):
         num_workers: number of processes.
         message_config: what messages tell of the run; workers open its workspace before they take messages.
         client_timeout: see ``PoolGrid``.
+        gpus: how many GPUs the processes are spread over; 0 where they train on the CPU.
     """
 
     def __init__(
-        self, num_clients: int, num_workers: int, message_config: ConfigRecord, client_timeout: float | None
+        self,
+        num_clients: int,
+        num_workers: int,
+        message_config: ConfigRecord,
+        client_timeout: float | None,
+        gpus: int = 0,
     ) -> None:
         self._num_clients = num_clients
+        self._gpus = gpus
         self._message_config = message_config
         # A server that has imported PyTorch once forks the workers: half a second each, where a fresh one takes five.
         # It has no threads yet, which forking this process might not survive.
@@ -75,8 +84,9 @@ class WorkerGrid(PoolGrid):
 
     def _new_worker(self) -> ProcessWorker:
         ours, theirs = self._context.Pipe()
+        gpu = least_used(self._gpus, [worker.gpu for worker in self._processes()])
         process = self._context.Process(
-            target=_work, args=(theirs, self._num_clients, self._message_config), daemon=True, name="client-worker"
+            target=_work, args=(theirs, self._num_clients, self._message_config, gpu), daemon=True, name="client-worker"
         )
         try:
             with _no_main_module():
@@ -86,7 +96,10 @@ class WorkerGrid(PoolGrid):
             raise WorkerDied(f"its process could not be started ({type(error).__name__}: {error})") from error
         finally:
             theirs.close()
-        return ProcessWorker(process, ours)
+        return ProcessWorker(process, ours, gpu)
+
+    def _processes(self) -> list[ProcessWorker]:
+        return [worker for worker in self._workers if isinstance(worker, ProcessWorker)]
 
     def _wait(self, workers: Sequence[Worker], seconds: float) -> list[Worker]:
         processes = [worker for worker in workers if isinstance(worker, ProcessWorker)]
@@ -108,10 +121,17 @@ def _no_main_module() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _work(connection: Connection, num_clients: int, message_config: ConfigRecord) -> None:
+def least_used(gpus: int, taken: Sequence[int | None]) -> int | None:
+    """The first of ``gpus`` numbers that ``taken`` has least often; None where there are none."""
+    return min(range(gpus), key=taken.count) if gpus else None
+
+
+def _work(connection: Connection, num_clients: int, message_config: ConfigRecord, gpu: int | None) -> None:
     """A worker's life: handle messages until the other end of the connection is closed, or gone."""
     # Ctrl-C reaches every process of a terminal; the one that leads ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
     workspace.find(message_config)
     grid = InProcessGrid(client_app, num_clients)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):

@@ -60,3 +60,16 @@ def check_compiler(gpu: bool) -> None:
     compilers = [os.environ["CXX"]] if "CXX" in os.environ else ["g++", "clang++"]
     if not gpu and not any(map(shutil.which, compilers)):
         raise UserError(f"--compile needs a C++ compiler ({' or '.join(compilers)}), and there is none here")
+
+
+def gpu_of(number: int) -> dict[str, str]:
+    """The environment in which the ``number``th of several processes sees one of this machine's GPUs, each in turn.
+
+    Nothing changes where there are fewer than two to share.
+    """
+    count = torch.cuda.device_count()
+    if count < 2:
+        return {}
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = visible.split(",") if visible else list(map(str, range(count)))
+    return {"CUDA_VISIBLE_DEVICES": names[number % count].strip()}

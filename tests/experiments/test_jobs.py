@@ -10,6 +10,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from experiments import compare
 from experiments.comparison import running
@@ -76,13 +77,52 @@ def test_side_by_side(tmp_path, capsys, monkeypatch):
 def test_runs_that_share_cores_have_no_workers(tmp_path, shared, workers):
     configs = []
 
-    def start(config, errors, threads):
+    def start(config, errors, threads, slot):
         configs.append(config.read_text())
         return SimpleNamespace(poll=lambda: 0, returncode=0)
 
     launcher = SimpleNamespace(scratch=None, shared=shared, start=start)
     assert side_by_side([replace(TINY, output=tmp_path / "r")], 2, launcher) == {}
     assert f"\nworkers: {workers}\n" in configs[0]
+
+
+def test_runs_take_turns_on_the_gpus(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = []
+
+    class Process:
+        returncode = 0
+
+        def __init__(self, command, **options):
+            seen.append(options["env"]["CUDA_VISIBLE_DEVICES"])
+            self.end = time.monotonic() + 1
+
+        def poll(self):
+            return 0 if time.monotonic() > self.end else None
+
+    monkeypatch.setattr(running.subprocess, "Popen", Process)
+    assert side_by_side([replace(TINY, output=tmp_path / str(n)) for n in range(4)], 4) == {}
+    assert sorted(seen) == ["0", "0", "1", "1"]
+
+
+def test_a_finished_run_starts_no_process(tmp_path, monkeypatch):
+    folder = tmp_path / "r"
+    done = replace(TINY, output=folder)
+    folder.mkdir()
+    (folder / "metrics.jsonl").write_text("{}\n" * (TINY.rounds + 1))
+    started = []
+
+    def start(*call):
+        started.append(call)
+        return SimpleNamespace(poll=lambda: 0, returncode=0)
+
+    monkeypatch.setattr(running.Here, "start", start)
+    side_by_side([done], 2)
+    assert len(started) == 1  # not evaluated yet
+    (folder / "evaluation.json").write_text("{}")
+    side_by_side([done], 2)
+    assert len(started) == 1
 
 
 def test_a_process_that_is_killed_is_reported(tmp_path, monkeypatch):

@@ -92,4 +92,4 @@ def test_a_machine_without_slurm_is_told_so(tmp_path, monkeypatch):
 def test_a_job_that_slurm_refuses(tmp_path, slurm):
     (slurm / "sbatch").write_text("#!/bin/sh\necho 'sbatch: error: invalid partition specified: cpu' >&2\nexit 1\n")
     with pytest.raises(UserError, match=r"--slurm: sbatch refused the job: .*invalid partition"):
-        Cluster(["partition=cpu"], tmp_path / "jobs").start(tmp_path / "run.yaml", tmp_path / "errors", 1)
+        Cluster(["partition=cpu"], tmp_path / "jobs").start(tmp_path / "run.yaml", tmp_path / "errors", 1, 1)

@@ -199,3 +199,13 @@ def test_a_worker_that_is_never_ready_is_one_that_cannot_start(tiny: Tiny, monke
     monkeypatch.setattr(pool, "POLL", 0.0)
     with pytest.raises(UserError, match=r"--workers 1: one cannot start, it was not ready in 0 s; take fewer"):
         run(tiny(workers=1), quiet=True)
+
+
+def test_workers_are_spread_over_the_gpus():
+    taken: list[int | None] = []
+    for _ in range(5):
+        taken.append(workers.least_used(2, taken))
+    assert taken == [0, 1, 0, 1, 0]
+    taken.remove(1)  # a worker that died; its replacement takes that place
+    assert workers.least_used(2, taken) == 1
+    assert workers.least_used(0, []) is None
