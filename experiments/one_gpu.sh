@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# What one GPU can do in half an hour: check its pictures against the CPU's, time pairs and training, pre-train encoders.
+# What one GPU can do in half an hour: check its pictures against the CPU's, time pairs, pre-training and a federation,
+# pre-train encoders.
 #
 #   bash experiments/one_gpu.sh FOLDER [MINUTES]
 #
 # MINUTES (default 25) bounds the whole. The same command goes on where it was stopped; FOLDER/report.txt says what came
 # of it. Environment: PAIRS (default 1280000 a run), SIDE_BY_SIDE (runs that share the GPU, default 6), FLAGS (further
-# options of run_pretrain.py for every run), PYTHON.
+# options of run_pretrain.py for every run), PYTHON, and for a rehearsal on a CPU DEVICE=cpu CLIENTS=2x64 SIZES=32 STEPS=1.
 set -u
 cd "$(dirname "$0")/.."
 folder=${1:?usage: bash experiments/one_gpu.sh FOLDER [MINUTES]} minutes=${2:-25}
@@ -53,6 +54,9 @@ once pretraining "$python" -m benchmarks.pretraining --turns 1 ${STEPS:+--steps 
 # Several small networks fill a GPU that one leaves idle; with MPS their kernels run at the same time.
 mps() { command -v nvidia-cuda-mps-control >/dev/null; }
 mps && nvidia-cuda-mps-control -d
+once federation "$python" -m benchmarks.federation --device "${DEVICE:-cuda}" --precision bf16 --turns 1 --rounds 6 \
+    --cases "${CLIENTS:-10x1000}" --actors 8 --engines "plain loop" "in process" workers
+
 for run in "${runs[@]}"; do
     while [ "$(jobs -rp | wc -l)" -ge "$side_by_side" ]; do sleep 1; done
     [ "$(left)" -gt 30 ] || break
@@ -64,7 +68,7 @@ wait
 mps && echo quit | nvidia-cuda-mps-control
 
 {
-    for step in machine pictures pairs pretraining; do
+    for step in machine pictures pairs pretraining federation; do
         echo "== $step" && cat "$folder/$step.txt" 2>/dev/null || echo "not done"
     done
     for run in "${runs[@]}"; do
@@ -73,7 +77,7 @@ mps && echo quit | nvidia-cuda-mps-control
         if [ -e "$folder/$name.pt" ]; then
             tr '\r' '\n' <"$folder/$name.log" | grep -a "pairs in" | tail -n 1
         else
-            echo "not finished"
+            echo "not finished: $(tr '\r' '\n' <"$folder/$name.log" 2>/dev/null | tail -n 1)"
         fi
     done
 } >"$report"
