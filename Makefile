@@ -21,8 +21,8 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 
 # Resumes where it was stopped; remove demo/ to begin again.
 demo: install
-	$(BIN)/python run_pretrain.py --method simclr --preset quick --epochs 4 --output demo/encoder.pt --run-dir demo/pretraining
-	$(BIN)/python -m experiments.compare --config experiments/recipes/digits.yaml --lr 0.1 --seeds 0 1 2 3 \
+	$(BIN)/python run_pretrain.py --method simclr --preset quick --epochs 2 --output demo/encoder.pt --run-dir demo/pretraining
+	$(BIN)/python -m experiments.compare --config experiments/recipes/digits.yaml --lr 0.1 --seeds 0 1 2 3 --jobs 2 \
 		--inits random demo/encoder.pt checkpoints/fps_r20.pt --output demo/comparison
 	@echo
 	@echo "page:    demo/comparison/index.html"
