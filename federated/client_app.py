@@ -29,8 +29,8 @@ from federated.client.training import (
     ClientState,
     ClientUpdate,
     TrainingDiverged,
-    Weights,
 )
+from federated.client.weights import Weights
 from federated.client.workspace import Workspace
 from federated.config.run import identity
 from federated.messages import FIXED, from_record, to_record

@@ -39,7 +39,7 @@ def _seconds(runs: Sequence[RunConfig]) -> dict[object, float]:
     import torch
 
     from federated.client.batch_norm import with_norm
-    from federated.client.training import weights_of
+    from federated.client.weights import weights_of
     from federated.client.workspace import Workspace
     from federated.data import sets as data
     from federated.data.partition import make_partition

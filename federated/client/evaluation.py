@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.features import head_weights
-from federated.client.training import Weights
+from federated.client.weights import Weights
 from federated.client.workspace import Workspace
 from federated.data.partition import Partition, count_labels
 from federated.data.sets import Split

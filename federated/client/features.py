@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.parts import ENCODER, HEAD
-from federated.client.training import ClientHyperparameters, Problem, Weights
+from federated.client.training import ClientHyperparameters, Problem
+from federated.client.weights import Weights
 from fps_pretrain.images.pixels import normalise
 
 Compute = Callable[[], Tensor]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from federated.client.failures import Deadline
-from federated.client.training import Client, ClientHyperparameters, Weights, local_sgd
+from federated.client.training import Client, ClientHyperparameters, local_sgd
+from federated.client.weights import Weights
 from federated.client.workspace import Workspace
 from fps_pretrain.common.keys import seed_of
 

@@ -20,13 +20,11 @@ from torch.nn import functional as F
 from federated.client.augmentation import augment
 from federated.client.gradients import RecordedGradients, Tally
 from federated.client.parts import train_mode
+from federated.client.weights import Weights, load_weights, weights_of
 from federated.config.run import RunConfig
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.hardware import on_device
-
-Weights = dict[str, Tensor]
-"""A model's state dict on the CPU, or a part of one."""
 
 ClientState = dict[str, Weights]
 """What a client remembers from round to round, such as a control variate: state dicts by name."""
@@ -85,37 +83,6 @@ def learning_rate(config: RunConfig, server_round: int) -> float:
     if config.lr_schedule == "constant":
         return config.lr
     return config.lr * 0.5 * (1 + math.cos(math.pi * (server_round - 1) / config.rounds))
-
-
-def weights_of(model: nn.Module) -> Weights:
-    """A copy of the model's weights on the CPU, in the usual memory layout."""
-    own = model.state_dict()
-    if any(tensor.is_cuda for tensor in own.values()):
-        return {name: tensor.clone() for name, tensor in _at_once(own, torch.device("cpu")).items()}
-    return {name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in own.items()}
-
-
-@torch.no_grad()
-def load_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """What ``model.load_state_dict(weights)`` does, in a quarter of its time: 0.3 ms for a ResNet-20."""
-    own = model.state_dict()
-    if own.keys() != weights.keys():
-        model.load_state_dict(weights)  # which says what is wrong
-    device = next(iter(own.values())).device
-    given = _at_once(weights, device) if device.type == "cuda" else weights
-    for name, tensor in own.items():
-        tensor.copy_(given[name])
-
-
-def _at_once(tensors: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """The tensors on another device, as parts of one of each type: a GPU takes as long for a small copy as for one."""
-    moved: dict[str, Tensor] = {}
-    for dtype in {tensor.dtype for tensor in tensors.values()}:
-        names = [name for name, tensor in tensors.items() if tensor.dtype == dtype]
-        flat = on_device(torch.cat([tensors[name].reshape(-1) for name in names]), device)
-        parts = flat.split([tensors[name].numel() for name in names])
-        moved |= {name: part.view(tensors[name].shape) for name, part in zip(names, parts, strict=True)}
-    return {name: moved[name] for name in tensors}
 
 
 @dataclass(frozen=True)

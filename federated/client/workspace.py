@@ -24,7 +24,8 @@ from federated.client.batch_norm import estimate_statistics, parameter_names, wi
 from federated.client.features import FROM_FEATURES, FeatureCache, encode, head_of, head_weights
 from federated.client.gradients import RecordedGradients
 from federated.client.parts import Parts, freeze
-from federated.client.training import CLASSIFICATION, Problem, Weights
+from federated.client.training import CLASSIFICATION, Problem
+from federated.client.weights import Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
 from federated.config.training import FEATURE_CACHE
 from federated.data import sets as data

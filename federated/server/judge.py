@@ -11,7 +11,7 @@ from flwr.app import MessageType, RecordDict
 from federated.client.evaluation import accuracies_at, correct_mask, of_splits
 from federated.client.parts import with_own_part
 from federated.client.state import ClientStates
-from federated.client.training import Weights
+from federated.client.weights import Weights
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.server import evaluation

@@ -17,7 +17,7 @@ from federated.client import workspace
 from federated.client.batch_norm import with_norm
 from federated.client.parts import size_of
 from federated.client.state import ClientStates
-from federated.client.training import weights_of
+from federated.client.weights import weights_of
 from federated.config.run import RunConfig, identity
 from federated.data import sets
 from federated.data.partition import describe, make_partition

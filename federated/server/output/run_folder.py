@@ -34,7 +34,7 @@ from torch import Tensor
 from federated.algorithms.base import ServerState
 from federated.client.parts import keeps_own_part
 from federated.client.state import ClientStates
-from federated.client.training import Weights
+from federated.client.weights import Weights
 from federated.config.run import RunConfig, differences, from_yaml, to_yaml, without_secrets
 from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition

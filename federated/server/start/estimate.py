@@ -14,7 +14,8 @@ from federated import algorithms
 from federated.client.batch_norm import with_norm
 from federated.client.evaluation import evaluate
 from federated.client.parts import size_of
-from federated.client.training import Client, ClientHyperparameters, steps_in_a_round, weights_of
+from federated.client.training import Client, ClientHyperparameters, steps_in_a_round
+from federated.client.weights import weights_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig, to_yaml, without_secrets
 from federated.data import sets as data

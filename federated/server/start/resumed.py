@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from federated import algorithms
 from federated.algorithms.base import ServerState, Setting, Weights
 from federated.client.parts import Parts
-from federated.client.training import weights_of
+from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.data.partition import Partition
 from federated.data.partition_file import digest_of

@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from federated import algorithms
 from federated.algorithms.averaging import Mean, Sum, weighted_sum
 from federated.client import workspace
-from federated.client.training import normalise, weights_of
+from federated.client.training import normalise
+from federated.client.weights import weights_of
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data import sets as data

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.algorithms import fedavg, moon
-from federated.client.training import Client, ClientHyperparameters, Problem, weights_of
+from federated.client.training import Client, ClientHyperparameters, Problem
+from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from tests.federated.conftest import run_quietly
 

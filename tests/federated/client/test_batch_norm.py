@@ -22,7 +22,7 @@ from federated.client.batch_norm import (
 )
 from federated.client.evaluation import correct_mask, evaluate, of_splits
 from federated.client.statistics import batch_norm_sums, class_sums
-from federated.client.training import weights_of
+from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition

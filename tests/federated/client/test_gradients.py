@@ -11,7 +11,8 @@ from torch.nn import functional as F
 
 from federated.client import gradients
 from federated.client.gradients import RecordedGradients
-from federated.client.training import Client, ClientHyperparameters, ClientUpdate, local_sgd, weights_of
+from federated.client.training import Client, ClientHyperparameters, ClientUpdate, local_sgd
+from federated.client.weights import weights_of
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 HYPER = ClientHyperparameters(

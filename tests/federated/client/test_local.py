@@ -19,12 +19,11 @@ from federated.client.training import (
     _batches,
     effective_steps,
     learning_rate,
-    load_weights,
     local_sgd,
     normalise,
     steps_in_a_round,
-    weights_of,
 )
+from federated.client.weights import load_weights, weights_of
 from federated.config.run import RunConfig
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from fps_pretrain.models.encoders import build_classifier, build_encoder

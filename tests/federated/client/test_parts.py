@@ -10,7 +10,8 @@ from torch import nn
 
 from federated.client.features import FeatureCache, encode
 from federated.client.parts import HEAD, Parts, is_frozen
-from federated.client.training import Client, ClientHyperparameters, local_sgd, weights_of
+from federated.client.training import Client, ClientHyperparameters, local_sgd
+from federated.client.weights import weights_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.data import sets

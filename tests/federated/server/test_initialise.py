@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from federated.client.evaluation import evaluate
 from federated.client.statistics import class_sums
-from federated.client.training import weights_of
+from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.server.run import run
 from federated.server.start import initialise

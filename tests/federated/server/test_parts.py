@@ -15,7 +15,7 @@ from torch import Tensor
 from federated import algorithms
 from federated.client import features
 from federated.client.parts import Parts
-from federated.client.training import weights_of
+from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
 from federated.server.output.run_folder import RunFolder
