@@ -58,7 +58,7 @@ class LandscapeConfig:
     grid: int = 9
     """Models on a side of the plane, for exactly three runs; 0 for no plane."""
     limit: int | None = 2000
-    """Use only the first so many test and training examples."""
+    """Use only so many test and training examples, drawn at random."""
     output: Path = output.FOLDER
     """Folder for landscape.csv, .txt and .png."""
 

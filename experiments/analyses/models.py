@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from experiments.report.arms import is_personal
-from federated.client.batch_norm import estimate_statistics, has_statistics, with_norm
+from federated.client.batch_norm import estimate_statistics, has_statistics, shuffled, with_norm
 from federated.client.evaluation import evaluate
 from federated.client.parts import freeze
 from federated.config.run import RunConfig
@@ -91,7 +91,7 @@ class Judge:
 
         Args:
             config: the run's.
-            limit: use only the first so many examples of each split; None for all.
+            limit: use only so many examples of each split, drawn at random, always the same; None for all.
 
         Raises:
             UserError: the data are not there, or clients keep their heads, so that no model for the test set exists.
@@ -103,10 +103,10 @@ class Judge:
         model = with_norm(build_classifier(encoder, len(dataset.classes), seed=0), config.norm)
         freeze(model, config)  # what is not trained keeps its statistics in ``with_statistics``
         parts = {"test": dataset.test, "train": dataset.train}
-        splits = {
-            name: (torch.from_numpy(part.images[:limit]), torch.from_numpy(part.labels[:limit]))
-            for name, part in parts.items()
-        }
+        splits = {}
+        for name, part in parts.items():
+            rows = shuffled(len(part))[:limit]  # data sets may lie class by class
+            splits[name] = torch.from_numpy(part.images)[rows], torch.from_numpy(part.labels)[rows]
         return cls(model, splits, config.eval_batch_size)
 
     def evaluate(self, weights: Weights, split: str = "test") -> tuple[float, float]:

@@ -39,7 +39,7 @@ class StabilityConfig:
     concentration: float = 1.0
     """Of the Dirichlet distribution of the weights: 1 is uniform over all convex combinations."""
     limit: int | None = None
-    """Use only the first so many test examples."""
+    """Use only so many test examples, drawn at random."""
     seed: int = 0
     """Seed of the random weights."""
     output: Path = output.FOLDER

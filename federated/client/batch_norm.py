@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from federated.client.parts import is_frozen
+from fps_pretrain.common.keys import seed_of
 from fps_pretrain.images.pixels import normalise
 
 CHANNELS_PER_GROUP = 8
@@ -76,6 +77,7 @@ def estimate_statistics(
 ) -> dict[str, Tensor]:
     """The buffers of ``weights`` with BatchNorm's statistics taken from images: the mean over batches of equal weight.
 
+    Images are shuffled, always alike: they may lie class by class, and a batch of one class has too small a variance.
     Layers that are frozen (``--train last-block``) keep theirs.
 
     Args:
@@ -93,14 +95,19 @@ def estimate_statistics(
         layer.reset_running_stats()
         layer.momentum = None  # PyTorch's way to ask for a plain mean
     try:
-        for start in range(0, len(images), batch_size):
-            if len(batch := images[start : start + batch_size]) > 1:
-                model(normalise(batch))
+        for batch in shuffled(len(images)).split(batch_size):
+            if len(batch) > 1:
+                model(normalise(images[batch.to(images.device)]))
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum
     names = parameter_names(model)
     return {name: tensor.detach().cpu().clone() for name, tensor in buffers_of(model.state_dict(), names).items()}
+
+
+def shuffled(count: int) -> Tensor:
+    """Indices ``(count,)`` in an order that depends on nothing else."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed_of(0, "order of statistics")))
 
 
 def has_statistics(model: nn.Module) -> bool:

@@ -18,6 +18,7 @@ from federated.client.batch_norm import (
     buffers_of,
     estimate_statistics,
     parameter_names,
+    shuffled,
     with_norm,
 )
 from federated.client.evaluation import correct_mask, evaluate, of_splits
@@ -82,12 +83,20 @@ def test_statistics_are_those_of_the_images() -> None:
     assert set(estimated) == set(buffers_of(model.state_dict(), parameter_names(model)))
     assert [module.momentum for module in model.modules() if isinstance(module, nn.BatchNorm2d)] == momenta
     outputs = classifier().get_submodule("encoder").get_submodule("conv1")(normalise(images))
-    halves = outputs.detach().split(5)
+    halves = outputs.detach()[shuffled(10)].split(5)
     mean = torch.stack([half.mean((0, 2, 3)) for half in halves]).mean(0)
     variance = torch.stack([half.var((0, 2, 3)) for half in halves]).mean(0)
     torch.testing.assert_close(estimated["encoder.bn1.running_mean"], mean)
     torch.testing.assert_close(estimated["encoder.bn1.running_var"], variance)
     assert estimated["encoder.bn1.num_batches_tracked"] == 2
+
+
+def test_statistics_of_images_that_lie_class_by_class() -> None:
+    dark, bright = (torch.full((32, 16, 16, 3), value, dtype=torch.uint8) for value in (20, 230))
+    images = torch.cat([dark, bright])
+    estimated = estimate_statistics(classifier(), classifier().state_dict(), images, batch_size=16)
+    outputs = classifier().get_submodule("encoder").get_submodule("conv1")(normalise(images)).detach()
+    torch.testing.assert_close(estimated["encoder.bn1.running_var"], outputs.var((0, 2, 3)), rtol=0.1, atol=1e-6)
 
 
 def final_weights(config: RunConfig) -> dict[str, torch.Tensor]:

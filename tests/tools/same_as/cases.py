@@ -22,7 +22,11 @@ _WITH_FAILURES = (
     "workers-scaffold-failures",
 )
 
+_STATISTICS = "BatchNorm's statistics come from shuffled images"
+_ESTIMATED = ("dp-fixed", "dp-adaptive", "dp-fixed-fedadam", "server-statistics")
+
 MENDED = {
+    **{name: _STATISTICS for name in _ESTIMATED},
     **{name: _FAILURES for name in _WITH_FAILURES},
     **{f"pretrain-{name}": _NESTED for name in _NESTED_PROBES},
     "partition-dirichlet": "one seed served a permutation and the Dirichlet draw; now each has its own",
@@ -32,6 +36,7 @@ MENDED = {
 """Cases whose results differ from those of revisions before a mended defect, and why."""
 
 COMPARABLE: dict[str, Callable[[Outcome], Outcome]] = {
+    **{name: parameters_only for name in _ESTIMATED},
     **{name: but_for_last_bits for name in _WITH_FAILURES},
     **{f"pretrain-{name}": without_probe for name in _NESTED_PROBES},
     "partition-dirichlet": examples_only,
