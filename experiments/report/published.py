@@ -106,21 +106,27 @@ def _parsed(make: Callable[[list[Row]], Table]) -> Callable[[list[Row], Path], T
 def _summary(rows: list[Row]) -> Table:
     baseline = rows[0]["arm"]
     header = ["arm", "seeds", "final", "best", "mean over rounds", f"final − {baseline}", f"mean − {baseline}"]
-    return Table(
-        tuple(header),
-        tuple(
-            (
-                row["arm"],
-                row["seeds"],
-                _with_spread(row["final_accuracy"], row["final_std"]),
-                _share(row["best_accuracy"]),
-                _share(row["mean_over_rounds"]),
-                _interval(row, "difference"),
-                _interval(row, "mean_difference"),
-            )
-            for row in rows
-        ),
-    )
+    cells = [
+        [
+            row["arm"],
+            row["seeds"],
+            _with_spread(row["final_accuracy"], row["final_std"]),
+            _share(row["best_accuracy"]),
+            _share(row["mean_over_rounds"]),
+            _interval(row, "difference"),
+            _interval(row, "mean_difference"),
+        ]
+        for row in rows
+    ]
+    if "fine_tuned_mean" in rows[0]:
+        header += ["clients", "clients, fine-tuned", f"fine-tuned − {baseline}"]
+        for row, line in zip(rows, cells, strict=True):
+            line += [
+                _share(row["client_mean"]),
+                _share(row["fine_tuned_mean"]),
+                _interval(row, "fine_tuned_difference"),
+            ]
+    return Table(tuple(header), tuple(map(tuple, cells)))
 
 
 @_parsed

@@ -33,6 +33,17 @@ def test_a_comparison_as_markdown(results, capsys):
     assert lines[5:] == ["| lr | 0.01 | 0.1 |", "|---|---|---|", "| random | 25.0% | 30.0% ✓ |"]
 
 
+def test_what_fine_tuning_came_to_stands_beside_it(tmp_path):
+    added = ("client_mean,fine_tuned_mean,fine_tuned_difference,fine_tuned_difference_low,fine_tuned_difference_high",)
+    added += ("0.25,0.69355,,,", "0.43,0.64722,-0.04634,-0.27042,0.17775")
+    lines = [f"{line},{more}" for line, more in zip(SUMMARY.splitlines(), added, strict=True)]
+    (tmp_path / "summary.csv").write_text("\n".join(lines) + "\n")
+    (found,) = read([tmp_path])
+    assert found.header[-3:] == ("clients", "clients, fine-tuned", "fine-tuned − random")
+    assert found.rows[0][-3:] == ("25.0%", "69.4%", "")
+    assert found.rows[1][-3:] == ("43.0%", "64.7%", "-4.6 [-27.0, +17.8]")
+
+
 def test_latex_takes_any_name():
     text = latex(Table(("a_b & c", "50%"), (("~^\\{}", "1 ± 2"),)))
     assert text.splitlines()[2] == r"a\_b \& c & 50\% \\"
