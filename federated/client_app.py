@@ -30,11 +30,11 @@ from federated.client.training import (
     ClientUpdate,
     TrainingDiverged,
 )
-from federated.client.weights import Weights
 from federated.client.workspace import Workspace
 from federated.config.run import identity
 from federated.messages import FIXED, from_record, to_record
 from federated.node_state import NodeState, States
+from federated.weights import Weights
 
 client_app = ClientApp()
 

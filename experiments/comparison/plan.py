@@ -39,12 +39,12 @@ def _seconds(runs: Sequence[RunConfig]) -> dict[object, float]:
     import torch
 
     from federated.client.batch_norm import with_norm
-    from federated.client.weights import weights_of
     from federated.client.workspace import Workspace
     from federated.data import sets as data
     from federated.data.partition import make_partition
     from federated.server.start.estimate import seconds_of, work_of
     from federated.server.start.initialise import initial_classifier, initial_encoder
+    from federated.weights import weights_of
 
     first = runs[0]
     dataset = data.load(first)

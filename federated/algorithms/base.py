@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from federated.client.training import Client, ClientHyperparameters, ClientUpdate
-from federated.client.weights import Weights
+from federated.weights import Weights
 
 ServerState = dict[str, Weights]
 """What a server step remembers from round to round, such as momenta: state dicts by name."""

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.features import head_weights
-from federated.client.weights import Weights
 from federated.client.workspace import Workspace
 from federated.data.partition import Partition, count_labels
 from federated.data.sets import Split
+from federated.weights import Weights
 from fps_pretrain.images.pixels import normalise
 
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from federated.client.parts import ENCODER, HEAD
 from federated.client.training import ClientHyperparameters, Problem
-from federated.client.weights import Weights
+from federated.weights import Weights
 from fps_pretrain.images.pixels import normalise
 
 Compute = Callable[[], Tensor]

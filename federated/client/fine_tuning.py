@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from federated.client.failures import Deadline
 from federated.client.training import Client, ClientHyperparameters, local_sgd
-from federated.client.weights import Weights
 from federated.client.workspace import Workspace
+from federated.weights import Weights
 from fps_pretrain.common.keys import seed_of
 
 

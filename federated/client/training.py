@@ -20,8 +20,8 @@ from torch.nn import functional as F
 from federated.client.augmentation import augment
 from federated.client.gradients import RecordedGradients, Tally
 from federated.client.parts import train_mode
-from federated.client.weights import Weights, load_weights, weights_of
 from federated.config.run import RunConfig
+from federated.weights import Weights, load_weights, weights_of
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.hardware import on_device

@@ -25,13 +25,13 @@ from federated.client.features import FROM_FEATURES, FeatureCache, encode, head_
 from federated.client.gradients import RecordedGradients
 from federated.client.parts import Parts, freeze
 from federated.client.training import CLASSIFICATION, Problem
-from federated.client.weights import Weights
 from federated.config.run import RunConfig, from_yaml, to_yaml
 from federated.config.training import FEATURE_CACHE
 from federated.data import sets as data
 from federated.data.memmap import import_memmap
 from federated.data.partition import Partition
 from federated.data.partition_file import load_partition
+from federated.weights import Weights
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.hardware import Precision, native_precision

@@ -11,13 +11,13 @@ from flwr.app import MessageType, RecordDict
 from federated.client.evaluation import accuracies_at, correct_mask, of_splits
 from federated.client.parts import with_own_part
 from federated.client.state import ClientStates
-from federated.client.weights import Weights
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.server import evaluation
 from federated.server.exchange import Clients
 from federated.server.output.progress import log
 from federated.server.output.run_folder import Row, State
+from federated.weights import Weights
 
 
 @dataclass(frozen=True)

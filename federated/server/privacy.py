@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from federated.algorithms.base import Replies, ServerState, Update
-from federated.client.weights import Weights
 from federated.config.run import RunConfig
+from federated.weights import Weights
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
 

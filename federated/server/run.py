@@ -17,7 +17,6 @@ from federated.client import workspace
 from federated.client.batch_norm import with_norm
 from federated.client.parts import size_of
 from federated.client.state import ClientStates
-from federated.client.weights import weights_of
 from federated.config.run import RunConfig, identity
 from federated.data import sets
 from federated.data.partition import describe, make_partition
@@ -38,6 +37,7 @@ from federated.server.privacy import CentralPrivacy
 from federated.server.rounds import Loop, record
 from federated.server.start import fastest, initialise, opening, resumed
 from federated.server.start.initialise import initial_classifier, initial_encoder
+from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.trackers import check_installed
 from fps_pretrain.models.checkpoint import LoadReport, digest

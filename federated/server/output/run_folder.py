@@ -34,7 +34,6 @@ from torch import Tensor
 from federated.algorithms.base import ServerState
 from federated.client.parts import keeps_own_part
 from federated.client.state import ClientStates
-from federated.client.weights import Weights
 from federated.config.run import RunConfig, differences, from_yaml, to_yaml, without_secrets
 from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition
@@ -44,6 +43,7 @@ from federated.server.output import client_models, model_file
 from federated.server.output.curve import plot_curve
 from federated.server.output.history import Row as Row
 from federated.server.output.history import read_history as read_history
+from federated.weights import Weights
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import (

@@ -15,7 +15,6 @@ from federated.client.batch_norm import with_norm
 from federated.client.evaluation import evaluate
 from federated.client.parts import size_of
 from federated.client.training import Client, ClientHyperparameters, steps_in_a_round
-from federated.client.weights import weights_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig, to_yaml, without_secrets
 from federated.data import sets as data
@@ -24,6 +23,7 @@ from federated.server.cohort import sample_clients
 from federated.server.output.progress import duration
 from federated.server.start.fastest import compiled_if_possible, with_precision, with_workers
 from federated.server.start.initialise import initial_classifier, initial_encoder
+from federated.weights import weights_of
 from fps_pretrain.common.files import check_output
 
 PROBE_BATCHES = 4

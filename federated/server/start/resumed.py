@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from federated import algorithms
 from federated.algorithms.base import ServerState, Setting, Weights
 from federated.client.parts import Parts
-from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.data.partition import Partition
 from federated.data.partition_file import digest_of
 from federated.server.output.run_folder import State
 from federated.server.privacy import CentralPrivacy
+from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.seal import why_misfit
 

@@ -13,7 +13,6 @@ from federated import algorithms
 from federated.algorithms.averaging import Mean, Sum, weighted_sum
 from federated.client import workspace
 from federated.client.training import normalise
-from federated.client.weights import weights_of
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data import sets as data
@@ -24,6 +23,7 @@ from federated.server.exchange import Clients
 from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import State
 from federated.server.rounds import Loop
+from federated.weights import weights_of
 from tests.federated.conftest import mean_of
 
 

@@ -12,8 +12,8 @@ from torch.nn import functional as F
 
 from federated.algorithms import fedavg, moon
 from federated.client.training import Client, ClientHyperparameters, Problem
-from federated.client.weights import weights_of
 from federated.config.run import RunConfig
+from federated.weights import weights_of
 from tests.federated.conftest import run_quietly
 
 HYPER = ClientHyperparameters(

@@ -23,7 +23,6 @@ from federated.client.batch_norm import (
 )
 from federated.client.evaluation import correct_mask, evaluate, of_splits
 from federated.client.statistics import batch_norm_sums, class_sums
-from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition
@@ -31,6 +30,7 @@ from federated.engines.inprocess import InProcessGrid
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
 from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder, pooled_statistics
+from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.checkpoint import digest, save_encoder

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from federated.client import gradients
 from federated.client.gradients import RecordedGradients
 from federated.client.training import Client, ClientHyperparameters, ClientUpdate, local_sgd
-from federated.client.weights import weights_of
+from federated.weights import weights_of
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 HYPER = ClientHyperparameters(

@@ -23,9 +23,9 @@ from federated.client.training import (
     normalise,
     steps_in_a_round,
 )
-from federated.client.weights import load_weights, weights_of
 from federated.config.run import RunConfig
 from federated.server.start.initialise import initial_classifier, initial_encoder
+from federated.weights import load_weights, weights_of
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 HYPER = ClientHyperparameters(

@@ -11,12 +11,12 @@ from torch import nn
 from federated.client.features import FeatureCache, encode
 from federated.client.parts import HEAD, Parts, is_frozen
 from federated.client.training import Client, ClientHyperparameters, local_sgd
-from federated.client.weights import weights_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.data import sets
 from federated.data.partition import make_partition
 from federated.server.start.initialise import initial_classifier, initial_encoder
+from federated.weights import weights_of
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 

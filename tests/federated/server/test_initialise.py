@@ -13,11 +13,11 @@ from torch.nn import functional as F
 
 from federated.client.evaluation import evaluate
 from federated.client.statistics import class_sums
-from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.server.run import run
 from federated.server.start import initialise
 from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder
+from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.checkpoint import digest, save_encoder

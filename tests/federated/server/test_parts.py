@@ -15,12 +15,12 @@ from torch import Tensor
 from federated import algorithms
 from federated.client import features
 from federated.client.parts import Parts
-from federated.client.weights import weights_of
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
 from federated.server.start.initialise import initial_classifier, initial_encoder
+from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import run_quietly, take_no_pictures
 
