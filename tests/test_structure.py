@@ -13,8 +13,8 @@ PRETRAIN = (
     "common", "images", "models", "fractals", "config", "pairs", "methods", "probing", "training", "publish",
 )  # fmt: skip
 FEDERATED = (
-    "config", "data", "client", "messages", "node_state", "algorithms", "client_app", "engines", "server", "results",
-    "server_app", "predict", "export",
+    "config", "data", "weights", "client", "messages", "node_state", "algorithms", "client_app", "engines", "server",
+    "results", "server_app", "predict", "export",
 )  # fmt: skip
 LENT = ("common", "images", "models")
 """What ``federated`` takes of ``fps_pretrain``."""
