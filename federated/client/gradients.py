@@ -92,7 +92,44 @@ class _Recorded:
         self._recording.replay()
 
 
-class RecordedGradients:
+class Gradients:
+    """Gradients of a model's loss, computed operation by operation.
+
+    Args:
+        model: whose parameters get them.
+        loss: of a batch.
+        device: where the model is.
+        forward: from a batch's input to the model's output and a term to add to its loss; the model alone if None.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        loss: Loss,
+        device: torch.device,
+        forward: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None,
+    ) -> None:
+        self._model, self._loss, self._forward = model, loss, forward
+        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._tally = Tally(device)
+
+    def begin(self) -> Tally:
+        """A tally of zeros, to which the steps from now on add."""
+        self._tally.loss.zero_()
+        self._tally.correct.zero_()
+        return self._tally
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> None:
+        """Leave a batch's gradients at the parameters, and count it."""
+        for parameter in self._parameters:
+            parameter.grad = None
+        outputs, term = self._forward(inputs) if self._forward else (self._model(inputs), None)
+        loss = self._loss(outputs, targets)
+        (loss if term is None else loss + term).backward()
+        self._tally.add(loss, outputs, targets)
+
+
+class RecordedGradients(Gradients):
     """Gradients of one model, recorded for each size of batch that occurs often.
 
     Args:
@@ -109,10 +146,8 @@ class RecordedGradients:
         device: torch.device,
         record: Callable[[Callable[[], None], list[nn.Parameter]], Recording] = CudaGraph,
     ) -> None:
-        self._model, self._loss, self._record = model, loss, record
-        self._device = device
-        self._parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._tally = Tally(device)
+        super().__init__(model, loss, device)
+        self._record = record
         self._seen: Counter[int] = Counter()
         self._recorded: dict[int, _Recorded] = {}
         self._possible = True
@@ -128,25 +163,11 @@ class RecordedGradients:
         for size in steps:
             if self._possible and size not in self._recorded and self._seen[size] > RECORD_AFTER:
                 try:
-                    self._recorded[size] = _Recorded(self._step, batch_of(size), self._record, self._parameters)
+                    self._recorded[size] = _Recorded(super().__call__, batch_of(size), self._record, self._parameters)
                 except RuntimeError as error:  # an operation that waits for the GPU, as some models have
                     self._possible = False
                     log.info(f"steps cannot be recorded as CUDA graphs ({str(error).splitlines()[0]})")
 
-    def begin(self) -> Tally:
-        """A tally of zeros, to which the steps from now on add."""
-        self._tally.loss.zero_()
-        self._tally.correct.zero_()
-        return self._tally
-
     def __call__(self, inputs: Tensor, targets: Tensor) -> None:
         """Leave a batch's gradients at the parameters, and count it."""
-        self._recorded.get(len(targets), self._step)(inputs, targets)
-
-    def _step(self, inputs: Tensor, targets: Tensor) -> None:
-        for parameter in self._parameters:
-            parameter.grad = None
-        outputs = self._model(inputs)
-        loss = self._loss(outputs, targets)
-        loss.backward()
-        self._tally.add(loss, outputs, targets)
+        self._recorded.get(len(targets), super().__call__)(inputs, targets)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.augmentation import augment
-from federated.client.gradients import RecordedGradients, Tally
+from federated.client.gradients import Gradients, RecordedGradients
 from federated.client.parts import train_mode
 from federated.config.run import RunConfig
 from federated.weights import Weights, load_weights, weights_of
@@ -182,9 +182,11 @@ def local_sgd(
     # Drawn on the CPU whatever the device, so that a GPU trains on the same batches.
     generator = torch.Generator().manual_seed(seed_of(seed, "local", server_round, number))
     train_mode(model)
-    recorded = client.recorded if forward is None else None
-    if recorded:
-        recorded.prepare(_sizes(len(targets), hyper), lambda size: _first_batch(client, size))
+    if client.recorded and forward is None:
+        gradients: Gradients = client.recorded
+        client.recorded.prepare(_sizes(len(targets), hyper), lambda size: _first_batch(client, size))
+    else:
+        gradients = Gradients(model, client.problem.loss, targets.device, forward)
     load_weights(model, weights)
     on_gpu = targets.device.type == "cuda"
     # Python is asked once for all tensors: foreach gives the same sums in two thirds of the time.
@@ -192,7 +194,7 @@ def local_sgd(
         model.parameters(), lr=hyper.lr, momentum=hyper.momentum, weight_decay=hyper.weight_decay,
         foreach=not on_gpu, fused=on_gpu,
     )  # fmt: skip
-    tally = recorded.begin() if recorded else Tally(targets.device)
+    tally = gradients.begin()
     seen = steps = 0
     with _draws_of_layers(seed_of(seed, "layers", server_round, number), targets.device):
         for _ in range(hyper.local_epochs):
@@ -200,14 +202,7 @@ def local_sgd(
                 client.check()
                 target = targets[on_device(batch, targets.device)]
                 inputs = client.problem.inputs(client.examples, batch, hyper, generator)
-                if recorded:
-                    recorded(inputs, target)
-                else:
-                    optimizer.zero_grad(set_to_none=True)
-                    outputs, term = forward(inputs) if forward else (model(inputs), None)
-                    loss = client.problem.loss(outputs, target)
-                    (loss if term is None else loss + term).backward()
-                    tally.add(loss, outputs, target)
+                gradients(inputs, target)
                 if adjust:
                     adjust()
                 optimizer.step()
@@ -250,7 +245,7 @@ def steps_in_a_round(examples: int, hyper: ClientHyperparameters) -> int:
 def _sizes(examples: int, hyper: ClientHyperparameters) -> dict[int, int]:
     """How many of these steps there are, by the size of their batch."""
     batches, last = divmod(examples, hyper.batch_size)
-    sizes = {hyper.batch_size: hyper.local_epochs * batches}
+    sizes = {hyper.batch_size: hyper.local_epochs * batches} if batches else {}
     # One example has no batch statistics worth the name: BatchNorm would normalise it by itself.
     if last > 1 or (last == 1 and batches == 0):
         sizes[last] = hyper.local_epochs

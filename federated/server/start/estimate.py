@@ -13,6 +13,7 @@ import torch
 from federated import algorithms
 from federated.client.batch_norm import with_norm
 from federated.client.evaluation import evaluate
+from federated.client.gradients import RECORD_AFTER
 from federated.client.parts import size_of
 from federated.client.training import Client, ClientHyperparameters, steps_in_a_round
 from federated.client.workspace import Workspace
@@ -168,9 +169,11 @@ def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[floa
         received=defaultdict(lambda: beside),
         problem=task.problem,
         shared=space.parts.parameters,
+        recorded=task.recorded,
     )
     train = algorithms.load(config).train_client
-    for _ in range(2):
+    # The last of these is timed; on a GPU they go on until its steps have been recorded.
+    for _ in range(2 + RECORD_AFTER // PROBE_BATCHES if task.recorded else 2):
         started = time.perf_counter()
         steps = train(client, task.weights).steps
         step = (time.perf_counter() - started) / steps
