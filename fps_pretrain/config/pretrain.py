@@ -18,6 +18,9 @@ from fps_pretrain.models.architectures import check_architecture, is_cifar_resne
 
 __all__ = ["MAX_THREADS", "MAY_DIFFER_ON_RESUME", "PretrainConfig", "read_yaml", "write_yaml"]
 
+FRACTALS = "fractals"
+SYNTHETIC = ("dead-leaves", "noise")
+"""Sources of other synthetic images, which ``pairs.synthetic`` draws."""
 FOLDER = "folder:"
 """What ``--source`` begins with when it names a folder of images."""
 
@@ -44,8 +47,8 @@ class PretrainConfig(  # its fields come from the last of these to the first
             read_numbers("--method-options", self.method_options)
         else:
             self.options()
-        if self.render == "device" and self.folder is not None:
-            raise UserError("--render device makes fractals; images of a folder are read by the CPU")
+        if self.render == "device" and not self.fractals:
+            raise UserError("--render device makes fractals; other images are made or read by the CPU")
         self._check_budget()
         if self.output is not None and self.output.is_dir():
             raise UserError(f"--output {self.output} is a folder: name a file, such as {self.output / 'fps_r20.pt'}")
@@ -64,12 +67,11 @@ class PretrainConfig(  # its fields come from the last of these to the first
             raise UserError(f"--pairs-per-epoch ({pairs}) is less than --batch-size ({batch})")
 
     def _check_source(self) -> None:
-        if self.source == "fractals":
+        if self.fractals:
             return
-        if not self.source.startswith(FOLDER) or self.source == FOLDER:
-            raise UserError(f"--source must be fractals or folder:PATH, got '{self.source}'")
-        assert self.folder is not None
-        if not self.folder.is_dir():
+        if self.source not in SYNTHETIC and (self.folder is None or self.source == FOLDER):
+            raise UserError(f"--source must be {FRACTALS}, {', '.join(SYNTHETIC)} or folder:PATH, got '{self.source}'")
+        if self.folder is not None and not self.folder.is_dir():
             raise UserError(f"--source {self.source}: there is no folder {self.folder}")
         given = [
             f"--{field.name.replace('_', '-')}"
@@ -78,11 +80,16 @@ class PretrainConfig(  # its fields come from the last of these to the first
         ]
         given += [f"--recipe-numbers {text}" for text in self.recipe_numbers if not text.startswith("augment.")]
         if given:
-            raise UserError(f"{', '.join(given)} changes fractals; with --source folder it would do nothing")
+            raise UserError(f"{', '.join(given)} changes fractals; with --source {self.source} it would do nothing")
+
+    @property
+    def fractals(self) -> bool:
+        """Whether the pairs are fractals."""
+        return self.source == FRACTALS
 
     @property
     def folder(self) -> Path | None:
-        """The folder of images to train on, or None for fractals."""
+        """The folder of images to train on, or None where images are drawn."""
         return Path(self.source.removeprefix(FOLDER)) if self.source.startswith(FOLDER) else None
 
     @property
@@ -120,7 +127,7 @@ class PretrainConfig(  # its fields come from the last of these to the first
             values["pairs_per_epoch"] = images
         if self.schedule == "epoch":
             values["warmup_pairs"] = 0
-        if self.folder is None:
+        if self.fractals:
             values |= self._for_short_runs(
                 preset, self.method or values["method"], self.batch_size or values["batch_size"]
             )
@@ -133,7 +140,7 @@ class PretrainConfig(  # its fields come from the last of these to the first
         # fps_r20.pt is the paper's first row; what differs from it is in the name, in one order everywhere.
         usual_size = 32 if is_cifar_resnet(self.arch) else 224
         size = "" if self.view_size == usual_size else f"{self.view_size}px"
-        source = "" if self.folder is None else self.folder.resolve().name
+        source = "" if self.fractals else self.source if self.folder is None else self.folder.resolve().name
         method = self.method or values["method"]
         named = "" if method == "simsiam" else method
         budget = "" if preset == "paper" else preset

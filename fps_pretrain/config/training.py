@@ -38,7 +38,8 @@ class MethodChoice(OptionSet):
     method_options: Annotated[tuple[str, ...], Option(more=defaults)] = ()
     """The method's own numbers as NAME=VALUE."""
     source: str = "fractals"
-    """fractals, or folder:PATH for two crops of every image below a folder."""
+    """fractals; folder:PATH for two crops of every image below a folder; dead-leaves or noise for two crops of such an
+    image, to compare fractals with."""
     preset: Preset = "auto"
     """paper: the paper's recipe (100 epochs of 1,000,000 pairs); short: what beats random weights soonest (SimCLR, 20
     epochs of 256,000 pairs, a cosine per step after a warm-up), hours on a CPU; quick: minutes on a CPU; auto: paper on

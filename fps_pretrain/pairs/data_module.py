@@ -15,6 +15,7 @@ from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.pairs.folder import FolderPairs
 from fps_pretrain.pairs.loader import EpochSteps, PairBatches, PairLoader
 from fps_pretrain.pairs.sources import FractalSource, PairSource
+from fps_pretrain.pairs.synthetic import SyntheticPairs
 
 CORES_THAT_FEED_A_GPU = 4
 """From this many cores for each GPU on, the CPU makes the pairs: 16 cores make five to twelve times as many as the H100
@@ -31,9 +32,12 @@ def make_source(config: PretrainConfig, device: torch.device) -> PairSource:
     Raises:
         UserError: the folder holds no images, or the file of codes cannot be read.
     """
+    recipe = config.recipe()
     if config.folder is not None:
-        return FolderPairs(config.folder, config.view_size, config.seed, config.recipe().augment)
-    recipe, codes = config.recipe(), load_codes(config.codes)
+        return FolderPairs(config.folder, config.view_size, config.seed, recipe.augment)
+    if not config.fractals:
+        return SyntheticPairs(config.source, config.view_size, config.seed, recipe.augment)
+    codes = load_codes(config.codes)
     scarce = cores() < CORES_THAT_FEED_A_GPU * config.devices
     if config.render == "device" or (config.render == "auto" and device.type == "cuda" and scarce):
         return DeviceFractalSource(recipe, config.seed, codes, device=device)

@@ -1,7 +1,6 @@
 """Pairs from a folder of images: two crops of one image (the paper's ImageNet and StyleGAN rows).
 
-The augmentation is that of fractal pairs. (seed, epoch, index) determines the image and the crops of a pair. Every
-image is used once before any is used again, each time in a new order.
+Every image is used once before any is used again, each time in a new order.
 """
 
 from __future__ import annotations
@@ -12,17 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.fractals.batch import augment_pair
-from fps_pretrain.fractals.compose.colours import pack
 from fps_pretrain.fractals.recipe_numbers import DEFAULT_VIEW_NUMBERS, ViewNumbers
-from fps_pretrain.fractals.rng import PAIR_STREAM, make_key
 from fps_pretrain.images.decode import read_image
 from fps_pretrain.images.folder import IMAGE_SUFFIXES, list_images
-from fps_pretrain.pairs.sources import MadeBy
+from fps_pretrain.pairs.crops import CropPairs
 
 
 @lru_cache(maxsize=2)
@@ -31,8 +25,8 @@ def _order(seed: int, epoch: int, number: int, images: int) -> np.ndarray:
     return np.random.default_rng([seed, epoch, number]).permutation(images)
 
 
-class FolderPairs:
-    """Pairs of two augmented crops of one image.
+class FolderPairs(CropPairs):
+    """Pairs of two augmented crops of one image of a folder.
 
     Args:
         folder: holds the images, in folders of any depth.
@@ -44,13 +38,9 @@ class FolderPairs:
         UserError: the folder holds no images.
     """
 
-    made_by: MadeBy = "processes"
-
     def __init__(self, folder: Path, size: int, seed: int, numbers: ViewNumbers = DEFAULT_VIEW_NUMBERS) -> None:
+        super().__init__(size, seed, numbers)
         self.folder = folder
-        self.size = size
-        self.seed = seed
-        self.numbers = numbers
         self.paths = list_images(folder)
         if not self.paths:
             raise UserError(f"--source folder:{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))})")
@@ -61,26 +51,15 @@ class FolderPairs:
         number, position = divmod(index, len(self.paths))
         return self.folder / self.paths[_order(self.seed, epoch, number, len(self.paths))[position]]
 
-    def batch(self, epoch: int, first: int, count: int, threads: int = 1) -> Tensor:
-        """See ``sources.PairSource``.
+    def image(self, epoch: int, index: int) -> np.ndarray:
+        """See ``CropPairs``.
 
         Raises:
-            UserError: an image cannot be decoded.
+            UserError: the image cannot be decoded.
         """
-        out = np.empty((2, count, 3, self.size, self.size), np.float32)
-        for i in range(count):
-            image = pack(read_image(self.path_of(epoch, first + i)))
-            key = make_key(self.seed, PAIR_STREAM, epoch, first + i)
-            out[:, i] = augment_pair(np.stack([image, image]), key, self.size, self.numbers)
-        return torch.from_numpy(out)
+        return read_image(self.path_of(epoch, index))
 
     def description(self) -> dict[str, Any]:
         """See ``sources.PairSource``: the number of images and a digest of their names."""
         names = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape")).hexdigest()
-        return {
-            "source": "folder",
-            "size": self.size,
-            "augment": self.numbers._asdict(),
-            "images": len(self.paths),
-            "names": names,
-        }
+        return {"source": "folder", **super().description(), "images": len(self.paths), "names": names}

@@ -26,13 +26,13 @@ def announce(config: PretrainConfig, gpu: bool, resuming: bool) -> None:
     where = torch.cuda.get_device_name() if gpu else "CPU"
     if config.world_size > 1:
         where = f"{config.world_size} x {where}"
-    source = f"pairs from {config.folder}" if config.folder else "pairs"
+    source = "pairs" if config.fractals else f"pairs from {config.folder or config.source}"
     logger.info(
         f"{config.method}, {config.arch} x {config.width}, {config.view_size} px, preset {config.preset}: "
         f"{config.epochs} epochs, {pairs:,} {source} in batches of {config.batch_size}, on {where} "
         f"({LIGHTNING_PRECISION[config.precision]})"
     )
-    if for_short_runs(config.preset, config.method or "") and config.folder is None:
+    if for_short_runs(config.preset, config.method or "") and config.fractals:
         changed = [*config.method_options, *(["composed-views=1"] if config.composed_views == 1 else [])]
         logger.info(f"{config.method} for short runs: {' '.join(changed)}; --preset paper takes the paper's numbers")
     logger.info(_advice(config))
