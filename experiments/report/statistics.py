@@ -46,6 +46,35 @@ def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Interval:
     return Interval(mean, mean - half, mean + half, count)
 
 
+def crossed_difference(differences: np.ndarray) -> Interval:
+    """Mean difference over encoders and seeds, with a 95% interval that counts both as drawn at random.
+
+    The model is that of two crossed random effects without replication. An effect's mean square that is smaller than
+    the residual's is taken as that large, which widens the interval, and the degrees of freedom are Satterthwaite's
+    (Biometrics Bulletin, 1946).
+
+    Args:
+        differences: each encoder's difference to the baseline, with each seed ``(encoders, seeds)``; at least two of
+            both.
+    """
+    from scipy import stats
+
+    encoders, seeds = differences.shape
+    mean = differences.mean()
+    rows, columns = differences.mean(axis=1), differences.mean(axis=0)
+    rest = differences - rows[:, None] - columns + mean
+    freedom = (encoders - 1) * (seeds - 1)
+    of_rest = float((rest**2).sum() / freedom)
+    of_encoders = max(of_rest, float(seeds * rows.var(ddof=1)))
+    of_seeds = max(of_rest, float(encoders * columns.var(ddof=1)))
+    variance = of_encoders + of_seeds - of_rest
+    shares = of_encoders**2 / (encoders - 1) + of_seeds**2 / (seeds - 1) + of_rest**2 / freedom
+    half = 0.0
+    if variance > 0:
+        half = stats.t.ppf((1 + CONFIDENCE) / 2, variance**2 / shares) * np.sqrt(variance / differences.size)
+    return Interval(float(mean), float(mean - half), float(mean + half), differences.size)
+
+
 def spread(values: np.ndarray) -> float:
     """The sample standard deviation of ``values``; NaN for one value."""
     return float(np.std(values, ddof=1)) if len(values) > 1 else float("nan")

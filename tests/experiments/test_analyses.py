@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.analyses import convergence, drift, every, fairness, gap, landscape, stability
+from experiments.analyses import convergence, drift, encoders, every, fairness, gap, landscape, stability
 from experiments.analyses.models import Judge, combine, final_weights
 from experiments.report.arms import centralise, passes
 from experiments.report.runs import read_run
@@ -187,6 +187,24 @@ def test_the_gap_to_centralised_training(tmp_path):
         gap.gaps(made[::2])
 
 
+def test_whether_a_lead_is_the_methods_or_one_encoders(tmp_path):
+    finals = {"random": (0.3, 0.4), "a/fps.pt": (0.5, 0.6), "b/fps.pt": (0.6, 0.7), "c/fps.pt": (0.4, 0.5)}
+    made = [
+        write_run(tmp_path / f"{init.replace('/', '-')}{seed}", replace(TINY, init=init, seed=seed), [0.1, end])
+        for init, ends in finals.items()
+        for seed, end in enumerate(ends)
+    ]
+    result = encoders.analyse(encoders.EncodersConfig(tuple(run.folder for run in made)))
+    assert result.sentences[0].startswith("3 encoders of one method end +20.0 points [-4.8, +44.8] from random")
+    assert "between +10.0 and +30.0 points; the encoders' standard deviation is 10.0 points" in result.sentences[1]
+    assert [row[:2] for row in result.rows][:3] == [("a/fps.pt", 0), ("a/fps.pt", 1), ("b/fps.pt", 0)]
+    for too_few, why in ((made[:4], "at least two encoders"), (made[:-1], "every start needs the same")):
+        with pytest.raises(UserError, match=why):
+            encoders.finals(too_few)
+    with pytest.raises(UserError, match="every start needs the same two seeds"):
+        encoders.finals(made[::2])
+
+
 def test_a_centralised_run_sees_as_many_examples():
     federated = RunConfig(clients=100, participation=0.1, rounds=100, local_epochs=5, alpha=0.1, strategy="fedprox")
     found = centralise(federated)
@@ -212,7 +230,7 @@ def _refuse():
     raise UserError("none")
 
 
-@pytest.mark.parametrize("name", ["landscape", "stability", "gap"])
+@pytest.mark.parametrize("name", ["landscape", "stability", "gap", "encoders"])
 def test_bad_input_is_one_line(run_script, tmp_path, name):
     folders = [tmp_path / "nothing"] * 2
     assert_refused(run_script(f"experiments.analyses.{name}", *folders, cwd=tmp_path), "nothing")

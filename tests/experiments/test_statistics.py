@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report.statistics import paired_difference, rounds_to
+from experiments.report.statistics import crossed_difference, paired_difference, rounds_to
 
 
 def test_paired_difference_is_scipys_paired_t_interval():
@@ -29,3 +29,24 @@ def test_rounds_to_is_the_first_evaluated_round():
     assert rounds_to([0, 5, 10, 15, 20], accuracy, 0.5) == 10
     assert rounds_to([0, 5, 10, 15, 20], accuracy, 0.55) == 20
     assert rounds_to([0, 5, 10, 15, 20], accuracy, 0.7) is None
+
+
+def test_the_interval_over_encoders_and_seeds_covers_the_methods_mean():
+    rng = np.random.default_rng(0)
+    covered = of_seeds_alone = 0
+    for _ in range(1000):
+        values = rng.normal(0.1, 0.03, (4, 1)) + rng.normal(0, 0.02, (1, 3)) + rng.normal(0, 0.01, (4, 3))
+        interval = crossed_difference(values)
+        assert interval.mean == pytest.approx(values.mean())
+        covered += interval.low <= 0.1 <= interval.high
+        alone = paired_difference(values[0], np.zeros(3))
+        of_seeds_alone += alone.low <= 0.1 <= alone.high
+    assert 930 <= covered <= 985
+    assert of_seeds_alone < 900
+
+
+def test_encoders_that_differ_alike_with_every_seed_are_all_that_counts():
+    by_encoder = np.array([0.1, 0.3, 0.2])
+    interval = crossed_difference(np.repeat(by_encoder[:, None], 5, axis=1))
+    expected = paired_difference(by_encoder, np.zeros(3))
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
