@@ -1,0 +1,1 @@
+"""How fast pre-training is: ``python -m benchmarks.pretraining``."""
