@@ -37,9 +37,7 @@ def test_the_first_line_of_a_recipe_is_its_command(recipe, monkeypatch):
     else:
         assert config.run.data_dir == Path("DIR")
         assert config.lrs
-    # A recipe for an architecture of which no encoder is shipped takes the user's.
-    mine = {"ENCODER"} if config.run.arch != "resnet20" else set()
-    assert all(init == "random" or init in mine or Path(init).is_file() for init in config.inits)
+    assert all(init == "random" or Path(init).is_file() for init in config.inits)
     assert len(config.seeds) >= 3
 
 
