@@ -11,7 +11,9 @@ from fps_pretrain.common.options import WIDTH, OptionSet, Width, goes_with
 from fps_pretrain.models import hub
 from fps_pretrain.models.architectures import check_architecture
 
-INIT_SOURCES = ("torchvision", "timm", "shuffled")
+MAX_SEED = 2**31 - 1
+RANDOM = "random"
+INIT_SOURCES = ("torchvision", "timm", "shuffled", RANDOM)
 """The prefixes of weights to start from that are not a checkpoint as it is."""
 
 
@@ -19,12 +21,12 @@ INIT_SOURCES = ("torchvision", "timm", "shuffled")
 class ModelOptions(OptionSet):
     """Model and start"""
 
-    init: str = "random"
-    """Weights the encoder starts from: 'random', a shipped encoder by name (fps_r20), the path of a checkpoint
-    (run_pretrain.py's, or a state dict; .pt or .safetensors), hf:OWNER/NAME[@REVISION][:FILE] (a checkpoint on the
-    Hugging Face hub), torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too), or
-    shuffled:PATH (a checkpoint with the entries of each tensor in random order, the control for what it has
-    learned)."""
+    init: str = RANDOM
+    """Weights the encoder starts from: 'random' (of --seed), random:SEED (of another seed, so that runs of several
+    seeds start alike), a shipped encoder by name (fps_r20), the path of a checkpoint (run_pretrain.py's, or a state
+    dict; .pt or .safetensors), hf:OWNER/NAME[@REVISION][:FILE] (a checkpoint on the Hugging Face hub),
+    torchvision:NAME or timm:NAME (published weights of that model, which --arch must name, too), or shuffled:PATH (a
+    checkpoint with the entries of each tensor in random order, the control for what it has learned)."""
     head: Literal["random", "centroid"] = "random"
     """Classifier a run starts from: fresh, or made of the class means of all clients' features (FedNCM)."""
     init_statistics: Annotated[
@@ -53,7 +55,11 @@ class ModelOptions(OptionSet):
         if self.init.startswith(hub.PREFIX):
             hub.parse(self.init)
         source, _, name = self.init.partition(":")
-        if source not in INIT_SOURCES:
+        if source not in INIT_SOURCES or self.init == RANDOM:
+            return
+        if source == RANDOM:
+            if not (name.isascii() and name.isdigit() and int(name) <= MAX_SEED):
+                raise UserError(f"--init {self.init}: name a seed from 0 to {MAX_SEED}, such as random:0")
             return
         if not name:
             example, kind = ("checkpoints/fps_r20.pt", "checkpoint") if source == "shuffled" else ("resnet18", "model")
@@ -69,4 +75,4 @@ def init_name(init: str) -> str:
     if init.startswith(hub.PREFIX):
         return hub.short_name(init)
     source, _, rest = init.partition(":")
-    return f"{source}-{Path(rest).stem}" if source in INIT_SOURCES else Path(init).stem
+    return f"{source}-{Path(rest).stem}" if rest and source in INIT_SOURCES else Path(init).stem

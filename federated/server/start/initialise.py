@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated.client.batch_norm import has_statistics, tracking_layers
+from federated.config.model import RANDOM
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE
 from fps_pretrain.common import yaml_file
@@ -26,14 +27,16 @@ from fps_pretrain.models.tensor_file import write_atomically
 def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
     """The encoder a run starts from, on the CPU, and what loading its weights did (None if they are random).
 
-    Random weights depend on ``config.seed`` alone.
+    Random weights depend on ``config.seed`` alone, or on the seed that ``config.init`` names.
 
     Raises:
         UserError: ``config.init`` is no checkpoint for this architecture (see ``load_encoder_weights``), or published
             weights that are neither in their library's cache nor to be downloaded; or the architecture has no BatchNorm
             where ``--init-statistics clients`` needs it.
     """
-    encoder = build_encoder(config.arch, config.width, seed_of(config.seed, "encoder"))
+    source, _, name = config.init.partition(":")
+    seed = int(name) if source == RANDOM and name else config.seed
+    encoder = build_encoder(config.arch, config.width, seed_of(seed, "encoder"))
     if not is_cifar_resnet(config.arch):
         assert config.image_size is not None
         try:
@@ -42,9 +45,8 @@ def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
             raise UserError(str(error).replace("--size", "--image-size")) from error
     if config.init_statistics == "clients" and not has_statistics(encoder):
         raise UserError(f"--init-statistics clients: --arch {config.arch} has no BatchNorm")
-    if config.init == "random":
+    if source == RANDOM:
         return encoder, None
-    source, _, name = config.init.partition(":")
     sources = {"torchvision": torchvision_weights, "timm": timm_weights, "shuffled": shipped.resolve}
     path = sources.get(source, lambda _: shipped.resolve(config.init))(name)
     report = load_encoder_weights(path, encoder, config.arch, config.width)

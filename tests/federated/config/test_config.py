@@ -41,6 +41,9 @@ from tests.conftest import REPOSITORY
         ("partition", "natural"),
         ("init", "torchvision:"),
         ("init", "torchvision:resnet18"),  # --arch is resnet20
+        ("init", "random:"),
+        ("init", "random:-1"),
+        ("init", "random:99999999999"),
         ("per_client_every", -1),
         ("tensorboard", 1),
         ("clients", "ten"),
@@ -187,6 +190,8 @@ def test_only_where_a_run_is_computed_may_differ_on_resume() -> None:
 def test_default_folder_tells_runs_apart() -> None:
     folder = RunConfig(dataset="folder:/data/pets", init="checkpoints/fps_r20.pt", alpha=0.1, seed=3).folder
     assert folder == Path("runs/pets-dirichlet0.1-fps_r20-s3")
+    names = [RunConfig(init=init, seed=3).folder.name for init in ("random", "random:0", "random:3")]
+    assert names == [f"digits-dirichlet0.3-{start}-s3" for start in ("random", "random-0", "random-3")]
 
 
 HEAVY = ("torch", "flwr", "datasets", "sklearn", "pytorch_lightning", "lightly", "numba", "matplotlib")

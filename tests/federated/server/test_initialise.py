@@ -87,6 +87,17 @@ def test_without_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         initial_encoder(RunConfig(init="timm:resnet18", arch="resnet18"))
 
 
+def test_random_weights_are_of_the_seed_or_of_the_one_that_is_named() -> None:
+    def weights(init: str, seed: int) -> torch.Tensor:
+        encoder, report = initial_encoder(RunConfig(arch="resnet8", init=init, seed=seed))
+        assert report is None
+        return encoder.conv1.weight
+
+    assert torch.equal(weights("random:5", 0), weights("random", 5))
+    assert torch.equal(weights("random:5", 0), weights("random:5", 1))
+    assert not torch.equal(weights("random", 0), weights("random", 1))
+
+
 def test_shuffled_weights_have_the_checkpoints_entries_in_another_order(tmp_path: Path) -> None:
     path = tmp_path / "encoder.pt"
     learned = build_encoder("resnet20", seed=1)
