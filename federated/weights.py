@@ -13,6 +13,12 @@ Weights = dict[str, Tensor]
 """A model's state dict on the CPU, or a part of one."""
 
 
+def all_finite(weights: Mapping[str, Tensor]) -> bool:
+    """Whether no number is infinite or none at all."""
+    floating = [tensor for tensor in weights.values() if tensor.is_floating_point()]
+    return all(torch.isfinite(tensor).all() for tensor in floating)
+
+
 def weights_of(model: nn.Module) -> Weights:
     """A copy of the model's weights on the CPU, in the usual memory layout."""
     own = model.state_dict()

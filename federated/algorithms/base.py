@@ -11,7 +11,7 @@ and, where it needs them, the names of what travels beside weights:
 
     SENT = ("control",)       entries of the server's state that go to the clients with the weights
     RECEIVED = ("control",)   state dicts, shaped like the parameters, that clients send beside their weights
-    METRICS = ("steps",)      numbers that clients report beside the loss and the accuracy of their training
+    METRICS = ("steps",)      numbers, none below 0, that clients report beside the loss and accuracy of their training
 
 An algorithm knows nothing of messages, records, engines, folders, sampling, order, privacy or failures: all of that
 stands around it, once.

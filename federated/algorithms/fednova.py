@@ -46,15 +46,17 @@ def combine(state: ServerState, params: Weights, replies: Replies, setting: Sett
     """The model after the mean number of steps, of the mean of the clients' changes per step.
 
     Factors are those of all that were asked, taking as many steps as they should. Where some do not answer, or took
-    others, all factors are off by one number, which is made good at the end.
+    others, all factors are off by one number, which is made good at the end. No client is believed that it took less
+    than one step, or more than the longest plan.
     """
     assert setting.hyper is not None
     plan = [(examples, _steps(examples, setting.hyper)) for examples in replies.asked]
     examples, steps, lead = _totals(plan)
+    longest = max(planned for _, planned in plan)
     combined, came = Sum(), []
     combined.add(params, lead)
     for update in replies:
-        taken = update.metrics["effective_steps"]
+        taken = min(max(update.metrics["effective_steps"], 1.0), longest)
         combined.add(update.weights, update.num_examples / examples * (steps / taken))
         came.append((update.num_examples, taken))
     if came == plan:

@@ -22,7 +22,7 @@ TRAINING_METRICS = ("train_loss", "train_accuracy")
 """What every client reports of its training."""
 
 LARGEST = 1e15
-"""A weight beyond this is damage: squared and added up it would leave the range of float32."""
+"""A number beyond this is damage: squared and added up it would leave the range of float32."""
 
 LONGEST_REASON = 300
 """Characters of a client's error that are kept."""
@@ -89,6 +89,8 @@ class Expected:
             value = record[name]
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise BadReply(f"sent a {name} that is not a finite number")
+            if not 0 <= value <= (1 if name == "train_accuracy" else LARGEST):
+                raise BadReply(f"sent a {name} of {value:g}, which cannot be")
         count = record["num-examples"]
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most_examples:
             raise BadReply(f"sent a number of examples that is not a whole number from 1 to {most_examples}")
@@ -150,15 +152,20 @@ def _extremes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[float, float]]:
     return {name: found[name] for name in tensors if name in found}
 
 
-def read_sums(answer: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tensor]:
+NEVER_NEGATIVE = ("squares", "count", "counts", "batches")
+"""Sums that cannot be below 0, by the last part of their names."""
+
+
+def read_sums(answer: RecordDict, like: Mapping[str, Tensor], most: int) -> dict[str, Tensor]:
     """The sums that a client was asked for before the first round.
 
     Args:
         answer: the client's answer.
         like: tensors of the names, shapes and types that it must have.
+        most: what no count can exceed: the client's pixels.
 
     Raises:
-        BadReply: it holds others, or numbers that are not finite.
+        BadReply: it holds others, or numbers that cannot be.
     """
     if set(answer.array_records) != {"arrays"}:
         raise BadReply("sent other arrays than its sums")
@@ -169,8 +176,11 @@ def read_sums(answer: RecordDict, like: Mapping[str, Tensor]) -> dict[str, Tenso
     for name, tensor in sums.items():
         if tensor is None:
             raise BadReply(f"sent {name} of another shape, type or size")
-        if not torch.isfinite(tensor).all():
-            raise BadReply(f"sent a {name} that is not finite")
+        kind = name.rpartition(".")[2]
+        least = 0 if kind in NEVER_NEGATIVE else -LARGEST
+        greatest = most if kind in ("count", "counts", "batches") else LARGEST
+        if not ((tensor >= least) & (tensor <= greatest)).all() or (kind == "count" and 0 < tensor < 2):
+            raise BadReply(f"sent a {name} that cannot be")
     return {name: tensor for name, tensor in sums.items() if tensor is not None}
 
 

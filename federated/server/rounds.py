@@ -27,6 +27,7 @@ from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.replies import Expected
+from federated.weights import all_finite
 
 
 @dataclass(frozen=True)
@@ -120,7 +121,8 @@ class Loop:
         """Ask clients, leave out those that fail, and combine the others' replies while they arrive.
 
         Raises:
-            RunFailed: fewer than ``--min-clients`` succeeded, or too few for the algorithm.
+            RunFailed: fewer than ``--min-clients`` succeeded, or too few for the algorithm, or what it made of the
+                replies is not finite.
         """
         config = self.config
         participants = sample_clients(self.sampling_seed, server_round, config.clients, config.participants)
@@ -151,6 +153,11 @@ class Loop:
         )
         updates = self._enough(server_round, arrivals, replies)
         weights, server, metrics = self._combine(server_round, state, params, arrivals, Replies(updates, asked))
+        if not all_finite(weights) or not all(all_finite(entry) for entry in server.values()):
+            raise RunFailed(
+                f"what --strategy {config.strategy} made of the replies in round {server_round} is not finite: lower "
+                "--lr or --server-lr"
+            )
         if config.bn_stats == "server":
             weights = self.space.estimate_statistics(weights)
         client_rounds = state.client_rounds.clone()

@@ -71,13 +71,15 @@ def prepare(
         plot_counts(folder.path / "partition.png", counts, space.dataset.classes)
         log.info(f"clients {describe_counts(counts)}")
     weights = state.weights
+    assert config.image_size is not None
+    most = [int(examples) * config.image_size**2 for examples in counts.sum(1)]
     if config.init_statistics == "clients":
         answers = _ask(clients, "query.batch_norm_sums", {"arrays": weights}, arrived)
         like = initialise.batch_norm_sums_like(space.model)
-        weights = initialise.pooled_statistics(weights, _read(answers, like))
+        weights = initialise.pooled_statistics(weights, _read(answers, like, most))
     if config.head == "centroid":
         answers = _ask(clients, "query.class_sums", {"arrays": weights}, arrived)
-        parts = _read(answers, initialise.class_sums_like(weights))
+        parts = _read(answers, initialise.class_sums_like(weights), most)
         weights = initialise.centroid_head(weights, [(part["sums"], part["counts"]) for part in parts])
     return replace(state, weights=weights)
 
@@ -97,11 +99,11 @@ def _ask(
     return list(answers.values())
 
 
-def _read(answers: list[RecordDict], like: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+def _read(answers: list[RecordDict], like: Mapping[str, Tensor], most: list[int]) -> list[dict[str, Tensor]]:
     parts = []
     for client, answer in enumerate(answers):
         try:
-            parts.append(read_sums(answer, like))
+            parts.append(read_sums(answer, like, most[client]))
         except BadReply as bad:
             raise RunFailed(f"client {client} does not answer as asked: {bad}") from bad
     return parts

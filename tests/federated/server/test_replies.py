@@ -17,8 +17,9 @@ from torch import Tensor
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
-from federated.server.replies import LONGEST_REASON, BadReply, Expected
-from federated.server.run import run
+from federated.server.output.run_folder import read_history
+from federated.server.replies import LONGEST_REASON, BadReply, Expected, read_sums
+from federated.server.run import RunFailed, run
 
 MODEL = {
     "w": torch.ones(2, 3),
@@ -97,6 +98,9 @@ BAD: dict[str, tuple[Change, str]] = {
     "train_loss a list": (metric("train_loss", [0.1]), "train_loss that is not a finite number"),
     "train_loss nan": (metric("train_loss", float("nan")), "train_loss that is not a finite number"),
     "train_accuracy infinite": (metric("train_accuracy", float("inf")), "not a finite number"),
+    "train_accuracy above 1": (metric("train_accuracy", 5.0), "train_accuracy of 5, which cannot be"),
+    "a negative loss": (metric("train_loss", -1.0), "train_loss of -1, which cannot be"),
+    "a loss beyond all bounds": (metric("train_loss", 1e300), "train_loss of 1e+300, which cannot be"),
     "an extra metric": (metric("bonus", 1.0), "other metrics"),
     "an extra metric record": (lambda c: c.__setitem__("more", MetricRecord({"x": 1})), "other records"),
     "a config record": (lambda c: c.__setitem__("config", ConfigRecord({"x": 1})), "other records"),
@@ -245,6 +249,7 @@ class Lying(InProcessGrid):
         ("fedavg", tensor("head.bias", torch.ones(10, dtype=torch.int64))),
         ("krum", metric("num-examples", 18.5)),
         ("fedadam", without_metric("train_loss")),
+        ("qfedavg", metric("initial_loss", -1.0)),
     ],
 )
 def test_a_run_goes_on_without_the_client(tiny: Callable[..., RunConfig], strategy: str, change: Change) -> None:
@@ -253,3 +258,56 @@ def test_a_run_goes_on_without_the_client(tiny: Callable[..., RunConfig], strate
     history = run(tiny(strategy=strategy, clients=6, rounds=2), quiet=True, grid=grid).history
     assert [[failure["client"] for failure in row["failures"]] for row in history] == [[], [1], [1]]
     assert all(np.isfinite(row["test_loss"]) for row in history)
+
+
+@pytest.mark.parametrize("steps", [0.0, 1e-300, 1e15])
+def test_fednova_does_not_believe_in_steps_that_nobody_took(tiny: Callable[..., RunConfig], steps: float) -> None:
+    grid = Lying(client_app, 6)
+    grid.change = metric("effective_steps", steps)
+    lied = run(tiny(strategy="fednova", clients=6, rounds=2), quiet=True, grid=grid).history
+    assert all(not row["failures"] and row["test_loss"] < 10 for row in lied)
+
+
+def test_a_round_whose_result_is_not_finite_is_not_kept(
+    tiny: Callable[..., RunConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(strategy="fedavgm", clients=3, rounds=2, server_lr=1e38)
+    grid = Lying(client_app, 3)
+    grid.change = tensor("head.bias", torch.full((10,), 1e14))
+    with pytest.raises(RunFailed, match="round 1 is not finite"):
+        run(config, quiet=True, grid=grid)
+    assert [row["round"] for row in read_history(config.folder)] == [0]
+
+
+LIKE = {
+    "bn1.sum": torch.zeros(2, dtype=torch.float64),
+    "bn1.squares": torch.zeros(2, dtype=torch.float64),
+    "bn1.count": torch.zeros((), dtype=torch.float64),
+    "batches": torch.zeros((), dtype=torch.int64),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("bn1.sum", [1e300, 0.0]),
+        ("bn1.sum", [float("nan"), 0.0]),
+        ("bn1.squares", [-1.0, 0.0]),
+        ("bn1.squares", [1e300, 0.0]),
+        ("bn1.count", -4.0),
+        ("bn1.count", 1.0),
+        ("bn1.count", 65.0),
+        ("batches", -1),
+    ],
+)
+def test_sums_that_cannot_be_are_refused(name: str, value: Any) -> None:
+    sums = {"bn1.sum": [-3.0, 2.0], "bn1.squares": [9.0, 4.0], "bn1.count": 64.0, "batches": 1}
+
+    def answer(**changed: Any) -> RecordDict:
+        values = {**sums, **changed}
+        tensors = {n: torch.tensor(values[n], dtype=like.dtype) for n, like in LIKE.items()}
+        return RecordDict({"arrays": ArrayRecord(tensors)})
+
+    assert read_sums(answer(), LIKE, most=64).keys() == LIKE.keys()
+    with pytest.raises(BadReply, match=f"sent a {name} that cannot be"):
+        read_sums(answer(**{name: value}), LIKE, most=64)
