@@ -5,13 +5,15 @@ Takes every option of run_fl.py, ``--config FILE`` too. Finished runs are read, 
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.comparison.config import CompareConfig
-from experiments.comparison.running import ADVICE, ComparisonFailed, one, side_by_side
+from experiments.comparison.running import ADVICE, EXIT_FAILED, ComparisonFailed, Failure, one, side_by_side
 from experiments.comparison.tuning import choose, record
+from experiments.report.arms import arm_key
 from experiments.report.comparable import check, check_revisions
 from experiments.report.headline import cautions, sentences
 from experiments.report.page import ANALYSES, CURVES, PAGE, write
@@ -27,19 +29,16 @@ PROG = cli.program("experiments.compare", "fps-compare")
 SLURM = "slurm"
 """Folder of a comparison's Slurm jobs, with their logs."""
 
-EXIT_FAILED = 3
-"""Exit code when a run could not go on, as of run_fl.py."""
-
 
 def _carry_out(
-    config: CompareConfig, runs: Sequence[RunConfig], failures: dict[Path, str], *, shown: bool = False
+    config: CompareConfig, runs: Sequence[RunConfig], failures: dict[Path, Failure], *, tuning: bool = False
 ) -> list[Run]:
-    """Run what is missing and read what is finished; with --jobs, note in ``failures`` which runs could not go on.
+    """Run what is missing and read what is finished; note in ``failures`` which runs could not go on.
 
-    With ``shown`` and --serve, a page shows the runs that are finished while the others go on.
+    With --serve, a page shows the runs that are finished while the others go on, unless they are of the ``tuning``.
 
     Raises:
-        ComparisonFailed: without --jobs, a run could not go on.
+        ComparisonFailed: without --jobs, a run could not go on, unless it is of the tuning.
     """
     if config.slurm:
         from experiments.comparison.slurm import Cluster
@@ -47,8 +46,11 @@ def _carry_out(
         failures.update(side_by_side(runs, config.jobs, Cluster(config.slurm, config.folder.resolve() / SLURM)))
     elif config.jobs == 1:
         for number, run in enumerate(runs, 1):
-            one(run, number, len(runs))
-            if shown and config.run.serve is not None and number < len(runs):
+            if failure := one(run, number, len(runs)):
+                if not tuning:
+                    raise ComparisonFailed(f"failed in {run.folder}: {failure.reason}; {ADVICE}")
+                failures[run.folder] = failure
+            elif not tuning and config.run.serve is not None and number < len(runs):
                 _report(config, [read_run(done.folder) for done in runs[:number]], unfinished=True)
     else:
         from experiments.comparison.plan import plan
@@ -59,9 +61,25 @@ def _carry_out(
     return [read_run(run.folder) for run in runs if run.folder not in failures]
 
 
-def _tune(config: CompareConfig, failures: dict[Path, str]) -> dict[str, float]:
-    """The learning rate for each arm; what was tried is written into the comparison's folder."""
-    tried = _carry_out(config, list(config.candidates()), failures)
+def _tune(config: CompareConfig) -> dict[str, float]:
+    """The learning rate for each arm; what was tried is written into the comparison's folder.
+
+    A rate with which training cannot go on, since it diverges, is not chosen.
+
+    Raises:
+        ComparisonFailed: an arm has no rate left, or a run ended for another reason, which may not come again.
+    """
+    failures: dict[Path, Failure] = {}
+    candidates = list(config.candidates())
+    tried = _carry_out(config, candidates, failures, tuning=True)
+    for folder, failure in failures.items():
+        if failure.code != EXIT_FAILED:
+            raise ComparisonFailed(f"failed in {folder}: {failure.reason}; {ADVICE}")
+        print(f"{PROG}: not chosen, since it failed: {folder}: {failure.reason}", file=sys.stderr)
+    left = {arm_key(run.config) for run in tried}
+    for run in candidates:
+        if arm_key(run) not in left:
+            raise ComparisonFailed(f"{arm_key(run)} can be trained with none of --lrs: name lower ones")
     chosen = choose(tried)
     record(config.folder, tried, chosen)
     return chosen
@@ -88,17 +106,17 @@ def main(config: CompareConfig) -> int:
 
 
 def _run(config: CompareConfig) -> int:
-    failures: dict[Path, str] = {}
+    failures: dict[Path, Failure] = {}
     try:
-        lrs = _tune(config, failures) if config.lrs else {}
-        done = _carry_out(config, list(config.runs(lrs)), failures, shown=True)
+        lrs = _tune(config) if config.lrs else {}
+        done = _carry_out(config, list(config.runs(lrs)), failures)
     except ComparisonFailed as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return EXIT_FAILED
     if done:
         _report(config, done)
-    for folder, reason in failures.items():
-        print(f"{PROG}: failed in {folder}: {reason}; {ADVICE}", file=sys.stderr)
+    for folder, failure in failures.items():
+        print(f"{PROG}: failed in {folder}: {failure.reason}; {ADVICE}", file=sys.stderr)
     return EXIT_FAILED if failures else 0
 
 
@@ -108,8 +126,8 @@ def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = Fa
     if config.analyses and not unfinished:
         from experiments.analyses.every import run_all
 
-        run_all([run.folder for run in done], config.folder / ANALYSES)
-    command = f"{'' if PROG == 'fps-compare' else 'python -m '}{PROG} " + " ".join(sys.argv[1:])
+        run_all([run.folder for run in done], config.folder / ANALYSES, config.allow_different)
+    command = f"{'' if PROG == 'fps-compare' else 'python -m '}{PROG} " + shlex.join(sys.argv[1:])
     summaries = write(done, config.folder, config.targets, config.title, command, unfinished=unfinished)
     if unfinished:
         return

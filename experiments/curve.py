@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.learning_curve.config import CurveConfig
-from experiments.learning_curve.measure import Work, candidates, classify_frozen, federate, missing
+from experiments.learning_curve.measure import Candidate, Work, candidates, classify_frozen, federate, missing
 from experiments.learning_curve.picture import draw
 from experiments.learning_curve.values import TITLES, Value, at_best_rates, read_table, summary, write_table
 from federated.config import file as config_file
 from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_text, write_bytes_atomically, write_text_atomically
+from fps_pretrain.common.files import locked, read_text, write_bytes_atomically, write_text_atomically
 
 PROG = "experiments.curve"
 TABLE, PICTURE, SETTINGS = "curve.csv", "curve.png", "settings.yaml"
@@ -30,18 +30,23 @@ def main(config: CurveConfig) -> int:
     """Measure what is missing, then write table and picture; returns the exit code."""
     import torch
 
-    from federated.data import sets as data
-
     if config.run.threads:
         torch.set_num_threads(config.run.threads)
     encoders = candidates(config.encoders, config.run.arch, config.run.width)
+    config.folder.mkdir(parents=True, exist_ok=True)
+    with locked(config.folder):  # two at once would lose each other's rows
+        return _fill_in(config, encoders)
+
+
+def _fill_in(config: CurveConfig, encoders: list[Candidate]) -> int:
+    from federated.data import sets as data
+
     folder = config.folder
     values = read_table(folder / TABLE)
     settings = to_yaml(replace(config.run, output=None, threads=None, data_dir=None, lr=RunConfig.lr))
     if values and _settings_in(folder) != settings:
         raise UserError(f"{folder} was measured with other options (its {SETTINGS}): choose another --output")
     table = data.load(config.run)
-    folder.mkdir(parents=True, exist_ok=True)
     write_text_atomically(folder / SETTINGS, settings)
 
     works = missing(config, encoders, values)

@@ -52,10 +52,9 @@ def main(config: ProbeConfig) -> int:
     """Print one line an encoder, as CSV on stdout if nothing else is asked for; returns the exit code."""
     import torch
 
-    from federated.client.batch_norm import shuffled
+    from federated.client.batch_norm import estimate_statistics
     from federated.data import sets as data
     from federated.server.start.initialise import initial_encoder
-    from fps_pretrain.images.pixels import normalise
     from fps_pretrain.probing.probe import extract_features, knn_accuracy
 
     if config.run.threads:
@@ -67,8 +66,7 @@ def main(config: ProbeConfig) -> int:
     writer.writerow(["init", "seed", "dataset", "bank", "queries", "knn_accuracy"])
     for init, encoder in encoders:
         if config.bn_statistics == "data":
-            batches = torch.from_numpy(bank.images)[shuffled(len(bank))].split(256)  # images may lie class by class
-            torch.optim.swa_utils.update_bn((normalise(batch) for batch in batches), encoder)
+            estimate_statistics(encoder, encoder.state_dict(), torch.from_numpy(bank.images), batch_size=256)
         features = (extract_features(encoder, part.images) for part in (bank, queries))
         accuracy = knn_accuracy(next(features), bank.labels, next(features), queries.labels, config.neighbours)
         name = init if init == "random" else Path(init).name

@@ -69,7 +69,11 @@ def updated(document: Path) -> str:
     content = read_text(document)
 
     def block(match: re.Match[str]) -> str:
-        config = cli.parse(TableConfig, PROG, shlex.split(match["arguments"]))
+        try:
+            arguments = shlex.split(match["arguments"])
+        except ValueError as error:
+            raise UserError(f"{document}: a table's line, '{match['arguments']}': {error}") from error
+        config = cli.parse(TableConfig, PROG, arguments)
         config = replace(config, results=tuple(document.parent / path for path in config.results))
         return match["begin"] + "\n" + text(config) + "\n" + match["end"]
 

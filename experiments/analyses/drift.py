@@ -167,7 +167,7 @@ def _draw(found: Mapping[Path, list[tuple[int, dict[str, Drift]]]]) -> Figure:
         whole = [layers[ALL] for _, layers in measured]
         last = {layer: values for layer, values in measured[-1][1].items() if layer != ALL}
         style = {"color": f"C{number}", "marker": ".", "label": plots.literal(run.name)}
-        panels[0, 0].plot(rounds, [values.distance / values.norm for values in whole], **style)
+        panels[0, 0].plot(rounds, [values.distance / max(values.norm, 1e-12) for values in whole], **style)
         panels[0, 1].plot(rounds, [values.to_server for values in whole], **style)
         panels[1, 0].plot([values.distance / max(values.norm, 1e-12) for values in last.values()], **style)
         panels[1, 1].plot([values.to_server for values in last.values()], **style)

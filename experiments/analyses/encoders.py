@@ -18,12 +18,11 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
-from experiments.report.arms import MEASURES, group, measure_of
-from experiments.report.comparable import check
+from experiments.report.arms import MEASURES, group, measure_of, short_names
+from experiments.report.comparable import Difference, check
 from experiments.report.headline import count
 from experiments.report.runs import Run, read_run
 from experiments.report.statistics import crossed_difference, points, spread
-from federated.config.run import init_name
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 
@@ -40,6 +39,8 @@ class EncodersConfig:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders: those of the baseline first, then those of two encoders or more of one method, each with the same
     seeds."""
+    allow_different: tuple[Difference, ...] = ()
+    """Take runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for encoders.csv, .txt and .png."""
 
@@ -74,14 +75,14 @@ class Finals:
     measure: str
 
 
-def finals(runs: Sequence[Run]) -> Finals:
-    """The final accuracies, by encoder and seed.
+def finals(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> Finals:
+    """The final accuracies, by encoder and seed; runs may differ in what is ``allowed``.
 
     Raises:
         UserError: runs differ in data, budget or revision, there are fewer than two encoders or seeds, or an encoder
             lacks a seed.
     """
-    check(runs)
+    check(runs, allowed)
     arms = group(runs)
     baseline, *others = arms
     inits = [arm.runs[0].config.init for arm in arms]
@@ -96,10 +97,9 @@ def finals(runs: Sequence[Run]) -> Finals:
             )
     measure = measure_of(arms)
     theirs, *ours = (arm.values(measure)[:, -1] for arm in arms)
-    names = [init_name(init) for init in inits]
-    if len(set(names)) < len(names):
-        names = inits
-    return Finals(seeds, names[0], theirs, names[1:], np.stack(ours), MEASURES[measure])
+    names = short_names(inits)
+    first, *encoders = (names[init] for init in inits)
+    return Finals(seeds, first, theirs, encoders, np.stack(ours), MEASURES[measure])
 
 
 def _listed(seeds: Sequence[int]) -> str:
@@ -112,7 +112,7 @@ def analyse(config: EncodersConfig) -> output.Result:
     Raises:
         UserError: as ``finals`` says, or a folder is no run.
     """
-    found = finals([read_run(folder) for folder in config.runs])
+    found = finals([read_run(folder) for folder in config.runs], config.allow_different)
     differences = found.ours - found.theirs
     rows = [
         (encoder, seed, float(found.theirs[column]), float(found.ours[row, column]))

@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from experiments.analyses import convergence, drift, fairness, gap, landscape, output, stability
+from experiments.report.comparable import Difference
 from experiments.report.runs import Run, read_run
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
@@ -24,6 +25,8 @@ class EveryConfig:
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Folders of finished runs; the first one's arm is the baseline."""
+    allow_different: tuple[Difference, ...] = ()
+    """Compare runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for the analyses' files."""
 
@@ -37,8 +40,19 @@ class EveryConfig:
             raise UserError("name at least one run folder")
 
 
-def run_all(folders: Sequence[Path], where: Path) -> None:
+MADE_HERE = ("convergence", "fairness", "gap", "stability", "drift", "landscape-*")
+"""Names of the analyses' files without their suffix, as patterns."""
+
+
+def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] = ()) -> None:
     """Write every analysis that the runs allow into ``where``, and say why others are left out.
+
+    What an earlier call wrote there is removed: it may be of other runs.
+
+    Args:
+        folders: the runs.
+        where: the analyses' folder.
+        allowed: what the runs may differ in, where they are compared.
 
     Raises:
         UserError: a folder is no run.
@@ -48,11 +62,15 @@ def run_all(folders: Sequence[Path], where: Path) -> None:
     todo: list[Callable[[], output.Result]] = [
         lambda: convergence.analyse(convergence.ConvergenceConfig(tuple(federated))),
         lambda: fairness.analyse(fairness.FairnessConfig(tuple(federated))),
-        lambda: gap.analyse(gap.GapConfig(tuple(folders))),
+        lambda: gap.analyse(gap.GapConfig(tuple(folders), tuple(allowed))),
         lambda: stability.analyse(stability.StabilityConfig(tuple(federated))),
         lambda: drift.analyse(drift.DriftConfig(tuple(federated))),
         *(_landscape(chosen) for chosen in _by_start(runs)),
     ]
+    for pattern in MADE_HERE:
+        for suffix in ("csv", "txt", "png"):
+            for old in where.glob(f"{pattern}.{suffix}"):
+                old.unlink()
     for analyse in todo:
         try:
             output.write(where, analyse())
@@ -79,7 +97,7 @@ def _landscape(chosen: Sequence[Run]) -> Callable[[], output.Result]:
 
 def main(config: EveryConfig) -> int:
     """Analyse and write; returns the exit code."""
-    run_all(config.runs, config.output)
+    run_all(config.runs, config.output, config.allow_different)
     return 0
 
 

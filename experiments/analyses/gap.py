@@ -18,7 +18,7 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import is_centralised, is_personal
-from experiments.report.comparable import check
+from experiments.report.comparable import Difference, check
 from experiments.report.headline import count
 from experiments.report.runs import Run, read_run
 from experiments.report.statistics import paired_difference, points
@@ -39,6 +39,8 @@ class GapConfig:
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders, federated and centralised (one client that holds all data); the first one's start is the baseline.
     """
+    allow_different: tuple[Difference, ...] = ()
+    """Take runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for gap.csv, .txt and .png."""
 
@@ -67,13 +69,13 @@ class Gap:
         return dict(zip(self.seeds, (self.centralised - self.federated).tolist(), strict=True))
 
 
-def gaps(runs: Sequence[Run]) -> list[Gap]:
-    """The gap of each start that has federated and centralised runs.
+def gaps(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> list[Gap]:
+    """The gap of each start that has federated and centralised runs; they may differ in what is ``allowed``.
 
     Raises:
         UserError: none has, two runs of a start and seed are of one kind, or budgets or data differ.
     """
-    check(runs)
+    check(runs, allowed)
     if any(is_personal(run.config) for run in runs):
         raise UserError("runs with --personal head have no model for the test set, and so no gap to a centralised one")
     finals: dict[str, dict[bool, dict[int, float]]] = {}
@@ -99,7 +101,7 @@ def analyse(config: GapConfig) -> output.Result:
     Raises:
         UserError: as ``gaps`` says, or a folder is no run.
     """
-    found = gaps([read_run(folder) for folder in config.runs])
+    found = gaps([read_run(folder) for folder in config.runs], config.allow_different)
     rows = [
         (gap.init, seed, *values)
         for gap in found

@@ -37,16 +37,6 @@ MARGIN = 0.3
 """By how much of the triangle's extent the plane is shown around it."""
 
 
-class Evaluates(Protocol):
-    """What judges weights: ``experiments.analyses.models.Judge``, which imports PyTorch."""
-
-    def evaluate(self, weights: Mapping[str, Tensor], split: str = "test") -> tuple[float, float]:
-        """Loss and accuracy."""
-
-    def with_statistics(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The weights with BatchNorm's statistics estimated anew."""
-
-
 @dataclass(frozen=True)
 class LandscapeConfig:
     """Loss on the lines between runs' final models and, for three runs, on the plane through them."""
@@ -110,9 +100,7 @@ def barrier(at: np.ndarray, loss: np.ndarray) -> float:
     return float(np.max(loss - ((1 - at) * loss[0] + at * loss[-1])))
 
 
-def between(
-    judge: Evaluates, a: Mapping[str, Tensor], b: Mapping[str, Tensor], points: int, ends: tuple[str, str]
-) -> Line:
+def between(judge: Judge, a: Mapping[str, Tensor], b: Mapping[str, Tensor], points: int, ends: tuple[str, str]) -> Line:
     """Evaluate models on the line from ``a`` to ``b``."""
     from experiments.analyses.models import combine
 
@@ -142,7 +130,7 @@ class Plane:
     corners: np.ndarray
 
 
-def plane(judge: Evaluates, models: Sequence[Mapping[str, Tensor]], grid: int) -> Plane:
+def plane(judge: Judge, models: Sequence[Mapping[str, Tensor]], grid: int) -> Plane:
     """Evaluate models on a grid that covers the triangle of three, and ``MARGIN`` around it.
 
     A point of the plane is a combination of the three whose coefficients add up to 1.

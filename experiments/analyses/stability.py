@@ -55,6 +55,8 @@ class StabilityConfig:
             raise UserError("name at least one run folder")
         if self.samples < 1 or self.concentration <= 0:
             raise UserError("--samples must be at least 1 and --concentration above 0")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"--limit must be at least 1, got {self.limit}")
 
 
 @dataclass(frozen=True)

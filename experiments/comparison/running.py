@@ -11,10 +11,11 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
+from experiments.comparison.arm import EXIT_FAILED
 from federated.config.run import RunConfig, init_name, to_yaml
 
 POLL_SECONDS = 0.2
@@ -30,17 +31,25 @@ class ComparisonFailed(RuntimeError):
     """Runs could not go on; the message names each with its folder."""
 
 
+class Failure(NamedTuple):
+    """Why a run has no end.
+
+    Attributes:
+        reason: in one line.
+        code: of the process; ``EXIT_FAILED`` where training could not go on, as when it diverges.
+    """
+
+    reason: str
+    code: int
+
+
 def name_of(run: RunConfig) -> str:
     """A run in a few words, for the screen."""
     return f"{init_name(run.init)}{', centralised' if run.clients == 1 else ''}, lr {run.lr:g}, seed {run.seed}"
 
 
-def one(run: RunConfig, number: int, count: int) -> None:
-    """Carry out a run, the ``number``th of ``count``, in this process, unless it is finished.
-
-    Raises:
-        ComparisonFailed: it could not go on.
-    """
+def one(run: RunConfig, number: int, count: int) -> Failure | None:
+    """Carry out a run, the ``number``th of ``count``, in this process, unless it is finished; says why it failed."""
     from federated.results.evaluation import evaluate
     from federated.server import run as rounds
 
@@ -48,8 +57,9 @@ def one(run: RunConfig, number: int, count: int) -> None:
     try:
         rounds.run(run)
     except rounds.RunFailed as error:
-        raise ComparisonFailed(f"failed in {run.folder}: {error}; {ADVICE}") from error
+        return Failure(str(error), EXIT_FAILED)
     evaluate(run)
+    return None
 
 
 class Process(Protocol):
@@ -135,7 +145,7 @@ def is_finished(run: RunConfig) -> bool:
     return done_rounds(run) == run.rounds and (run.folder / "evaluation.json").is_file()
 
 
-def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, str]:
+def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, Failure]:
     """Run what is missing, ``jobs`` at a time, each as a process with one thread; all on one screen.
 
     A run that fails does not stop the others. An interruption is passed on to the processes, which save their state.
@@ -149,7 +159,7 @@ def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None
         Why runs could not go on, by folder.
     """
     waiting, running = [run for run in reversed(runs) if not is_finished(run)], list[_Job]()
-    failures: dict[Path, str] = {}
+    failures: dict[Path, Failure] = {}
     launcher = launcher or Here()
     with tempfile.TemporaryDirectory(dir=launcher.scratch) as scratch, _total_bar(len(waiting)) as total:
         try:
@@ -190,7 +200,7 @@ def _start(run: RunConfig, scratch: Path, slot: int, launcher: Launcher) -> _Job
     return _Job(run, process, errors, bar, slot)
 
 
-def _end(job: _Job, failures: dict[Path, str]) -> None:
+def _end(job: _Job, failures: dict[Path, Failure]) -> None:
     """Note why a process failed, if it did."""
     job.bar.close()
     code = job.process.returncode
@@ -198,7 +208,7 @@ def _end(job: _Job, failures: dict[Path, str]) -> None:
         said = job.errors.read_text(errors="replace").strip().splitlines()
         reason = said[-1] if said else ""
         killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        failures[job.run.folder] = f"{reason} ({killed})" if reason else killed
+        failures[job.run.folder] = Failure(f"{reason} ({killed})" if reason else killed, code)
     tqdm.write(f"{'FAILED  ' if code else 'finished'} {name_of(job.run)}", file=sys.stderr)
 
 

@@ -40,13 +40,15 @@ def candidates(encoders: Sequence[str], arch: str, width: int) -> list[Candidate
 
     found = []
     for text in encoders:
-        label, _, path = text.rpartition("=")
+        label, _, path = ("", "", text) if Path(text).is_file() else text.rpartition("=")
         encoder = build_encoder(arch, width)
         said = load_encoder_weights(Path(path), encoder, arch, width).provenance
         pairs = said.get("pairs_seen")
         if type(pairs) is not int or not 0 <= pairs <= MOST_PAIRS:
             raise UserError(f"{path} does not say how many pairs it has seen: name checkpoints of run_pretrain.py")
         name = label or " ".join(str(said.get("method", "unknown")).split())[:80]
+        if name == RANDOM:
+            raise UserError(f"{path}: the label {RANDOM} is that of random weights: choose another")
         found.append(Candidate(name, pairs, path, digest(encoder.state_dict())))
     if len({c.sha256 for c in found}) < len(found):
         raise UserError("two of the checkpoints hold the same weights: name each once")

@@ -87,7 +87,7 @@ def _value(row: Mapping[str, str]) -> Value:
 
 def write_table(path: Path, values: Sequence[Value]) -> None:
     """Write all values, one a line."""
-    rows = [(v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, v.lr, f"{v.accuracy:.4f}") for v in values]
+    rows = [(v.label, v.pairs, v.checkpoint, v.sha256, v.measure, v.seed, v.lr, repr(v.accuracy)) for v in values]
     write_text_atomically(path, csv_text(Value.__dataclass_fields__, rows))
 
 
@@ -98,7 +98,7 @@ def at_best_rates(values: Sequence[Value]) -> list[Value]:
         if value.measure == "federation":
             ends.setdefault(value.sha256, {}).setdefault(value.lr, []).append(value.accuracy)
     best = {sha256: max(sorted(rates), key=lambda lr: np.mean(rates[lr])) for sha256, rates in ends.items()}
-    return [value for value in values if not value.lr or value.lr == best[value.sha256]]
+    return [value for value in values if not value.lr or value.lr == best.get(value.sha256)]
 
 
 def means(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -130,7 +130,7 @@ def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> fl
     if last == len(budgets) - 1:
         return None
     share = (baseline - accuracies[last]) / (accuracies[last + 1] - accuracies[last])
-    low, high = math.log(budgets[last]), math.log(budgets[last + 1])
+    low, high = math.log(max(1, budgets[last])), math.log(budgets[last + 1])
     return math.exp(low + share * (high - low))
 
 

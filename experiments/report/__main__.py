@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,7 +53,7 @@ def main(config: ReportConfig) -> int:
     """Report the runs; returns the exit code."""
     runs = [read_run(folder) for folder in config.runs]
     check(runs, config.allow_different)
-    command = f"python -m {PROG} " + " ".join(sys.argv[1:])
+    command = f"python -m {PROG} " + shlex.join(sys.argv[1:])
     write(runs, config.output, config.targets, config.output.name, command)
     print(f"wrote {config.output / PAGE} and {config.output / CURVES}", file=sys.stderr)
     return 0

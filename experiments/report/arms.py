@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -19,14 +20,16 @@ class Arm:
     """Runs that differ in their seed only, in the order of their seeds.
 
     Raises:
-        UserError: the runs were not evaluated after the same rounds.
+        UserError: two runs have one seed, or the runs were not evaluated after the same rounds.
     """
 
     label: str
     runs: list[Run]
 
     def __post_init__(self) -> None:
-        """Check that all runs were evaluated after the same rounds."""
+        """Check that every seed comes once, and that all runs were evaluated after the same rounds."""
+        if len(set(self.seeds)) < len(self.runs):
+            raise UserError(f"two of the runs of '{self.label}' have the same seed: name each run once")
         if len({(*run.rounds, None, *run.client_rounds) for run in self.runs}) > 1:
             raise UserError(f"the runs of '{self.label}' have different rounds: finish them first")
 
@@ -62,6 +65,15 @@ class Arm:
 def passes(config: RunConfig) -> float:
     """A run's budget: how often it passes over the training examples, all rounds and clients together."""
     return config.rounds * config.local_epochs * config.participants / config.clients
+
+
+BUDGET_TOLERANCE = 1.1
+"""Budgets whose ratio is no larger count as the same: a centralised run makes whole passes."""
+
+
+def same_budget(budgets: Sequence[float]) -> bool:
+    """Whether budgets, as ``passes``, count as the same."""
+    return max(budgets) <= BUDGET_TOLERANCE * min(budgets)
 
 
 def is_personal(config: RunConfig) -> bool:
@@ -106,20 +118,27 @@ def arm_key(config: RunConfig) -> str:
 def centralise(config: RunConfig) -> RunConfig:
     """The centralised run of the same budget: one client holds all data and sees as many examples.
 
-    Rounds of a whole number of epochs are the smallest that are not more than the federation's. With partial
-    participation they are fewer: 100 rounds of 5 epochs with a tenth of the clients are 50 rounds of one epoch. What
-    belongs to the strategy or to the partition alone is left out.
+    Its rounds are whole epochs, as few in a round as keep the budget to ``BUDGET_TOLERANCE`` with no more rounds than
+    the federation has. With partial participation they are fewer: 100 rounds of 5 epochs with a tenth of the clients
+    are 50 rounds of one epoch. What belongs to the strategy or to the partition alone is left out.
 
     Raises:
-        UserError: the run has no data of its own to put together, is private, keeps heads at clients, or is centralised
-            already.
+        UserError: the run has no data of its own to put together, is private, keeps heads at clients, is centralised
+            already, or its budget is not near a whole number of passes.
     """
     if is_centralised(config) or config.partition == "nodes" or config.dp != "none" or is_personal(config):
         raise UserError(
             "--centralised goes with --clients above 1, and with neither --partition nodes, --dp nor --personal head"
         )
-    total = max(1, round(passes(config)))
-    epochs = math.ceil(total / config.rounds)
+    total = passes(config)
+    choices = [(epochs, max(1, round(total / epochs))) for epochs in range(1, max(1, round(total)) + 1)]
+    close = (c for c in choices if c[1] <= config.rounds and same_budget([math.prod(c), total]))
+    epochs, rounds = next(close, (0, 0))
+    if not epochs:
+        raise UserError(
+            f"--centralised makes whole passes over the examples, which do not come near this federation's {total:g}: "
+            "choose --rounds, --local-epochs or --participation otherwise"
+        )
     left_out: dict[str, Any] = dict.fromkeys(unused_beside(asdict(config), ("strategy", "partition")))
     return replace(
         config,
@@ -131,7 +150,7 @@ def centralise(config: RunConfig) -> RunConfig:
         fine_tune_epochs=0,
         min_clients=1,
         local_epochs=epochs,
-        rounds=max(1, round(total / epochs)),
+        rounds=rounds,
     )
 
 
@@ -141,7 +160,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     An arm's label names the fields in which the arms differ; what a centralised one differs in is that word alone.
 
     Raises:
-        UserError: the runs of an arm were evaluated after different rounds.
+        UserError: two runs of an arm have one seed, or were evaluated after different rounds.
     """
     ignored = {"seed", *FREE_ON_RESUME}
     arms: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
@@ -154,10 +173,18 @@ def group(runs: Sequence[Run]) -> list[Arm]:
         alone = _differing([key for key, members in arms.items() if is_centralised(members[0].config)])
         chosen = _differing([tuple((n, v) for n, v in key if n in ("init", "lr")) for key in arms])
         differing = list(dict.fromkeys([*differing, *alone, *chosen]))
+    names = short_names([run.config.init for run in runs])
     return [
-        Arm(_label(members[0].config, differing, split), sorted(members, key=lambda run: run.config.seed))
+        Arm(_label(members[0].config, differing, split, names), sorted(members, key=lambda run: run.config.seed))
         for members in arms.values()
     ]
+
+
+def short_names(inits: Iterable[str]) -> dict[str, str]:
+    """A short name for each initialisation: the whole where two would have the same."""
+    names = {init: init_name(init) for init in inits}
+    taken = Counter(names.values())
+    return {init: init if taken[name] > 1 else name for init, name in names.items()}
 
 
 def _differing(keys: Sequence[tuple[tuple[str, Any], ...]]) -> list[str]:
@@ -168,12 +195,12 @@ def _differing(keys: Sequence[tuple[tuple[str, Any], ...]]) -> list[str]:
 _FEDERATED_ONLY = ("clients", "partition", "participation", "strategy", "local_epochs", "rounds", "min_clients")
 
 
-def _label(config: RunConfig, differing: Sequence[str], split: bool) -> str:
-    """The fields in which arms differ, with an arm's values; its initialisation where no field differs."""
+def _label(config: RunConfig, differing: Sequence[str], split: bool, names: Mapping[str, str]) -> str:
+    """The fields in which arms differ, with an arm's values; its initialisation, by name, where no field differs."""
     values = asdict(config)
     if split and is_centralised(config):
         left_out = {*_FEDERATED_ONLY, *(name for name in differing if values[name] is None)}
         differing = [name for name in differing if name not in left_out]
-    shown = [init_name(config.init)] if "init" in differing or not differing else []
+    shown = [names[config.init]] if "init" in differing or not differing else []
     shown += [f"{name.replace('_', '-')} {values[name]}" for name in differing if name != "init"]
     return ", ".join([*shown, *(["centralised"] if split and is_centralised(config) else [])])

@@ -6,15 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Literal
 
-from experiments.report.arms import passes
+from experiments.report.arms import passes, same_budget
 from experiments.report.runs import Run
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 
 Difference = Literal["data", "budget", "revision"]
-
-BUDGET_TOLERANCE = 1.1
-"""Budgets whose ratio is no larger count as the same: a centralised run makes whole passes."""
 
 DATA_FIELDS = ("dataset", "limit_train", "limit_test", "image_size", "validation")
 
@@ -47,8 +44,7 @@ def check(runs: Sequence[Run], allowed: Collection[Difference] = ()) -> None:
     Raises:
         UserError: runs differ in data, budget or revision, which is not among ``allowed``.
     """
-    budgets = [passes(run.config) for run in runs]
-    if max(budgets) <= BUDGET_TOLERANCE * min(budgets):
+    if same_budget([passes(run.config) for run in runs]):
         allowed = (*allowed, "budget")
     for name, of in _DIFFERENCES.items():
         found: dict[str, Run] = {}

@@ -63,7 +63,7 @@ def write(
     arms = group(runs)
     summaries = summarise(arms, targets or default_targets(arms))
     picture = draw(arms, title)
-    analyses = _analyses(output / ANALYSES)
+    analyses = _analyses(output / ANALYSES, runs)
     page = _render(
         title=title,
         reload=RELOAD if unfinished else "",
@@ -133,10 +133,16 @@ def _partitions(arms: Sequence[Arm]) -> list[dict[str, str]]:
     return list(found.values())[:MOST_PARTITIONS]
 
 
-def _analyses(folder: Path) -> list[dict[str, str]]:
-    """What the analyses in ``folder`` say: name, sentence and picture of each; none where there is no folder."""
+def _analyses(folder: Path, runs: Sequence[Run]) -> list[dict[str, str]]:
+    """What the analyses in ``folder`` say: name, sentence and picture of each.
+
+    Those that are older than the last of the runs cannot be of all of them, and are left out.
+    """
     found = []
+    last = max(((run.folder / "metrics.jsonl").stat().st_mtime for run in runs), default=0.0)
     for text in sorted(folder.glob("*.txt")):
+        if text.stat().st_mtime < last:
+            continue
         picture = text.with_suffix(".png")
         encoded = base64.b64encode(picture.read_bytes()).decode() if picture.is_file() else ""
         found.append(

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from federated.client.parts import is_frozen
+from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.images.pixels import normalise
 
@@ -83,9 +84,14 @@ def estimate_statistics(
     Args:
         model: lends its structure; on the device of ``images``.
         weights: a state dict of it.
-        images: uint8 ``(N, S, S, 3)``, N at least 2.
-        batch_size: images in a batch; a last batch of one is left out.
+        images: uint8 ``(N, S, S, 3)``.
+        batch_size: images in a batch, at least 2 all the same; a last batch of one is left out.
+
+    Raises:
+        UserError: there are fewer than two images.
     """
+    if len(images) < 2:
+        raise UserError("BatchNorm's statistics need two images or more to be estimated from: raise --validation")
     model.load_state_dict(weights)
     model.eval()  # but for BatchNorm: dropout, say, stays out of what is judged
     layers = [module for module in model.modules() if isinstance(module, _BatchNorm) and not is_frozen(module)]
@@ -95,7 +101,7 @@ def estimate_statistics(
         layer.reset_running_stats()
         layer.momentum = None  # PyTorch's way to ask for a plain mean
     try:
-        for batch in shuffled(len(images)).split(batch_size):
+        for batch in shuffled(len(images)).split(max(2, batch_size)):
             if len(batch) > 1:
                 model(normalise(images[batch.to(images.device)]))
     finally:

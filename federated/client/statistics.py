@@ -25,7 +25,8 @@ def batch_norm_sums(
         model: lends its structure, ``encoder`` and ``head``; on the device of ``images``.
         weights: the classifier's.
         images: uint8 ``(N, S, S, 3)``.
-        batch_size: the most images in a batch; batches differ by one image at most, so that none is left with one.
+        batch_size: the most images in a batch, but for one of three where a single image would be left; batches differ
+            by one image at most.
         key: ``(seed, client)``, which fixes the batches.
 
     Returns:
@@ -49,7 +50,8 @@ def batch_norm_sums(
         return hook
 
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed_of(key[0], "statistics", key[1])))
-    batches = order.tensor_split(-(-len(images) // batch_size)) if len(images) > 1 else ()
+    parts = min(-(-len(images) // batch_size), len(images) // 2)
+    batches = order.tensor_split(parts) if parts else ()
     handles = [layer.train().register_forward_pre_hook(add_up(name)) for name, layer in layers.items()]
     try:
         for batch in batches:

@@ -20,7 +20,8 @@ class FPSPairs(IterableDataset[tuple[Tensor, Tensor]]):
     """Batches of fractal pairs: two tensors of views, ``(batch_size, 3, size, size)``, float32, on the CPU.
 
     The views are augmented and normalised with ImageNet's mean and deviation. The pairs are those on which
-    ``run_pretrain.py`` trains with the same seed and batch size, in the same order, for any number of workers:
+    ``run_pretrain.py`` trains with the same seed, batch size, pairs in an epoch and recipe, in the same order, for any
+    number of workers. The defaults are those of its paper preset, but for ``renders``:
 
         loader = DataLoader(FPSPairs(batch_size=256), batch_size=None, num_workers=4)
 

@@ -18,7 +18,7 @@ from fps_pretrain.fractals.rng import IMAGE_STREAM
 from fps_pretrain.pairs.crops import CropPairs
 
 LEAVES_PER_IMAGE = 100
-"""They cover all but a hundredth of an image; what is left shows the colour behind them."""
+"""They cover all but a few hundredths of an image; what is left shows the colour behind them."""
 SMALLEST_LEAF, LARGEST_LEAF = 1 / 16, 1 / 2
 """Radii, as parts of the image's side."""
 CORNERS = (3, 4, 5, 6, 16)
@@ -64,7 +64,8 @@ def noise(size: int, random: np.random.Generator) -> np.ndarray:
         random: the stream of this image.
 
     Returns:
-        ``(size, size, 3)``, uint8; the channels are correlated, each with mean 127.5 and deviation 64.
+        ``(size, size, 3)``, uint8; the channels are correlated, each with mean 127 and a deviation of 64, less what is
+        clipped.
     """
     powers = random.uniform(*POWERS, 2)
     y, x = np.abs(np.fft.fftfreq(size))[:, None], np.fft.rfftfreq(size)[None, :]

@@ -1,6 +1,7 @@
 """Analyses of models and runs: what they compute, on examples with known answers, and their programs on tiny runs."""
 
 import csv
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 
 from experiments.analyses import convergence, drift, encoders, every, fairness, gap, landscape, stability
 from experiments.analyses.models import Judge, combine, final_weights
+from experiments.report import page
 from experiments.report.arms import centralise, passes
 from experiments.report.runs import read_run
 from federated.config.run import RunConfig
@@ -172,6 +174,33 @@ def test_fairness_reads_the_clients_accuracies(runs, tmp_path):
         fairness.accuracies(bare)
 
 
+def test_starts_of_one_file_name_are_told_apart(tmp_path):
+    runs = [
+        write_run(tmp_path / where, replace(TINY, init=f"{where}/enc.pt"), [0.1, 0.1], {1: (mean, 0.0, mean)})
+        for where, mean in (("a", 0.2), ("b", 0.9))
+    ]
+    result = fairness.analyse(fairness.FairnessConfig(tuple(run.folder for run in runs)))
+    assert [sentence.split("%")[0] for sentence in result.sentences] == ["a/enc.pt: 20.0", "b/enc.pt: 90.0"]
+
+
+def test_one_run_named_twice_is_refused(runs):
+    with pytest.raises(UserError, match="same seed: name each run once"):
+        fairness.analyse(fairness.FairnessConfig((runs / "s0", runs / "s0")))
+
+
+def test_analyses_of_fewer_runs_are_removed_and_not_shown(runs, tmp_path, monkeypatch):
+    monkeypatch.setattr(every, "_landscape", lambda members: _refuse)
+    for name in ("drift.txt", "landscape-old.png", "mine.txt"):
+        (tmp_path / name).write_text("of before")
+    every.run_all([runs / "s1", runs / "s2"], tmp_path)
+    assert {path.name for path in tmp_path.glob("*.txt")} == {"convergence.txt", "fairness.txt", "mine.txt"}
+    found = [read_run(runs / name) for name in ("s1", "s2")]
+    assert [one["name"] for one in page._analyses(tmp_path, found)] == ["convergence", "fairness", "mine"]
+    later = max(path.stat().st_mtime for path in tmp_path.iterdir()) + 10
+    os.utime(runs / "s2" / "metrics.jsonl", (later, later))
+    assert page._analyses(tmp_path, found) == []
+
+
 def test_the_gap_to_centralised_training(tmp_path):
     finals = {"random": [(0.3, 0.6), (0.4, 0.6)], "x/fps_r20.pt": [(0.5, 0.65), (0.5, 0.6)]}
     made = []
@@ -211,8 +240,10 @@ def test_a_centralised_run_sees_as_many_examples():
     assert (found.clients, found.rounds, found.local_epochs, found.strategy) == (1, 50, 1, "fedavg")
     assert passes(found) == passes(federated) == 50
     assert centralise(RunConfig(rounds=15, local_epochs=2)).rounds == 15
-    assert passes(centralise(RunConfig(rounds=3, local_epochs=3, clients=20, participation=0.5))) in (4, 5)
-    for config in (found, RunConfig(dp="fixed")):
+    assert passes(centralise(RunConfig(rounds=4, local_epochs=5, clients=20, participation=0.35))) == 7
+    near_none = RunConfig(rounds=3, local_epochs=3, clients=20, participation=0.5)
+    assert passes(near_none) == 4.5
+    for config in (found, RunConfig(dp="fixed"), near_none):
         with pytest.raises(UserError, match="--centralised"):
             centralise(config)
 

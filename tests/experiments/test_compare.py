@@ -187,6 +187,21 @@ def test_each_initialisation_goes_on_with_the_learning_rate_it_does_best_with(tm
         CompareConfig(lrs=(0.1, 0.1))
 
 
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_learning_rate_that_diverges_is_not_chosen(tmp_path, capsys, jobs):
+    flags = [*map(str, TINY), "--threads", "1", "--validation", "0.2", "--inits", "random", "--seeds", "0"]
+    flags += ["--jobs", jobs, "--output", str(tmp_path / "c")]
+    assert compare.main(compare.parse([*flags, "--lrs", "1e30", "0.05"])) == 0
+    assert [row["lr"] for row in table(tmp_path / "c" / "tuning.csv")] == ["0.05"]
+    said = capsys.readouterr().err
+    assert "not chosen, since it failed: " in said
+    assert "random-lr1e+30-s0" in said
+    assert compare.main(compare.parse([*flags, "--lrs", "1e30"])) == 3
+    assert (
+        capsys.readouterr().err.splitlines()[-1].endswith("random can be trained with none of --lrs: name lower ones")
+    )
+
+
 def test_a_comparison_with_learning_rates_to_choose_from(tmp_path, capsys):
     flags = [*map(str, TINY), "--threads", "1", "--validation", "0.2", "--inits", "random", "--seeds", "0", "1"]
     flags += ["--lrs", "0.000001", "0.05", "--output", str(tmp_path / "c")]

@@ -10,9 +10,11 @@ from experiments import curve
 from experiments.learning_curve import picture as curve_picture
 from experiments.learning_curve import values as curve_values
 from experiments.learning_curve.config import CurveConfig
+from experiments.learning_curve.measure import candidates
 from experiments.learning_curve.values import RANDOM, Value
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import locked
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
 
@@ -117,7 +119,13 @@ def test_what_is_no_curve_is_refused(encoders, tmp_path):
         CurveConfig(lrs=(0.1, -1.0))
     with pytest.raises(UserError, match="not --init"):
         CurveConfig(run=RunConfig(validation=0.5, seed=3))
+    with pytest.raises(UserError, match="--personal head"):
+        CurveConfig(run=RunConfig(validation=0.5, personal="head"))
+    with pytest.raises(UserError, match="label random"):
+        curve.main(config_of(tmp_path / "a", f"random={encoders / '1000.pt'}"))
     (tmp_path / "b").mkdir()
+    with locked(tmp_path / "b"), pytest.raises(UserError, match="worked on by another"):
+        curve.main(config_of(tmp_path / "b", encoders / "1000.pt"))
     (tmp_path / "b" / "curve.csv").write_text("a,b\n1,2\n")
     with pytest.raises(UserError, match="line 2 is not a table"):
         curve.main(config_of(tmp_path / "b", encoders / "1000.pt"))
@@ -167,3 +175,22 @@ def test_the_longest_curves_come_first():
 
     points = [value("a", 10), value("b", 10), value("b", 20), value("c", 10), value("c", 20), value(RANDOM, 0)]
     assert curve_picture.longest_first(points) == ["b", "c", "a"]
+
+
+def test_a_path_may_hold_an_equals_sign(encoders, tmp_path):
+    (tmp_path / "lr=0.1").mkdir()
+    file = tmp_path / "lr=0.1" / "encoder.pt"
+    file.write_bytes((encoders / "1000.pt").read_bytes())
+    found = candidates([str(file), f"mine={encoders / '10000.pt'}"], "resnet8", 1)
+    assert [(one.label, one.init) for one in found] == [("simclr", str(file)), ("mine", str(encoders / "10000.pt"))]
+
+
+def test_a_table_keeps_accuracies_to_the_last_digit(tmp_path):
+    values = [Value("a", 1, "a.pt", "0" * 64, "federation", 0, lr, accuracy) for lr, accuracy in TIED]
+    curve_values.write_table(tmp_path / "curve.csv", values)
+    read = curve_values.read_table(tmp_path / "curve.csv")
+    assert read == values
+    assert curve_values.at_best_rates(read) == values[1:]
+
+
+TIED = ((0.01, 0.50003), (0.1, 0.50004))

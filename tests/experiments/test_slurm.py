@@ -41,8 +41,8 @@ def test_a_job_that_fails_says_why(tmp_path, slurm):
     run = replace(TINY, output=tmp_path / "r", dataset=f"folder:{tmp_path / 'nowhere'}")
     failures = side_by_side([run], 1, Cluster(["time=5"], tmp_path / "jobs"))
     assert list(failures) == [run.folder]
-    assert "nowhere" in failures[run.folder]
-    assert failures[run.folder].endswith("(exit code 2)")
+    assert "nowhere" in failures[run.folder].reason
+    assert failures[run.folder].reason.endswith("(exit code 2)")
 
 
 def test_an_interruption_cancels_the_jobs(tmp_path, slurm, monkeypatch):

@@ -150,6 +150,10 @@ def dry_run(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
+GENTLE_LR = 1e-3
+"""The highest learning rate of the steps that are timed."""
+
+
 def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[float, float]:
     """Seconds of a training step, by the run's algorithm, and of evaluating an example."""
     config = space.config
@@ -163,7 +167,8 @@ def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[floa
         model=task.model,
         examples=task.examples,
         targets=task.targets,
-        hyper=replace(ClientHyperparameters.of(config, 1), local_epochs=1),  # the run's may take days
+        # The run's epochs may take days, and with its learning rate a step may diverge.
+        hyper=replace(ClientHyperparameters.of(config, 1), local_epochs=1, lr=min(config.lr, GENTLE_LR)),
         key=(config.seed, 1, 0),
         options=algorithms.load(config).options,
         received=defaultdict(lambda: beside),
