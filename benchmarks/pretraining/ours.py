@@ -40,6 +40,8 @@ def _build(setting: Setting, folder: Path, compiled: bool) -> tuple[PretrainConf
     gpu = setting.device.type == "cuda"
     config = PretrainConfig(
         method=setting.method,
+        preset="paper",  # the numbers of the plain loop
+        renders="fresh",
         arch=setting.arch,
         size=setting.size,
         epochs=1,

@@ -46,6 +46,9 @@ def check_installed() -> None:
 def epsilon(releases: int, noise: float, participants: int, clients: int, delta: float) -> float:
     """The epsilon that belongs to ``delta`` after a number of rounds, for one client's updates replaced by zeros.
 
+    With an adaptive norm the client's part of the count of updates below it is replaced by a half (Andrew et al. 2021,
+    theorem 1).
+
     Two bounds hold, and the smaller is given: Gaussian noise without regard to sampling; and Gaussian noise amplified
     by sampling clients without replacement (Wang et al. 2019, "Subsampled Renyi Differential Privacy and Analytical
     Moments Accountant"), which counts a client that takes another's place and so twice the sensitivity.

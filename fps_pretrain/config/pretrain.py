@@ -137,14 +137,13 @@ class PretrainConfig(  # its fields come from the last of these to the first
             values["renders"] = "fresh"
         # Method options are given one by one, so that those that are left out are among them already.
         filled = {n: value for n, value in values.items() if n == "method_options" or getattr(self, n) is None}
-        # fps_r20.pt is the paper's first row; what differs from it is in the name, in one order everywhere.
+        # What was trained is in the name, in one order everywhere: no run takes the name of a shipped encoder.
         usual_size = 32 if is_cifar_resnet(self.arch) else 224
         size = "" if self.view_size == usual_size else f"{self.view_size}px"
         source = "" if self.fractals else self.source if self.folder is None else self.folder.resolve().name
         method = self.method or values["method"]
         named = "" if method == "simsiam" else method
-        budget = "" if preset == "paper" else preset
-        file = "_".join(filter(None, (source or "fps", short_name(self.arch, self.width), size, named, budget)))
+        file = "_".join(filter(None, (source or "fps", short_name(self.arch, self.width), size, named, preset)))
         arch = self.arch if self.width == 1 else f"{self.arch}x{self.width}"
         run = "-".join(filter(None, ("pretrain", method, arch, size, source, preset)))
         return replace(

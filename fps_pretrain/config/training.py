@@ -127,8 +127,8 @@ class RecordOptions(OptionSet):
     """Show the run folder in a browser on this machine while the program runs: a port of 127.0.0.1, or 0 for a free
     one."""
     output: Annotated[Path | None, MAY_DIFFER] = None
-    """Encoder checkpoint to write; None for checkpoints/fps_r20.pt, fps_r20_quick.pt for the quick preset, and names in
-    that manner for other encoders, methods and sources."""
+    """Encoder checkpoint to write; None for a name in checkpoints/ that says encoder, size, method and preset, such as
+    fps_r20_quick.pt."""
     run_dir: Annotated[Path | None, MAY_DIFFER] = None
     """Folder for the log and the state to resume from; None for runs/pretrain-METHOD-ARCH-PRESET."""
     resume: Annotated[bool, MAY_DIFFER] = True

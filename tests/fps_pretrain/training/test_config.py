@@ -11,16 +11,19 @@ from fps_pretrain.config.pretrain import PretrainConfig
 @pytest.mark.parametrize(
     ("options", "output", "run_dir"),
     [
-        ({}, "fps_r20.pt", "pretrain-simsiam-resnet20-paper"),
+        ({}, "fps_r20_paper.pt", "pretrain-simsiam-resnet20-paper"),
         ({"preset": "quick"}, "fps_r20_quick.pt", "pretrain-simsiam-resnet20-quick"),
-        ({"method": "moco"}, "fps_r20_moco.pt", "pretrain-moco-resnet20-paper"),
+        ({"method": "moco"}, "fps_r20_moco_paper.pt", "pretrain-moco-resnet20-paper"),
         ({"preset": "short"}, "fps_r20_simclr_short.pt", "pretrain-simclr-resnet20-short"),
         ({"preset": "short", "method": "moco"}, "fps_r20_moco_short.pt", "pretrain-moco-resnet20-short"),
-        ({"arch": "resnet56", "width": 2}, "fps_r56x2.pt", "pretrain-simsiam-resnet56x2-paper"),
-        ({"arch": "resnet18"}, "fps_r18.pt", "pretrain-simsiam-resnet18-paper"),
+        ({"arch": "resnet56", "width": 2}, "fps_r56x2_paper.pt", "pretrain-simsiam-resnet56x2-paper"),
+        ({"arch": "resnet18"}, "fps_r18_paper.pt", "pretrain-simsiam-resnet18-paper"),
         ({"arch": "resnet18", "size": 64, "preset": "quick", "method": "moco"}, "fps_r18_64px_moco_quick.pt",
          "pretrain-moco-resnet18-64px-quick"),
-        ({"arch": "mobilenet_v3_small"}, "fps_mobilenet_v3_small.pt", "pretrain-simsiam-mobilenet_v3_small-paper"),
+        ({"source": "dead-leaves", "method": "simclr", "preset": "short"}, "dead-leaves_r20_simclr_short.pt",
+         "pretrain-simclr-resnet20-dead-leaves-short"),
+        ({"arch": "mobilenet_v3_small"}, "fps_mobilenet_v3_small_paper.pt",
+         "pretrain-simsiam-mobilenet_v3_small-paper"),
     ],
 )  # fmt: skip
 def test_default_names_tell_encoders_apart(options, output, run_dir):
@@ -78,7 +81,7 @@ def test_an_epoch_of_a_folder_is_its_images(tmp_path):
     source = f"folder:{tmp_path}"
     config = PretrainConfig(source=source, preset="paper").resolve(has_gpu=True, images=5_000)
     assert config.pairs_per_epoch == 5_000
-    assert config.output == Path("checkpoints") / f"{tmp_path.name}_r20.pt"
+    assert config.output == Path("checkpoints") / f"{tmp_path.name}_r20_paper.pt"
     with pytest.raises(UserError, match="--pairs-per-epoch"):
         PretrainConfig(source=source, preset="paper").resolve(has_gpu=True, images=100)
 

@@ -120,7 +120,7 @@ def test_every_field_has_an_effect(field, baseline, tmp_path, no_probe, monkeypa
         paper = PretrainConfig(preset="paper").resolve(has_gpu=False)
         quick = PretrainConfig(preset="auto").resolve(has_gpu=False)
         assert (paper.epochs, paper.pairs_per_epoch, paper.batch_size) == (100, 1_000_000, 256)
-        assert paper.output == Path("checkpoints/fps_r20.pt")
+        assert paper.output == Path("checkpoints/fps_r20_paper.pt")
         assert quick.output == Path("checkpoints/fps_r20_quick.pt")
         assert PretrainConfig(preset="auto").resolve(has_gpu=True).preset == "paper"
         return
