@@ -9,7 +9,6 @@ from typing import Annotated
 import tyro
 
 from experiments.learning_curve.values import Measure
-from experiments.report.arms import is_personal
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import check_output
@@ -52,7 +51,7 @@ class CurveConfig:
             replace(self.run, lr=rate)
         if len({f"{rate:g}" for rate in self.rates}) < len(self.rates):
             raise UserError("--lrs must differ in their first six digits, which name the runs' folders")
-        if "federation" in self.measures and is_personal(self.run):
+        if "federation" in self.measures and self.run.personal == "head":
             raise UserError(
                 "--personal head goes with --measures knn linear alone: no validation image has a client's head"
             )
