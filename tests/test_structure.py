@@ -16,6 +16,8 @@ FEDERATED = (
     "config", "data", "weights", "client", "messages", "node_state", "algorithms", "client_app", "engines", "server",
     "results", "server_app", "predict", "export",
 )  # fmt: skip
+EXPERIMENTS = ("learning_curve", "report", "analyses", "comparison", "probe", "curve", "table", "compare")
+ORDERS = {"fps_pretrain": PRETRAIN, "federated": FEDERATED, "experiments": EXPERIMENTS}
 LENT = ("common", "images", "models")
 """What ``federated`` takes of ``fps_pretrain``."""
 
@@ -68,8 +70,8 @@ def test_imports_run_down(module: str) -> None:
     for imported in IMPORTS[module] if module not in LAZY else ():
         other, there = room(imported)
         message = f"{module} imports {imported}"
-        if top == other and top in ("fps_pretrain", "federated") and here and there:
-            order = PRETRAIN if top == "fps_pretrain" else FEDERATED
+        if top == other and top in ORDERS and here and there:
+            order = ORDERS[top]
             assert order.index(there) <= order.index(here), message
         elif top == "federated" and other == "fps_pretrain":
             assert there in LENT, message

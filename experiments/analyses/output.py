@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.report.tables import csv_text
 from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import check_output, write_text_atomically
+from fps_pretrain.common.files import check_output, csv_text, write_text_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -8,10 +8,9 @@ from pathlib import Path
 
 from experiments.report.arms import arm_key, is_centralised
 from experiments.report.runs import Run
-from experiments.report.tables import csv_text
 from federated.config.run import init_name
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.files import csv_text, write_text_atomically
 
 TUNING = "tuning.csv"
 """What each learning rate came to on the validation split."""

@@ -12,9 +12,8 @@ from typing import Literal
 
 import numpy as np
 
-from experiments.report.tables import csv_text
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file, write_text_atomically
+from fps_pretrain.common.files import csv_text, read_regular_file, write_text_atomically
 
 RANDOM = "random"
 

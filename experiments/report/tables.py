@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from experiments.report.arms import MEASURES, Arm
 from experiments.report.runs import CLIENT_KEYS, TUNED_KEYS
 from experiments.report.statistics import Interval
 from experiments.report.summary import Summary
+from fps_pretrain.common.files import csv_text
 
 ROUND_KEYS = ("test_accuracy", "test_loss", "val_accuracy", "val_loss", "train_loss", "seconds")
-
-
-def csv_text(header: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """A table as CSV, one line a row."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
-    return buffer.getvalue()
 
 
 def summary_csv(summaries: Sequence[Summary]) -> str:
