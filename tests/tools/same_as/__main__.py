@@ -176,10 +176,13 @@ def _said(code: int, log: Path) -> str:
     return f"exit code {code}: {lines[-1] if lines else 'nothing said'}"
 
 
-def compare(case: Case, old: Side, new: Side, known: str, inputs: dict[str, str]) -> tuple[str, str]:
+def compare(case: Case, old: Side, new: Side, known: tuple[str, str], inputs: dict[str, str]) -> tuple[str, str]:
     """Run a case at both sides; returns ``identical``, ``mended`` or ``DIFFERENT``, and the reason."""
-    new_flags = tuple(word for flag, value in case.new if flag in known for word in (flag, value))
+    known_to_old, known_to_new = known
+    new_flags = tuple(word for flag, value in case.new if flag in known_to_new for word in (flag, value))
     old_flags = tuple(word for pair in case.old for word in pair)
+    if all(flag in known_to_old for flag, _ in case.new):  # the old side is young enough for them
+        old_flags += new_flags
     try:
         outcomes = outcome_of(case, old, old_flags, inputs, ()), outcome_of(case, new, new_flags, inputs, case.kills)
     except JobFailed as error:
@@ -192,17 +195,17 @@ def compare(case: Case, old: Side, new: Side, known: str, inputs: dict[str, str]
     return ("DIFFERENT", f"first difference: {found}") if found else ("identical", "")
 
 
-def known_flags(new: Side) -> str:
-    """What both programs' ``--help`` says at the new side.
+def known_flags(at: Side) -> str:
+    """What both programs' ``--help`` says at a side.
 
     Raises:
         SystemExit: one says nothing.
     """
     said = []
-    new.folder.mkdir(parents=True)
+    at.folder.mkdir(parents=True)
     for program in ("run_fl.py", "run_pretrain.py"):
-        log = new.folder / f"{program}-help.txt"
-        if code := new.run({"command": [program, "--help"]}, log):
+        log = at.folder / f"{program}-help.txt"
+        if code := at.run({"command": [program, "--help"]}, log):
             raise SystemExit(f"same_as: error: {program} --help failed with {_said(code, log)}")
         said.append(log.read_text())
     return "\n".join(said)
@@ -232,7 +235,7 @@ def run_all(cases: list[Case], revision: str) -> int:
             side("old", stack.enter_context(checked_out(revision, place / "checkout")), place / "old")
         )
         new = stack.enter_context(side("new", ROOT, place / "new"))
-        known = known_flags(new)
+        known = known_flags(old), known_flags(new)
         for number, case in enumerate(cases, 1):
             verdict, reason = compare(case, old, new, known, inputs)
             line = f"{verdict}  {case.name}{': ' if reason else ''}{reason}"

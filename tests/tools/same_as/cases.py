@@ -54,7 +54,8 @@ class Case:
         name: what it is called.
         program: ``pairs``, or the command without its options.
         flags: options of both sides. ``{images}`` and ``{codes}`` stand for the folder and the file of the tool's.
-        new: options of the new side only, each with its value; one that it does not know is left out.
+        new: options of the new side, each with its value; one that it does not know is left out. The old side has them,
+            too, if it knows them all.
         old: options of the old side only.
         pairs: options of ``FPSPairs`` by a name for them; three batches are made with each.
         kills: numbers of lines of the metrics at which the new side's run is killed and started again.
