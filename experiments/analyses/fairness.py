@@ -18,7 +18,7 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import Arm, group
-from experiments.report.runs import Run, read_run
+from experiments.report.runs import CLIENT_KEYS, Run, read_run
 from experiments.report.statistics import paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -65,10 +65,9 @@ def fine_tuned(run: Run) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def worst_tenth(values: np.ndarray) -> float:
-    """The mean of the tenth of the clients, at least one, with the lowest accuracy; NaN are left out."""
-    known = np.sort(values[np.isfinite(values)])
-    return float(known[: max(1, round(0.1 * len(known)))].mean())
+def worst_tenths(arm: Arm) -> dict[int, float]:
+    """The mean accuracy of the tenth of the clients with the lowest, by seed, as the runs recorded it."""
+    return dict(zip(arm.seeds, arm.values(CLIENT_KEYS[2])[:, -1].tolist(), strict=True))
 
 
 def analyse(config: FairnessConfig) -> output.Result:
@@ -93,12 +92,12 @@ def analyse(config: FairnessConfig) -> output.Result:
 def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
     mine = of[arm.label]
     mean, spread = (100 * float(np.mean([measure(values) for values in mine])) for measure in (np.nanmean, np.nanstd))
-    worst = {seed: worst_tenth(values) for seed, values in zip(arm.seeds, mine, strict=True)}
+    worst = worst_tenths(arm)
     text = (
         f"{arm.label}: {mean:.1f}% on average over the clients, standard deviation {spread:.1f} points, worst tenth "
         f"{100 * float(np.mean(list(worst.values()))):.1f}%"
     )
-    theirs = {seed: worst_tenth(values) for seed, values in zip(baseline.seeds, of[baseline.label], strict=True)}
+    theirs = worst_tenths(baseline)
     shared = [seed for seed in worst if seed in theirs]
     if arm is not baseline and len(shared) > 1:
         found = paired_difference(np.array([worst[s] for s in shared]), np.array([theirs[s] for s in shared]))
