@@ -53,7 +53,8 @@ once pretraining "$python" -m benchmarks.pretraining --turns 1 ${STEPS:+--steps 
 
 # Several small networks fill a GPU that one leaves idle; with MPS their kernels run at the same time.
 mps() { command -v nvidia-cuda-mps-control >/dev/null; }
-mps && nvidia-cuda-mps-control -d
+# A control program that runs already is somebody else's and is left alone.
+if mps && nvidia-cuda-mps-control -d; then trap 'echo quit | nvidia-cuda-mps-control' EXIT; fi
 once federation "$python" -m benchmarks.federation --device "${DEVICE:-cuda}" --precision bf16 --turns 1 --rounds 6 \
     --cases "${CLIENTS:-10x1000}" --actors 8 --engines "plain loop" "in process" workers
 
@@ -65,7 +66,6 @@ for run in "${runs[@]}"; do
     pretrain $run &
 done
 wait
-mps && echo quit | nvidia-cuda-mps-control
 
 {
     for step in machine pictures pairs pretraining federation; do

@@ -76,14 +76,15 @@ def readable(checkpoint: str) -> dict[str, Any]:
 
 
 def without_folders(value: Any) -> Any:
-    """Plain values in which an absolute path is its last part: what others need not know."""
+    """Plain values in which a path is its last part: what others need not know."""
     if isinstance(value, dict):
         return {name: without_folders(item) for name, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
     if isinstance(value, str):
         kind, colon, path = value.rpartition(":")
-        return f"{kind}{colon}{Path(path).name}" if Path(path).is_absolute() else value
+        outside = Path(path).is_absolute() or path.startswith(("~", "../"))
+        return f"{kind}{colon}{Path(path).name}" if outside else value
     return value
 
 

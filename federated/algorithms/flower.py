@@ -8,6 +8,7 @@ parameters and the replies, and takes both back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -70,6 +71,7 @@ def server_step(
     carried: tuple[str, ...] = (),
     *,
     of_mean: bool = False,
+    float64: bool = False,
 ) -> tuple[Init, Combine]:
     """``init`` and ``combine`` of one of Flower's strategies.
 
@@ -78,7 +80,8 @@ def server_step(
         arguments: its arguments, from the options.
         carried: its attributes that it hands from round to round: a dictionary or a list of arrays, or None at first.
         of_mean: whether it calls its base class for the mean and uses the replies through that alone; it then gets that
-            of ``averaging``, which holds one reply at a time.
+            of ``averaging``, which holds one reply at a time. Any other is told of as many participants as answered.
+        float64: whether it is given the replies in float64, since it takes small differences between them.
     """
     adapted = cast(Builder, type(strategy.__name__, (strategy, _Mean if of_mean else _NoMessages), {}))
 
@@ -86,6 +89,9 @@ def server_step(
         return {}
 
     def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
+        updates = None if of_mean else list(replies)
+        if updates is not None:  # those that a rule for all replies chooses among are those that came
+            setting = replace(setting, participants=len(updates))
         built = adapted(**arguments(setting))
         for name in carried:
             if name in state:
@@ -93,14 +99,14 @@ def server_step(
                 setattr(built, name, arrays if set(arrays) == set(params) else list(arrays.values()))
         nobody = cast(Grid, SimpleNamespace(get_node_ids=lambda: []))
         list(built.configure_train(setting.server_round, _KeptRecord(params), ConfigRecord(), nobody))
-        if of_mean:
+        if updates is None:
             mean, messages = Mean(replies.asked), []
             for update in replies:
                 mean.add(update.weights, update.num_examples)
                 messages.append(_reply(update._replace(weights={})))
             cast(_Mean, built).mean = mean.result()
         else:
-            messages = [_reply(update) for update in replies]
+            messages = [_reply(update, float64) for update in updates]
         aggregated, metrics = built.aggregate_train(setting.server_round, messages)
         assert aggregated is not None, "too few replies, which the round has checked"
         combined = {name: tensor.to(params[name].dtype) for name, tensor in from_record(aggregated).items()}
@@ -111,10 +117,11 @@ def server_step(
     return init, combine
 
 
-def _reply(update: Update) -> Message:
+def _reply(update: Update, float64: bool = False) -> Message:
     """An update in the shape of a message; a real one can only be made by a node."""
+    weights = {name: tensor.double() for name, tensor in update.weights.items()} if float64 else update.weights
     metrics = MetricRecord({"num-examples": update.num_examples, **update.metrics})
-    content = RecordDict({"arrays": _KeptRecord(update.weights), "metrics": metrics})
+    content = RecordDict({"arrays": _KeptRecord(weights), "metrics": metrics})
     return cast(Message, SimpleNamespace(content=content, has_error=lambda: False))
 
 

@@ -26,7 +26,7 @@ class Options(AlgorithmOptions):
     malicious: Annotated[int, Ge(0)] = 1
     """Malicious clients that are allowed for in a round."""
     selected: Annotated[int, Ge(1)] | None = None
-    """Clients that are averaged (default: all participants but the malicious)."""
+    """Clients that are averaged, at most all that answer but the malicious (the default)."""
 
     @property
     def least_replies(self) -> int:
@@ -36,8 +36,9 @@ class Options(AlgorithmOptions):
 
 def _arguments(setting: Setting) -> dict[str, Any]:
     malicious = setting.options.malicious
-    selected = setting.options.selected or setting.participants - malicious
-    return {"num_malicious_nodes": malicious, "num_nodes_to_select": selected}
+    most = setting.participants - malicious
+    return {"num_malicious_nodes": malicious, "num_nodes_to_select": min(setting.options.selected or most, most)}
 
 
-init, combine = flower.server_step(MultiKrum, _arguments)
+# Distances between models that have hardly moved are lost in float32.
+init, combine = flower.server_step(MultiKrum, _arguments, float64=True)

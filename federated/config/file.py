@@ -63,7 +63,8 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
     if len(files) > 1:
         raise UserError(f"{FLAG} may be given once")
     values = read_file(Path(files[0]), lists)
-    flags = {argument.partition("=")[0].removeprefix("--").replace("-", "_") for argument in rest}
+    given = (argument.partition("=")[0] for argument in rest if argument.startswith("--"))
+    flags = {flag.removeprefix("--").replace("-", "_") for flag in given}
     dropped = unused_beside(values, flags) | set(left_out)
     # Single values last, so that a positional argument that follows is not taken for one more of a list.
     names = sorted(set(values) - dropped, key=lambda name: (name not in lists, name))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ def export_memmap(dataset: Dataset, folder: Path, *, test: bool) -> None:
         for part in PARTS:
             if (values := getattr(split, part)) is not None:
                 np.save(folder / f"{name}-{part}.npy", values)
-    np.save(folder / "classes.npy", np.array(dataset.classes))
+    (folder / "classes.json").write_text(json.dumps(dataset.classes), encoding="utf-8")
 
 
 def import_memmap(folder: Path) -> Dataset:
@@ -26,7 +27,7 @@ def import_memmap(folder: Path) -> Dataset:
     train = _read(folder, "train")
     nothing = train.take(np.empty(0, np.int64))
     test = _read(folder, "test") if (folder / "test-images.npy").is_file() else nothing
-    return Dataset(train, nothing, test, tuple(np.load(folder / "classes.npy").tolist()))
+    return Dataset(train, nothing, test, tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8"))))
 
 
 def _read(folder: Path, name: str) -> Split:

@@ -99,6 +99,9 @@ def _load(
     classes = train.classes
     if len(classes) > MAX_CLASSES:
         raise UserError(f"--dataset {dataset} has {len(classes):,} classes; at most {MAX_CLASSES:,} are possible")
+    if len(set(classes)) < len(classes):
+        twice = next(name for name in classes if classes.count(name) > 1)
+        raise UserError(f"--dataset {dataset} has two classes called {twice}: name each as one")
     for name, index in (("training", train), ("test", test)):
         if not len(index) and not (nodes and name == "training"):
             raise UserError(f"--dataset {dataset} holds no {name} examples")
@@ -157,10 +160,25 @@ def _find_of_node(where: Path, classes: tuple[str, ...]) -> list[ImageIndex]:
     found = []
     for names in (("train",), TEST_NAMES):
         if files := find_parquet(where, names):
-            index = index_table(read_parquet(files, str(where), where))
+            index = _by_name(index_table(read_parquet(files, str(where), where)), classes, str(where))
             _check_labels(index, len(classes), str(where))
             found.append(index)
     return found
+
+
+def _by_name(index: ImageIndex, classes: tuple[str, ...], source: str) -> ImageIndex:
+    """The examples with the labels that their classes' names have among ``classes``; as they are if they name none.
+
+    Raises:
+        UserError: one has another name.
+    """
+    if not index.classes:
+        return index
+    if unknown := set(index.classes) - set(classes):
+        raise UserError(f"{source}: the class {min(unknown)} is none of the run's: {', '.join(classes[:5])}, ...")
+    label_of = np.array([classes.index(name) for name in index.classes], np.int64)
+    _check_labels(index, len(index.classes), source)
+    return dataclasses.replace(index, labels=label_of[index.labels], classes=classes)
 
 
 def _subset(count: int, limit: int | None, name: str) -> NDArray[np.int64] | None:
@@ -221,6 +239,8 @@ def _from_tables(train: ArrowSource, test: ArrowSource, id_column: str) -> tuple
         raise UserError(f"--id-column {id_column}: {train.name} has the columns {', '.join(train.table.column_names)}")
     indices = [index_table(source, id_column) for source in (train, test)]
     classes = indices[0].classes or indices[1].classes
+    if indices[1].classes and indices[1].classes != classes:
+        raise UserError(f"{train.name}: training and test examples do not name the same classes in the same order")
     if not classes:
         largest = int(indices[0].labels.max(initial=0))
         if largest >= MAX_CLASSES:

@@ -137,11 +137,15 @@ def find_model(run: Path, *, best: bool, client: int | None = None) -> Model:
     if not run.is_dir():
         if client is not None:
             raise UserError(f"{run} is a file: the models of clients are in a run folder")
+        if best:
+            raise UserError(f"{run} is a file: name the run folder for its best round, or the file {model_file.BEST}")
         return model_file.read(run)
     if not (run / "config.yaml").is_file():
         raise UserError(f"{run} is not a run: it has no config.yaml")
     if not (run / model_file.MODEL).is_file():
         raise UserError(f"{run} has not finished: the command that began it goes on and writes {model_file.MODEL}")
+    if best and client is not None:
+        raise UserError("--best does not go with --client: of clients only what they had at the end is kept")
     if best and not (run / model_file.BEST).is_file():
         raise UserError(f"{run} has no {model_file.BEST}: it ran without --keep-best")
     model = model_file.read(run / (model_file.BEST if best else model_file.MODEL))
@@ -195,10 +199,9 @@ def build_module(model: Model) -> nn.Module:
     """
     encoder = build_encoder(model.arch, model.width, seed=0)
     module = with_norm(build_classifier(encoder, len(model.classes), seed=0), model.norm)
-    try:
-        module.load_state_dict(dict(model.weights))
-    except (RuntimeError, TypeError) as error:
-        raise UserError(f"{model.path} is damaged: its weights are not those of {model.arch}") from error
+    if misfit := why_misfit(model.weights, module.state_dict()):
+        raise UserError(f"{model.path} is damaged: {misfit}, for {model.arch}")
+    module.load_state_dict(dict(model.weights))
     return module.eval()
 
 

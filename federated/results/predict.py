@@ -61,6 +61,9 @@ def main(command: Command) -> int:
     """Write the CSV and the sheet; returns the exit code. Nothing is written if an image cannot be read."""
     from federated.results.classifier import load_classifier
 
+    places = [path for path in (command.output, command.sheet) if path is not None]
+    for path in places:
+        check_output("--output" if path == command.output else "--sheet", path)
     paths = find_images(command.images)
     names = read_classes(command.classes) if command.classes else None
     classifier = load_classifier(
@@ -72,6 +75,8 @@ def main(command: Command) -> int:
     ]
     probabilities = np.concatenate(parts)
     content = table(paths, classifier.classes, probabilities)
+    for path in places:
+        path.parent.mkdir(parents=True, exist_ok=True)
     if command.sheet:
         from federated.results.sheet import draw
 

@@ -52,8 +52,14 @@ class ArrowSource:
 
 
 def find_parquet(root: Path, names: Sequence[str]) -> list[Path]:
-    """The files below ``root`` called ``NAME*.parquet``, for the first of ``names`` that has any; sorted."""
-    return next((files for name in names if (files := sorted(root.rglob(f"{name}*.parquet")))), [])
+    """The files below ``root`` called ``NAME*.parquet``, for the first of ``names`` that has any; sorted.
+
+    A folder of that name is one table in several files, which are not named again.
+    """
+    for name in names:
+        if files := sorted(root.rglob(f"{name}*.parquet")):
+            return [file for file in files if not set(file.parents) & set(files)]
+    return []
 
 
 def read_parquet(files: Sequence[Path], name: str, root: Path) -> ArrowSource:

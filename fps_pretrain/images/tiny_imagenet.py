@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -32,13 +33,15 @@ def read_tiny_imagenet(root: Path) -> tuple[ImageIndex, ImageIndex]:
     if len(set(identifiers)) < len(identifiers) or not all(map(_is_plain_name, identifiers)):
         raise UserError(f"{root / 'wnids.txt'} is damaged: it must list each class's folder once")
     words = dict(line.split("\t", 1) for line in _lines(root, "words.txt") if "\t" in line)
-    classes = tuple(words.get(identifier, identifier).split(",")[0] for identifier in identifiers)
+    classes = _names(identifiers, words)
     label_of = {identifier: label for label, identifier in enumerate(identifiers)}
 
     paths: list[Path] = []
     labels: list[int] = []
     for identifier, label in label_of.items():
         found = sorted((root / "train" / identifier / "images").glob("*.JPEG"))
+        if not found:
+            raise UserError(f"{root / 'train' / identifier} holds no images: unpack {PAGE} again")
         paths += found
         labels += [label] * len(found)
     train = _index(paths, labels, classes)
@@ -51,6 +54,18 @@ def read_tiny_imagenet(root: Path) -> tuple[ImageIndex, ImageIndex]:
         paths.append(root / "val" / "images" / name)
         labels.append(label_of[identifier])
     return train, _index(paths, labels, classes)
+
+
+def _names(identifiers: Sequence[str], words: Mapping[str, str]) -> tuple[str, ...]:
+    """The first word for each class; all its words, or its identifier, too, where two classes would have one name."""
+    names = [words.get(identifier, identifier).split(",")[0] for identifier in identifiers]
+    for longer in ("{words}", "{words} ({identifier})"):
+        taken = Counter(names)
+        names = [
+            name if taken[name] == 1 else longer.format(words=words.get(i, i), identifier=i)
+            for name, i in zip(names, identifiers, strict=True)
+        ]
+    return tuple(names)
 
 
 def _lines(root: Path, name: str) -> list[str]:

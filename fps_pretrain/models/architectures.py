@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.options.types import MAX_WIDTH
 
 BLOCKS_PER_STAGE = {"resnet8": 1, "resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9}
 """The CIFAR ResNets of He et al. (2016, section 4.2): depth 6n + 2 has n residual blocks in each of three stages.
@@ -30,8 +31,8 @@ def check_architecture(arch: str, width: int) -> None:
     Raises:
         UserError: nothing is called ``arch``, or it has no widths.
     """
-    if width < 1:
-        raise UserError(f"--width must be at least 1, got {width}")
+    if not 1 <= width <= MAX_WIDTH:
+        raise UserError(f"--width must be 1 to {MAX_WIDTH}, got {width}")
     if is_cifar_resnet(arch):
         return
     if width != 1:

@@ -178,6 +178,7 @@ def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width:
                 f"pass --arch {found[0]} --width {found[1]}"
             )
         provenance = plain_provenance(content.get("provenance"))
+    of_group_norm = content.get("norm") == "group"
     for key in ("state_dict", "model"):
         if isinstance(content.get(key), dict):
             content = content[key]
@@ -187,6 +188,8 @@ def load_encoder_weights(path: Path | str, encoder: nn.Module, arch: str, width:
         raise UserError(f"{path} holds no weights: expected a state dict, or a dictionary with a 'state_dict'")
 
     expected = encoder.state_dict()
+    if of_group_norm:  # it has no statistics, and the encoder's stay
+        expected = {name: expected[name] for name, _ in encoder.named_parameters()}
     candidate = {
         name: tensor
         for name, tensor in _best_group(tensors, expected).items()
@@ -230,6 +233,8 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
         arch, width = _architecture_in(path, content)
     if arch is None:
         raise UserError(f"{path} does not name its architecture: pass arch, such as 'resnet18'")
+    if content.get("norm") == "group":
+        raise UserError(f"{path} has GroupNorm in BatchNorm's place: start a federation from it with --norm group")
     encoder: Encoder = build_encoder(arch, width, seed=0)
     load_encoder_weights(path, encoder, arch, width)
     return encoder.eval()

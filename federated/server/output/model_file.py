@@ -17,6 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
+from federated.config.data import MAX_IMAGE_SIZE
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
@@ -138,8 +139,10 @@ def read(path: Path) -> Model:
             bool(content.get("personal", False)),
         )
         outputs = len(model.weights["head.weight"])
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{path} is damaged: {error} is missing or of another kind than it should be") from error
+    if model.norm not in ("batch", "group") or not 8 <= model.image_size <= MAX_IMAGE_SIZE:
+        raise UserError(f"{path} is damaged: no model has norm {model.norm!r} and images of {model.image_size} pixels")
     if len(model.classes) != outputs:
         raise UserError(f"{path} is damaged: it names {len(model.classes)} classes and its head has {outputs} outputs")
     return model
