@@ -61,9 +61,6 @@ def main(command: Command) -> int:
     """Write the CSV and the sheet; returns the exit code. Nothing is written if an image cannot be read."""
     from federated.results.classifier import load_classifier
 
-    places = [path for path in (command.output, command.sheet) if path is not None]
-    for path in places:
-        check_output("--output" if path == command.output else "--sheet", path)
     paths = find_images(command.images)
     names = read_classes(command.classes) if command.classes else None
     classifier = load_classifier(
@@ -75,7 +72,7 @@ def main(command: Command) -> int:
     ]
     probabilities = np.concatenate(parts)
     content = table(paths, classifier.classes, probabilities)
-    for path in places:
+    for path in filter(None, (command.output, command.sheet)):
         path.parent.mkdir(parents=True, exist_ok=True)
     if command.sheet:
         from federated.results.sheet import draw

@@ -6,11 +6,16 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from federated import algorithms
+from federated.algorithms.base import Replies, Setting, Update
+from federated.config.run import RunConfig
 from tests.federated.least_squares import Federated, LeastSquares, Vector
 
 Federate = Callable[..., Federated]
 
+METRICS = {"train_loss": 1.0, "train_accuracy": 0.5}
 HONEST, TRUTH = 6, np.array([1.0, -2.0, 3.0])
 
 
@@ -66,6 +71,35 @@ def test_multikrum(federate: Federate, selected: int | None) -> None:
     best = krum_order(sent, 2)[: selected or 6]
     np.testing.assert_allclose(computed, np.average(sent[best], axis=0, weights=problem.shares[best]))
     assert selected or sorted(best) == list(range(HONEST))
+
+
+@pytest.mark.parametrize("selected", [None, 8])
+def test_multikrum_chooses_among_those_that_answer(selected: int | None) -> None:
+    """Of ten that were asked two honest ones fail: the two liars must not be averaged in."""
+    config = RunConfig(strategy="multikrum", clients=10, malicious=2, selected=selected)
+    algorithm = algorithms.load(config)
+    rng = np.random.default_rng(0)
+    sent = [rng.normal(0.1, 0.01, 3) for _ in range(6)] + [np.full(3, 1e6)] * 2
+    updates = [Update({"w": torch.tensor(values, dtype=torch.float32)}, 10, METRICS) for values in sent]
+    setting = Setting(algorithm.options, 10, 10, 0.1, server_round=1)
+    combined = algorithm.combine({}, {"w": torch.zeros(3)}, Replies(updates, [10] * 10), setting)
+    assert combined.params["w"].abs().max() < 0.2
+
+
+def test_krum_tells_models_apart_that_have_hardly_moved() -> None:
+    """In float32 the squared distances, 1e-6, are lost beside the squared norms, 1e6."""
+    algorithm = algorithms.load(RunConfig(strategy="krum", clients=7, malicious=2))
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=100_000).astype(np.float32) * 3
+    for _ in range(5):
+        steps = rng.normal(size=(7, 1)) * rng.normal(size=(7, len(start))) * 3e-6
+        sent = np.stack([(start + step).astype(np.float32) for step in steps])
+        updates = [Update({"w": torch.tensor(values)}, 10, METRICS) for values in sent]
+        setting = Setting(algorithm.options, 7, 7, 0.1, server_round=1)
+        combined = algorithm.combine({}, {"w": torch.tensor(start)}, Replies.of(updates), setting)
+        best = krum_order(sent.astype(np.float64), 2)[0]
+        assert combined.params["w"].dtype == torch.float32
+        assert torch.equal(combined.params["w"], torch.tensor(sent[best]))
 
 
 def test_bulyan(federate: Federate) -> None:

@@ -45,6 +45,12 @@ def test_a_flag_that_chooses_otherwise_drops_the_details_of_the_files_choice(fil
     assert parse(file, "--partition", "shards", "--shards-per-client", "5").shards_per_client == 5
 
 
+def test_a_value_is_not_taken_for_the_flag_of_its_name(file: Path) -> None:
+    config = parse(file, "--output", "strategy")
+    assert (config.strategy, config.prox_mu, config.output) == ("fedprox", 0.5, Path("strategy"))
+    assert parse(file, "--output", "partition").shards_per_client == 3
+
+
 def test_a_run_folders_configuration_is_such_a_file(tmp_path: Path) -> None:
     config = RunConfig(rounds=3, strategy="scaffold", partition="pathological", output=tmp_path / "run")
     (tmp_path / "config.yaml").write_text(to_yaml(config))

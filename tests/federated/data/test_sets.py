@@ -109,12 +109,41 @@ def test_labels_that_number_no_classes(tmp_path: Path, label: int, words: str) -
         data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
 
 
+def write_named(path: Path, labels: list[int], names: list[str]) -> None:
+    """A table whose schema names its classes, as the Hugging Face hub's do."""
+    features = {"label": {"names": names, "_type": "ClassLabel"}}
+    metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
+    table = pyarrow.table({"img": [grey()] * len(labels), "label": labels}).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, path)
+
+
+@pytest.mark.parametrize(
+    ("train", "test", "words"),
+    [
+        (["cat", "dog"], ["dog", "cat"], "do not name the same classes in the same order"),
+        (["cat", "cat"], ["cat", "cat"], "two classes called cat"),
+    ],
+)
+def test_names_that_two_tables_or_classes_cannot_have(
+    tmp_path: Path, train: list[str], test: list[str], words: str
+) -> None:
+    for split, names in (("train", train), ("test", test)):
+        write_named(tmp_path / f"{split}.parquet", [0, 1], names)
+    with pytest.raises(UserError, match=words):
+        data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
+
+
+def test_a_nodes_table_gets_the_runs_labels_by_name(tmp_path: Path) -> None:
+    config = RunConfig(dataset="digits", image_size=16)
+    write_named(tmp_path / "train.parquet", [0, 1, 1], ["emu", "cat"])
+    assert data.load_of_node(tmp_path, config, ("cat", "dog", "emu"))[0].labels.tolist() == [2, 0, 0]
+    with pytest.raises(UserError, match="the class emu is none of the run's: cat, dog"):
+        data.load_of_node(tmp_path, config, ("cat", "dog"))
+
+
 def test_names_in_the_schema_bound_the_labels(tmp_path: Path) -> None:
     for split, label in (("train", 1), ("test", 2)):
-        features = {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}
-        metadata = {b"huggingface": json.dumps({"info": {"features": features}}).encode()}
-        table = pyarrow.table({"img": [grey()] * 2, "label": [0, label]}).replace_schema_metadata(metadata)
-        pyarrow.parquet.write_table(table, tmp_path / f"{split}.parquet")
+        write_named(tmp_path / f"{split}.parquet", [0, label], ["cat", "dog"])
     with pytest.raises(UserError, match=r"labels must lie in 0\.\.1, the classes"):
         data.load(RunConfig(dataset=f"parquet:{tmp_path}"))
 

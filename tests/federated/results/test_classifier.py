@@ -132,6 +132,31 @@ def test_a_damaged_file_is_refused(copied: Callable[[], Path], change: dict) -> 
         load_classifier(folder)
 
 
+@pytest.mark.parametrize(
+    "change", [{"image_size": 0}, {"image_size": float("inf")}, {"norm": "weird"}, {"width": 10**9}, "nan", "name"]
+)
+def test_a_hostile_file_without_a_digest_is_refused(copied: Callable[[], Path], change: dict | str) -> None:
+    folder = copied()
+    content = torch.load(folder / "model.pt", weights_only=True)
+    content.pop("digest", None)
+    if isinstance(change, dict):
+        content |= change
+    elif change == "nan":
+        content["state_dict"]["head.bias"].fill_(torch.nan)
+    else:
+        content["state_dict"][3] = content["state_dict"].pop("head.bias")
+    torch.save(content, folder / "model.pt")
+    with pytest.raises(UserError, match=r"is damaged|--width must be 1 to 64"):
+        load_classifier(folder)
+
+
+def test_the_best_round_is_a_run_folders_and_nobodys_own(config: RunConfig) -> None:
+    with pytest.raises(UserError, match="name the run folder for its best round"):
+        load_classifier(config.folder / "model.pt", best=True)
+    with pytest.raises(UserError, match="--best does not go with --client"):
+        load_classifier(config.folder, best=True, client=0)
+
+
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 def test_a_weight_that_was_changed_is_noticed(config: RunConfig, tmp_path: Path, suffix: str) -> None:
     """Also where the format has no checksums of its own."""

@@ -52,6 +52,17 @@ def test_a_runs_encoder_starts_another_run(
     assert "method: federated" in (begun / "init.yaml").read_text()
 
 
+def test_an_encoder_with_group_norm_starts_another_run(tmp_path: Path, tiny: Callable[..., RunConfig]) -> None:
+    folder = run(tiny(norm="group", rounds=1), quiet=True).folder
+    export.main(export.Command(folder, "safetensors", "encoder"))
+    begun = run(
+        tiny(norm="group", rounds=1, init=str(folder / "encoder.safetensors"), output=tmp_path / "next"), quiet=True
+    ).folder
+    assert "method: federated" in (begun / "init.yaml").read_text()
+    with pytest.raises(UserError, match="--norm group"):
+        load_encoder(folder / "encoder.safetensors")
+
+
 @pytest.mark.parametrize("form", ["pt", "safetensors"])
 def test_an_encoder_in_half_precision(form: str, tmp_path: Path) -> None:
     source, output = tmp_path / "fps.pt", tmp_path / f"half.{form}"

@@ -29,7 +29,7 @@ def predict(run_script: RunScript) -> Predict:
 def test_a_folder_becomes_a_table_and_a_sheet(
     predict: Predict, config: RunConfig, photos: Path, tmp_path: Path
 ) -> None:
-    output, sheet = tmp_path / "said.csv", tmp_path / "sheet.png"
+    output, sheet = tmp_path / "new" / "said.csv", tmp_path / "sheet.png"
     done = predict(config.folder, photos, "--output", output, "--sheet", sheet, "--best", fresh=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     rows = list(csv.reader(output.open(newline="")))

@@ -55,6 +55,19 @@ def test_tiny_imagenet(root: Path) -> None:
     assert len(train.read(8)) == 2
 
 
+def test_tiny_imagenets_classes_have_names_of_their_own(root: Path) -> None:
+    (root / "words.txt").write_text("n01\tcrane, bird\nn02\tcrane, machine\n")
+    assert read_tiny_imagenet(root)[0].classes == ("crane, machine", "crane, bird")
+    (root / "words.txt").write_text("n01\tcrane\nn02\tcrane\n")
+    assert read_tiny_imagenet(root)[0].classes == ("crane (n02)", "crane (n01)")
+
+
+def test_a_partly_unpacked_tiny_imagenet_is_refused(root: Path) -> None:
+    (root / "train" / "n01" / "images" / "0.JPEG").unlink()
+    with pytest.raises(UserError, match="n01 holds no images"):
+        read_tiny_imagenet(root)
+
+
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [

@@ -42,6 +42,13 @@ def test_images_labels_and_user_ids(tmp_path: Path, cells: str) -> None:
     assert chosen.labels.tolist() == [0, 2]
 
 
+def test_a_folder_of_parts_is_read_once(tmp_path: Path) -> None:
+    (tmp_path / "train.parquet").mkdir()
+    for number in range(2):
+        write_table(tmp_path / "train.parquet" / f"train-{number}.parquet", [grey()], [number])
+    assert read(tmp_path).labels.tolist() == [0, 1]
+
+
 def test_the_file_and_row_of_a_bad_image_are_named(tmp_path: Path) -> None:
     write_table(tmp_path / "train-0.parquet", [grey()] * 3, [0, 1, 2])
     write_table(tmp_path / "train-1.parquet", [grey(), b"torn"], [0, 1])
