@@ -25,7 +25,11 @@ _WITH_FAILURES = (
 _STATISTICS = "BatchNorm's statistics come from shuffled images"
 _ESTIMATED = ("dp-fixed", "dp-adaptive", "dp-fixed-fedadam", "server-statistics")
 
+_DISTANCES = "replies are compared and averaged in float64: last bits differ"
+_BY_DISTANCE = ("multikrum", "bulyan")
+
 MENDED = {
+    **{name: _DISTANCES for name in _BY_DISTANCE},
     **{name: _STATISTICS for name in _ESTIMATED},
     **{name: _FAILURES for name in _WITH_FAILURES},
     **{f"pretrain-{name}": _NESTED for name in _NESTED_PROBES},
@@ -37,7 +41,7 @@ MENDED = {
 
 COMPARABLE: dict[str, Callable[[Outcome], Outcome]] = {
     **{name: parameters_only for name in _ESTIMATED},
-    **{name: but_for_last_bits for name in _WITH_FAILURES},
+    **{name: but_for_last_bits for name in (*_WITH_FAILURES, *_BY_DISTANCE)},
     **{f"pretrain-{name}": without_probe for name in _NESTED_PROBES},
     "partition-dirichlet": examples_only,
     "median-batchnorm": parameters_only,
