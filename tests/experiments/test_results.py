@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.report.statistics import paired_difference, spread
+from experiments.report.statistics import crossed_difference, paired_difference, points, spread
 from experiments.table import updated
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
@@ -30,9 +30,18 @@ def test_no_table_is_typed():
     assert not re.findall(r"^\s*\|", BLOCK.sub("", DOCUMENT.read_text()), re.M)
 
 
+def of_several_encoders(path):
+    """The numbers that ``analyses.encoders`` says of such a table."""
+    rows = table(path)
+    columns = len({row["seed"] for row in rows})
+    lead = np.array([float(row["accuracy"]) - float(row["baseline_accuracy"]) for row in rows]).reshape(-1, columns)
+    deviations = (f"{100 * spread(lead.mean(axis=axis)):.1f}" for axis in (1, 0))
+    return f"{points(crossed_difference(lead))} {' '.join(deviations)}"
+
+
 def test_every_number_with_decimals_in_the_text_stands_in_a_table_or_is_an_option():
     text = DOCUMENT.read_text()
-    tables = " ".join(BLOCK.findall(text))
+    tables = " ".join([*BLOCK.findall(text), *map(of_several_encoders, RESULTS.glob("*/encoders.csv"))])
     prose, _, unbacked = BLOCK.sub("", text).partition(WITHOUT_A_FILE)
     prose = re.sub(
         r"```.*?```|`[^`]*`|Dirichlet\([^)]*\)|\]\([^)]*\)|\b(?:torch|flwr|lr|momentum) [\d.]+", "", prose, flags=re.S
