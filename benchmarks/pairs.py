@@ -20,8 +20,6 @@ Measured on 2026-11-22, otherwise idle, medians of 7 turns:
       224 compiled               2        845                     238             3.6
     32 px: 341,616 renders/s; codes 5%, chaos game 32%, colour, paste, blur 27%, augmentation 36%
     224 px: 6,260 renders/s; codes 0%, chaos game 50%, colour, paste, blur 25%, augmentation 26%
-
-
 """
 
 from __future__ import annotations

@@ -17,11 +17,10 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import Arm, group, measure_of
-from experiments.report.runs import Run, read_run
+from experiments.report.runs import OfRuns, Run, read_run
 from experiments.report.statistics import rounds_to
 from experiments.report.summary import check_targets, default_targets
 from fps_pretrain.common import cli, plots
-from fps_pretrain.common.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -33,7 +32,7 @@ MODELS_PER_MESSAGE = {"scaffold": 2}
 
 
 @dataclass(frozen=True)
-class ConvergenceConfig:
+class ConvergenceConfig(OfRuns):
     """Rounds and bytes to a test accuracy."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -49,8 +48,7 @@ class ConvergenceConfig:
         Raises:
             UserError: no run, or a target is no share.
         """
-        if not self.runs:
-            raise UserError("name at least one run folder")
+        super().__post_init__()
         check_targets(self.targets)
 
 

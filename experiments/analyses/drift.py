@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 import tyro
 
 from experiments.analyses import output
+from experiments.report.runs import OfRuns
 from fps_pretrain.common import cli, plots
-from fps_pretrain.common.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,22 +39,13 @@ ALL = "all"
 
 
 @dataclass(frozen=True)
-class DriftConfig:
+class DriftConfig(OfRuns):
     """Distances and angles between clients' updates, by layer."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders that keep their clients' models (--keep-clients-every)."""
     output: Path = output.FOLDER
     """Folder for drift.csv, .txt and .png."""
-
-    def __post_init__(self) -> None:
-        """Check that there is a run.
-
-        Raises:
-            UserError: there is none.
-        """
-        if not self.runs:
-            raise UserError("name at least one run folder")
 
 
 class Drift(NamedTuple):
@@ -66,6 +57,11 @@ class Drift(NamedTuple):
     to_clients: float
     variance: float
     diversity: float
+
+    @property
+    def relative(self) -> float:
+        """The distance relative to the length."""
+        return self.distance / max(self.norm, 1e-12)
 
 
 def drift(updates: Tensor, shares: Tensor) -> Drift:
@@ -167,9 +163,9 @@ def _draw(found: Mapping[Path, list[tuple[int, dict[str, Drift]]]]) -> Figure:
         whole = [layers[ALL] for _, layers in measured]
         last = {layer: values for layer, values in measured[-1][1].items() if layer != ALL}
         style = {"color": f"C{number}", "marker": ".", "label": plots.literal(run.name)}
-        panels[0, 0].plot(rounds, [values.distance / max(values.norm, 1e-12) for values in whole], **style)
+        panels[0, 0].plot(rounds, [values.relative for values in whole], **style)
         panels[0, 1].plot(rounds, [values.to_server for values in whole], **style)
-        panels[1, 0].plot([values.distance / max(values.norm, 1e-12) for values in last.values()], **style)
+        panels[1, 0].plot([values.relative for values in last.values()], **style)
         panels[1, 1].plot([values.to_server for values in last.values()], **style)
     for axes, label in zip(panels.T.ravel(), 2 * ["distance / length"] + 2 * ["cosine to the server's"], strict=True):
         axes.set_ylabel(label)

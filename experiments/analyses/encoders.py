@@ -21,7 +21,7 @@ from experiments.analyses import output
 from experiments.report.arms import MEASURES, group, measure_of, short_names
 from experiments.report.comparable import Difference, check
 from experiments.report.headline import count
-from experiments.report.runs import Run, read_run
+from experiments.report.runs import OfRuns, Run, read_run
 from experiments.report.statistics import crossed_difference, points, spread
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -33,7 +33,7 @@ PROG = "experiments.analyses.encoders"
 
 
 @dataclass(frozen=True)
-class EncodersConfig:
+class EncodersConfig(OfRuns):
     """A method against a baseline, over several of its encoders."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -43,15 +43,6 @@ class EncodersConfig:
     """Take runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for encoders.csv, .txt and .png."""
-
-    def __post_init__(self) -> None:
-        """Check that there are runs.
-
-        Raises:
-            UserError: there is none.
-        """
-        if not self.runs:
-            raise UserError("name at least one run folder")
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,7 @@ def finals(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> Finals:
         raise UserError("name the runs of a baseline and of at least two encoders, one learning rate for each of them")
     seeds = baseline.seeds
     for arm in others:
-        if arm.seeds != seeds or len(set(seeds)) < max(2, len(seeds)):
+        if arm.seeds != seeds or len(seeds) < 2:
             raise UserError(
                 f"every start needs the same two seeds or more: {baseline.label} has {_listed(seeds)}, and "
                 f"{arm.label} {_listed(arm.seeds)}"

@@ -12,7 +12,7 @@ import tyro
 
 from experiments.analyses import convergence, drift, fairness, gap, landscape, output, stability
 from experiments.report.comparable import Difference
-from experiments.report.runs import Run, read_run
+from experiments.report.runs import OfRuns, Run, read_run
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 
@@ -20,7 +20,7 @@ PROG = "experiments.analyses.every"
 
 
 @dataclass(frozen=True)
-class EveryConfig:
+class EveryConfig(OfRuns):
     """Every analysis that the runs' options allow."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -29,15 +29,6 @@ class EveryConfig:
     """Compare runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for the analyses' files."""
-
-    def __post_init__(self) -> None:
-        """Check that there is a run.
-
-        Raises:
-            UserError: there is none.
-        """
-        if not self.runs:
-            raise UserError("name at least one run folder")
 
 
 MADE_HERE = ("convergence", "fairness", "gap", "stability", "drift", "landscape-*")

@@ -18,7 +18,7 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import Arm, group
-from experiments.report.runs import CLIENT_KEYS, Run, read_run
+from experiments.report.runs import CLIENT_KEYS, OfRuns, Run, read_run
 from experiments.report.statistics import paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -30,22 +30,13 @@ PROG = "experiments.analyses.fairness"
 
 
 @dataclass(frozen=True)
-class FairnessConfig:
+class FairnessConfig(OfRuns):
     """Accuracy of the last global model at each client."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders; the first one's arm is the baseline."""
     output: Path = output.FOLDER
     """Folder for fairness.csv, .txt and .png."""
-
-    def __post_init__(self) -> None:
-        """Check that there is a run.
-
-        Raises:
-            UserError: there is none.
-        """
-        if not self.runs:
-            raise UserError("name at least one run folder")
 
 
 def accuracies(run: Run) -> np.ndarray:

@@ -20,7 +20,7 @@ from experiments.analyses import output
 from experiments.report.arms import is_centralised, is_personal
 from experiments.report.comparable import Difference, check
 from experiments.report.headline import count
-from experiments.report.runs import Run, read_run
+from experiments.report.runs import OfRuns, Run, read_run
 from experiments.report.statistics import paired_difference, points
 from federated.config.run import init_name
 from fps_pretrain.common import cli, plots
@@ -33,7 +33,7 @@ PROG = "experiments.analyses.gap"
 
 
 @dataclass(frozen=True)
-class GapConfig:
+class GapConfig(OfRuns):
     """Federated against centralised training of the same budget."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -43,15 +43,6 @@ class GapConfig:
     """Take runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for gap.csv, .txt and .png."""
-
-    def __post_init__(self) -> None:
-        """Check that there are runs.
-
-        Raises:
-            UserError: there is none.
-        """
-        if not self.runs:
-            raise UserError("name at least one run folder")
 
 
 @dataclass(frozen=True)

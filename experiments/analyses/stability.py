@@ -17,7 +17,7 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
-from experiments.report.runs import read_config
+from experiments.report.runs import OfRuns, read_config
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
@@ -29,7 +29,7 @@ PROG = "experiments.analyses.stability"
 
 
 @dataclass(frozen=True)
-class StabilityConfig:
+class StabilityConfig(OfRuns):
     """Accuracy of random convex combinations of a round's client models, beside FedAvg's."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
@@ -51,8 +51,7 @@ class StabilityConfig:
         Raises:
             UserError: no run, or a number out of range.
         """
-        if not self.runs:
-            raise UserError("name at least one run folder")
+        super().__post_init__()
         if self.samples < 1 or self.concentration <= 0:
             raise UserError("--samples must be at least 1 and --concentration above 0")
         if self.limit is not None and self.limit < 1:

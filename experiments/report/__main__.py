@@ -6,13 +6,10 @@ import shlex
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from experiments.report.comparable import Difference, check
 from experiments.report.page import CURVES, PAGE, write
-from experiments.report.runs import read_run
+from experiments.report.runs import OfRuns, read_run
 from experiments.report.summary import check_targets
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
@@ -22,12 +19,10 @@ PROG = "experiments.report"
 
 
 @dataclass(frozen=True)
-class ReportConfig:
+class ReportConfig(OfRuns):
     """Report finished runs side by side. Runs that differ in their seed only form an arm; the first arm is the
     baseline."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
-    """Run folders."""
     output: Path = Path("runs/report")
     """Folder for the page, the PNG and the CSV files."""
     targets: tuple[float, ...] = ()
@@ -41,8 +36,7 @@ class ReportConfig:
         Raises:
             UserError: no run is given, or a target is no share.
         """
-        if not self.runs:
-            raise UserError("name at least one run folder")
+        super().__post_init__()
         check_targets(self.targets)
         check_output("--output", self.output)
         if self.output.is_file():

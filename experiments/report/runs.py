@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import tyro
 
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common import environment
@@ -24,6 +25,23 @@ MAX_CONFIG = 2**20
 
 Row = dict[str, Any]
 """A line of metrics.jsonl, which describes one round."""
+
+
+@dataclass(frozen=True)
+class OfRuns:
+    """What a program takes that is about run folders."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    """Run folders."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a run.
+
+        Raises:
+            UserError: there is none.
+        """
+        if not self.runs:
+            raise UserError("name at least one run folder")
 
 
 @dataclass(frozen=True)

@@ -81,7 +81,8 @@ def server_step(
         carried: its attributes that it hands from round to round: a dictionary or a list of arrays, or None at first.
         of_mean: whether it calls its base class for the mean and uses the replies through that alone; it then gets that
             of ``averaging``, which holds one reply at a time. Any other is told of as many participants as answered.
-        float64: whether it is given the replies in float64, since it takes small differences between them.
+        float64: whether it is given the replies in float64, as it goes by their distances: float32 loses those
+            between models that have hardly moved.
     """
     adapted = cast(Builder, type(strategy.__name__, (strategy, _Mean if of_mean else _NoMessages), {}))
 

@@ -7,13 +7,12 @@ strategy is Flower's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 from annotated_types import Ge
 from flwr.serverapp.strategy import Krum
 
 from federated.algorithms import flower
-from federated.algorithms.base import Setting
 from federated.algorithms.fedavg import train_client as train_client  # clients do as in FedAvg
 from federated.config.algorithm import AlgorithmOptions
 
@@ -33,9 +32,6 @@ class Options(AlgorithmOptions):
         return 2 * self.malicious + 3
 
 
-def _arguments(setting: Setting) -> dict[str, Any]:
-    return {"num_malicious_nodes": setting.options.malicious}
-
-
-# Distances between models that have hardly moved are lost in float32.
-init, combine = flower.server_step(Krum, _arguments, float64=True)
+init, combine = flower.server_step(
+    Krum, lambda setting: {"num_malicious_nodes": setting.options.malicious}, float64=True
+)

@@ -40,5 +40,4 @@ def _arguments(setting: Setting) -> dict[str, Any]:
     return {"num_malicious_nodes": malicious, "num_nodes_to_select": min(setting.options.selected or most, most)}
 
 
-# Distances between models that have hardly moved are lost in float32.
 init, combine = flower.server_step(MultiKrum, _arguments, float64=True)
