@@ -187,9 +187,9 @@ class PretrainConfig(  # its fields come from the last of these to the first
 
     def differing_fields(self, saved: dict[str, Any]) -> list[str]:
         """Names of the fields that make ``saved`` another run than this one."""
-        mine = self.to_dict()
+        mine, saved = self.to_dict(), type(self)().to_dict() | saved  # an option may be younger than the saved run
         names = (field.name for field in fields(self) if field.name not in MAY_DIFFER_ON_RESUME)
-        return [name for name in names if mine[name] != saved.get(name)]
+        return [name for name in names if mine[name] != saved[name]]
 
 
 MAY_DIFFER_ON_RESUME = tuple(one.name for one in fields_of(PretrainConfig) if one.option.may_differ)

@@ -63,18 +63,21 @@ class TrainingOptions(OptionSet):
     """Pairs in a batch, over all devices together."""
     lr: Positive | None = None
     """Learning rate; None for batch / 256 times the method's own with SGD (0.05 for simsiam, 0.03 for moco, 0.12 for
-    simclr, 0.06 for the others) and times 0.001 with AdamW."""
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    """The paper's is SGD."""
+    simclr, 0.06 for the others), times 0.001 with AdamW and times 0.3 with LARS."""
+    optimizer: Literal["sgd", "adamw", "lars"] = "sgd"
+    """The paper's is SGD; lars adapts each layer's rate, for large batches."""
     schedule: Literal["epoch", "step"] | None = None
     """How often the learning rate follows its cosine: every epoch as in the paper, or every step; None for the
     preset's."""
     warmup_pairs: Whole | None = None
     """Pairs over which the learning rate rises to its full value, with --schedule step; None for the preset's."""
     momentum: Decay = 0.9
-    """Momentum of SGD (of AdamW: beta 1)."""
+    """Momentum of SGD and LARS (of AdamW: beta 1)."""
     weight_decay: Decay = 1e-4
     """Weight decay."""
+    ema: Decay = 0.0
+    """Decay of an exponential moving average of the weights, such as 0.999, which is probed and written in place of the
+    last weights; 0 for none. It does not change training."""
     precision: Literal["auto", "32", "bf16"] = "auto"
     """bf16: bfloat16 autocast; auto: bf16 where the processor has instructions for it, else 32."""
     compile: bool = False

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
+from lightly.utils.lars import LARS
 from torch import nn
 
 from fps_pretrain.config.pretrain import PretrainConfig
 
-ADAMW_REFERENCE_LR = 1e-3
-"""AdamW's learning rate for a batch of 256 where no other is given, for every method."""
+REFERENCE_LR = {"adamw": 1e-3, "lars": 0.3}
+"""Learning rate for a batch of 256 where no other is given, for every method; LARS's is SimCLR's (section 2.2)."""
 
 
 def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
@@ -32,7 +33,9 @@ def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
 def make_optimizer(
     config: PretrainConfig, parameters: Iterable[nn.Parameter], fixed: Iterable[nn.Parameter], reference_lr: float
 ) -> dict[str, Any]:
-    """SGD or AdamW with a cosine per epoch or step, in the form that Lightning takes.
+    """An optimiser with a cosine per epoch or step, in the form that Lightning takes.
+
+    LARS (You et al., 2017) neither decays biases and BatchNorm nor adapts their rate (SimCLR's appendix B.1).
 
     Args:
         config: a resolved configuration.
@@ -42,28 +45,32 @@ def make_optimizer(
     """
     assert config.epochs is not None
     assert config.batch_size is not None
-    reference = reference_lr if config.optimizer == "sgd" else ADAMW_REFERENCE_LR
+    reference = REFERENCE_LR.get(config.optimizer, reference_lr)
     lr = config.lr if config.lr is not None else reference * config.batch_size / 256
     constant = {id(p) for p in fixed}
-    trained = [p for p in parameters if p.requires_grad]
     per_step = config.schedule == "step"
     total = config.total_steps if per_step else config.epochs
     warmup = (config.warmup_pairs or 0) // config.batch_size
     decay = cosine(total, warmup)
-    groups = [
-        ([p for p in trained if id(p) not in constant], decay),
-        ([p for p in trained if id(p) in constant], lambda now: decay(now) if now < warmup else 1.0),
-    ]
-    kept = [(group, factor) for group, factor in groups if group]
-    named = [{"params": group} for group, _ in kept]
+
+    # A group has one schedule and one weight decay.
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    for p in (p for p in parameters if p.requires_grad):
+        plain = config.optimizer == "lars" and p.ndim < 2
+        group = groups.setdefault((id(p) in constant, plain), {"params": []})
+        group["params"].append(p)
+        group["weight_decay"] = 0.0 if plain else config.weight_decay
+    keys = sorted(groups)
+    factors = [(lambda now: decay(now) if now < warmup else 1.0) if kept else decay for kept, _ in keys]
+    named = [groups[key] for key in keys]
+
     optimizer: torch.optim.Optimizer
-    if config.optimizer == "adamw":
-        betas = (config.momentum, 0.999)
-        optimizer = torch.optim.AdamW(named, lr=lr, betas=betas, weight_decay=config.weight_decay, fused=True)
+    if config.optimizer == "lars":
+        optimizer = LARS(named, lr=lr, momentum=config.momentum)
+    elif config.optimizer == "adamw":
+        optimizer = torch.optim.AdamW(named, lr=lr, betas=(config.momentum, 0.999), fused=True)
     else:
-        optimizer = torch.optim.SGD(
-            named, lr=lr, momentum=config.momentum, weight_decay=config.weight_decay, fused=True
-        )
-    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, [factor for _, factor in kept])
+        optimizer = torch.optim.SGD(named, lr=lr, momentum=config.momentum, fused=True)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
     interval = "step" if per_step else "epoch"
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor
@@ -22,6 +22,8 @@ class Options(MethodOptions):
 
     temperature: Annotated[float, Gt(1e-3)] = 0.5
     """Divides the similarities; the default is the paper's for CIFAR-10 (appendix B.9)."""
+    hidden: Annotated[int, Ge(0)] = 0
+    """Units of the head's hidden layer; 0 for as many as the encoder has features, the paper's."""
 
 
 class Method(PairMethod):
@@ -34,7 +36,8 @@ class Method(PairMethod):
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)
-        self.projector = SimCLRProjectionHead(encoder.feature_dim, encoder.feature_dim, 128)
+        hidden = self.options.hidden or encoder.feature_dim
+        self.projector = SimCLRProjectionHead(encoder.feature_dim, hidden, 128)
         self.criterion = NTXentLoss(self.options.temperature, gather_distributed=config.world_size > 1)
 
     def embed_pair(self, first: Tensor, second: Tensor) -> tuple[View, View]:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.methods.average import encoder_of
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.pairs.sources import PairSource
 from fps_pretrain.probing.probe import features_of, probe
@@ -94,7 +95,7 @@ class QualityProbe(Callback):
         due = self.every_steps and trainer.global_step % self.every_steps == 0
         if due and trainer.is_global_zero and trainer.global_step < self.config.total_steps:
             assert isinstance(pl_module, PairMethod)
-            measures = self.look(trainer, pl_module.encoder)
+            measures = self.look(trainer, encoder_of(trainer, pl_module))
             logger.info(f"step {trainer.global_step}: " + describe(measures, self.data.name))
 
 

@@ -15,6 +15,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import MAY_DIFFER_ON_RESUME, PretrainConfig
+from fps_pretrain.methods.average import encoder_of
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.probing.quality import QualityProbe, describe
@@ -91,9 +92,10 @@ class EncoderEveryFewEpochs(Callback):
         assert self.config.batch_size is not None
         path = self.config.run_dir / f"encoder-epoch{epoch:03d}.pt"
         pairs_seen = trainer.global_step * self.config.batch_size
-        measures, _ = self.quality.measured_at(trainer.global_step, pl_module.encoder)
+        encoder = encoder_of(trainer, pl_module)
+        measures, _ = self.quality.measured_at(trainer.global_step, encoder)
         made = provenance(self.quality, measures, pairs_seen)
-        save_encoder(path, pl_module.encoder, self.config.arch, self.config.width, made)
+        save_encoder(path, encoder, self.config.arch, self.config.width, made)
 
 
 def finish(method: PairMethod, trainer: L.Trainer, quality: QualityProbe, seconds: float) -> None:
@@ -109,11 +111,12 @@ def finish(method: PairMethod, trainer: L.Trainer, quality: QualityProbe, second
     assert config.batch_size is not None
     assert config.output is not None
     assert config.run_dir is not None
-    measures = quality.look(trainer, method.encoder)
+    encoder = encoder_of(trainer, method)
+    measures = quality.look(trainer, encoder)
     pairs_seen = trainer.global_step * config.batch_size
     name = quality.data.name
     made = provenance(quality, measures, pairs_seen)
-    digest, kept = save_encoder(config.output, method.encoder, config.arch, config.width, made)
+    digest, kept = save_encoder(config.output, encoder, config.arch, config.width, made)
     if kept:
         logger.info("%s existed and is kept as %s", config.output, kept)
     result = {"digest": digest, "pairs_seen": pairs_seen, "probe": made["probe"]}

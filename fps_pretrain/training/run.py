@@ -16,6 +16,7 @@ from fps_pretrain.common.serve import serving
 from fps_pretrain.common.trackers import check_installed
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
+from fps_pretrain.methods.average import EncoderAverage
 from fps_pretrain.methods.base import PairMethod
 from fps_pretrain.models.hardware import check_compiler, native_precision
 from fps_pretrain.pairs.data_module import PairData, make_source
@@ -121,6 +122,7 @@ def _fit(
     method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     keep = KeepState(config.run_dir, config.state_every, config.log_every)
     callbacks: list[Callback] = [
+        *([EncoderAverage(config.ema, device_of_this_process(processes.gpu))] if config.ema else []),
         PairProgress(config.total_steps, config.batch_size),
         PairRate(config.batch_size, config.log_every),
         DataWait(config.log_every),

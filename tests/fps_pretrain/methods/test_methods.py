@@ -131,6 +131,29 @@ def test_adamw_is_another_optimiser():
     assert (group["lr"], group["betas"], group["weight_decay"]) == (pytest.approx(1e-3 * 8 / 256), (0.8, 0.999), 0.01)
 
 
+def test_lars_steps_by_a_layers_norm_and_leaves_batchnorm_to_plain_sgd():
+    module = make("simsiam", optimizer="lars", weight_decay=0.01, momentum=0.0)
+    optimizer = module.configure_optimizers()["optimizer"]
+    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {id(p): 0.01 if p.ndim > 1 else 0.0 for p in module.parameters()}
+    before = {name: p.detach().clone() for name, p in module.encoder.named_parameters()}
+    for p in module.parameters():
+        p.grad = torch.ones_like(p)
+    optimizer.step()
+    lr = 0.3 * 8 / 256
+    for name, p in module.encoder.named_parameters():
+        w, g = before[name], torch.ones_like(p)
+        if p.ndim > 1:  # equation 6, with its coefficient of a thousandth
+            g = (g + 0.01 * w) * 0.001 * w.norm() / (g.norm() + 0.01 * w.norm())
+        torch.testing.assert_close(p.detach(), w - lr * g, rtol=1e-4, atol=1e-8)
+
+
+def test_simclrs_head_may_have_a_wider_hidden_layer():
+    assert [p.shape for p in make("simclr").projector.parameters() if p.ndim == 2] == [(64, 64), (128, 64)]
+    wide = make("simclr", method_options=("hidden=96",))
+    assert [p.shape for p in wide.projector.parameters() if p.ndim == 2] == [(96, 64), (128, 96)]
+
+
 def test_simsiams_targets_may_be_centred():
     module = make("simsiam", method_options=("centre=1",))
     (z1, p1), (z2, p2) = module.embed_pair(views(1), views(2))

@@ -35,6 +35,7 @@ CHANGES = {
     "warmup_pairs": 16,
     "momentum": 0.0,
     "weight_decay": 0.5,
+    "ema": 0.5,
     "classes": 7,
     "codes": "codes.npz",
     "pool": 64,

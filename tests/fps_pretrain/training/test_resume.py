@@ -85,10 +85,10 @@ def test_a_run_stores_its_precision(tmp_path, no_probe, monkeypatch):
     assert run(tmp_path, precision="auto")["recorded"]["precision"] == "bf16"
 
 
-@pytest.mark.parametrize("method", ["simsiam", "moco"])
-def test_a_state_of_any_step_resumes_exactly(method, baseline, moco_baseline, tmp_path, no_probe, monkeypatch):
+@pytest.mark.parametrize(("method", "ema"), [("simsiam", 0), ("moco", 0), ("simsiam", 0.5)])
+def test_a_state_of_any_step_resumes_exactly(method, ema, baseline, moco_baseline, tmp_path, no_probe, monkeypatch):
     """Also one saved at the end of an epoch, before the learning rate has changed and the encoder is saved."""
-    options = {"method": method, "save_every": 1}
+    options = {"method": method, "save_every": 1, "ema": ema}
     if method == "moco":
         options["method_options"] = ("queue=16",)
     save = state.StateIO.save_checkpoint
@@ -100,7 +100,7 @@ def test_a_state_of_any_step_resumes_exactly(method, baseline, moco_baseline, tm
     with monkeypatch.context() as patch:
         patch.setattr(state.StateIO, "save_checkpoint", save_and_keep)
         whole = run(tmp_path / "whole", state_every=0.0, **options)
-    assert whole["digest"] == {"simsiam": baseline, "moco": moco_baseline}[method]["digest"]
+    assert (whole["digest"] == {"simsiam": baseline, "moco": moco_baseline}[method]["digest"]) == (not ema)
     for step in range(1, 6):
         folder = tmp_path / f"from{step}"
         (folder / "run").mkdir(parents=True)

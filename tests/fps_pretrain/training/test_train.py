@@ -59,6 +59,29 @@ def test_training_lowers_the_loss_and_logs_it(baseline, tmp_path, no_probe):
     assert {"loss", "loss_shuffled", "embedding_rank", "feature_rank", "gradient_norm"} <= set(events.Tags()["scalars"])
 
 
+def test_the_average_of_the_weights_is_what_is_written(baseline, tmp_path, no_probe, monkeypatch):
+    """After every step half of the average so far and half of the weights; training goes on as without it."""
+    save = state.StateIO.save_checkpoint
+    steps = []
+
+    def save_and_keep(self, content, path, storage_options=None):
+        steps.append({name: tensor.clone() for name, tensor in content["current_model_state"].items()})
+        save(self, content, path)
+
+    monkeypatch.setattr(state.StateIO, "save_checkpoint", save_and_keep)
+    averaged = run(tmp_path, ema=0.5, save_every=1, state_every=0.0)
+    assert [row["loss"] for row in averaged["log"]] == [row["loss"] for row in baseline["log"]]
+    name = "encoder.conv1.weight"
+    average = steps[0][name]
+    for weights in steps[1:6]:  # the last save comes after the end
+        average = 0.5 * average + 0.5 * weights[name]
+    written = checkpoint.read_file(tmp_path / "out.pt")["state_dict"]
+    assert torch.allclose(written["conv1.weight"], average, atol=1e-7)
+    assert not torch.allclose(written["conv1.weight"], steps[5][name], atol=1e-7)
+    last = checkpoint.read_file(tmp_path / "run" / "encoder-epoch002.pt")["state_dict"]
+    assert all(torch.equal(last[name], written[name]) for name in written)
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++"), reason="torch.compile needs a C++ compiler")
 def test_compiled_networks_learn_the_same_every_time(tmp_path, no_probe):
