@@ -12,13 +12,10 @@ import tyro
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import EXIT_FAILED, RESUMABLE, UserError
 from fps_pretrain.common.serve import serving
 
 PROG = cli.program("run_fl.py", "fps-federate")
-
-EXIT_FAILED = 3
-"""Exit code of a run that could not go on; the same command goes on from the last completed round."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +53,7 @@ def main(command: Command) -> int:
         try:
             run(command.run, quiet=command.quiet, verbose=command.verbose)
         except RunFailed as error:
-            print(f"{PROG}: failed: {error}; the same command goes on from the last completed round", file=sys.stderr)
+            print(f"{PROG}: failed: {error}; {RESUMABLE}", file=sys.stderr)
             return EXIT_FAILED
         evaluate(command.run)
     return 0

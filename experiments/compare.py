@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.comparison.config import CompareConfig
-from experiments.comparison.running import ADVICE, EXIT_FAILED, ComparisonFailed, Failure, one, side_by_side
+from experiments.comparison.config import OPTIONS, CompareConfig
+from experiments.comparison.running import ComparisonFailed, Failure, one, side_by_side
 from experiments.comparison.tuning import choose, record
 from experiments.report.arms import arm_key
 from experiments.report.comparable import check, check_revisions
@@ -22,6 +22,7 @@ from experiments.report.summary import Summary
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
+from fps_pretrain.common.errors import EXIT_FAILED, RESUMABLE
 from fps_pretrain.common.serve import serving
 
 PROG = cli.program("experiments.compare", "fps-compare")
@@ -48,7 +49,7 @@ def _carry_out(
         for number, run in enumerate(runs, 1):
             if failure := one(run, number, len(runs)):
                 if not tuning:
-                    raise ComparisonFailed(f"failed in {run.folder}: {failure.reason}; {ADVICE}")
+                    raise ComparisonFailed(f"failed in {run.folder}: {failure.reason}; {RESUMABLE}")
                 failures[run.folder] = failure
             elif not tuning and config.run.serve is not None and number < len(runs):
                 _report(config, [read_run(done.folder) for done in runs[:number]], unfinished=True)
@@ -74,7 +75,7 @@ def _tune(config: CompareConfig) -> dict[str, float]:
     tried = _carry_out(config, candidates, failures, tuning=True)
     for folder, failure in failures.items():
         if failure.code != EXIT_FAILED:
-            raise ComparisonFailed(f"failed in {folder}: {failure.reason}; {ADVICE}")
+            raise ComparisonFailed(f"failed in {folder}: {failure.reason}; {RESUMABLE}")
         print(f"{PROG}: not chosen, since it failed: {folder}: {failure.reason}", file=sys.stderr)
     left = {arm_key(run.config) for run in tried}
     for run in candidates:
@@ -116,7 +117,7 @@ def _run(config: CompareConfig) -> int:
     if done:
         _report(config, done)
     for folder, failure in failures.items():
-        print(f"{PROG}: failed in {folder}: {failure.reason}; {ADVICE}", file=sys.stderr)
+        print(f"{PROG}: failed in {folder}: {failure.reason}; {RESUMABLE}", file=sys.stderr)
     return EXIT_FAILED if failures else 0
 
 
@@ -137,11 +138,7 @@ def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = Fa
 
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; exits with one line and code 2 if they are wrong."""
-    beside = (
-        "inits", "seeds", "lrs", "targets", "allow_different", "slurm",
-        "centralised", "analyses", "jobs", "tuning_rounds",
-    )  # fmt: skip
-    return config_file.parse(CompareConfig, PROG, arguments, lists=beside, left_out=("init", "seed"))
+    return config_file.parse(CompareConfig, PROG, arguments, lists=OPTIONS, left_out=("init", "seed"))
 
 
 def console() -> int:

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from experiments.comparison import config as comparison
 from experiments.learning_curve.config import CurveConfig
 from experiments.learning_curve.measure import Candidate, Work, candidates, classify_frozen, federate, missing
 from experiments.learning_curve.picture import draw
@@ -87,9 +88,8 @@ def _measure(config: CurveConfig, work: Work, table: Any, number: str) -> list[V
 
 def parse(arguments: list[str]) -> CurveConfig:
     """The curve in these arguments; exits with one line and code 2 if they are wrong."""
-    of_comparisons = ("inits", "targets", "allow_different", "centralised", "analyses", "jobs", "tuning_rounds")
-    lists = ("measures", "seeds", "lrs", *of_comparisons)
-    left_out = ("init", "seed", *of_comparisons)
+    lists = ("measures", *comparison.OPTIONS)
+    left_out = ("init", "seed", *(set(comparison.OPTIONS) - {"seeds", "lrs"}))
     return config_file.parse(CurveConfig, PROG, arguments, lists=lists, left_out=left_out)
 
 

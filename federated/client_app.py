@@ -56,7 +56,7 @@ def count_labels(message: Message, context: Context) -> Message:
 
 @client_app.query("class_sums")
 def class_sums(message: Message, context: Context) -> Message:
-    """Sum the features of this node's training examples by class; see ``server.initialise.centroid_head``."""
+    """Sum the features of this node's training examples by class; see ``server.start.initialise.centroid_head``."""
     space = workspace.find(message.content.config_records["config"], context.node_config)
     weights = from_record(message.content.array_records["arrays"])
     images, labels = space.examples_of(_partition_id(context))
@@ -68,7 +68,7 @@ def class_sums(message: Message, context: Context) -> Message:
 
 @client_app.query("batch_norm_sums")
 def sum_up_for_batch_norm(message: Message, context: Context) -> Message:
-    """Add up what goes into each BatchNorm over this node's images; see ``initialise.pooled_statistics``."""
+    """Add up what goes into each BatchNorm over its images for ``server.start.initialise.pooled_statistics``."""
     space = workspace.find(message.content.config_records["config"], context.node_config)
     weights = from_record(message.content.array_records["arrays"])
     number = _partition_id(context)

@@ -17,7 +17,7 @@ from federated.results.evaluation import evaluate
 from federated.server import run as rounds
 from federated.server.output.progress import console, log
 from fps_pretrain.common import cli
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import RESUMABLE, UserError
 
 REMINDER = 60.0
 """Seconds between two lines about nodes that are waited for."""
@@ -42,8 +42,8 @@ def without_traceback(record: logging.LogRecord) -> bool:
     The exception itself must reach Flower: it marks the run as failed and keeps the reason.
     """
     error = record.exc_info[1] if record.exc_info else None
-    if isinstance(error, (UserError, rounds.RunFailed, OSError)):
-        hint = "; the same command goes on from the last completed round" if isinstance(error, rounds.RunFailed) else ""
+    if isinstance(error, (UserError, OSError)):
+        hint = f"; {RESUMABLE}" if isinstance(error, rounds.RunFailed) else ""
         record.msg, record.args = "%s: %s%s", (record.getMessage(), " ".join(str(error).split()), hint)
         record.exc_info = record.exc_text = None
     return True

@@ -86,7 +86,7 @@ def bare(setting: Setting) -> float:
 
     def step(_: int) -> None:
         with torch.autocast(setting.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            loss = method.forward_pair(first, second)[0]
+            loss = method.pair_loss(*method.embed_pair(first, second))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
 
 PROG = "experiments.analyses.convergence"
 
-MODELS_PER_MESSAGE = {"scaffold": 2}
-"""Strategies whose messages hold more than one model: SCAFFOLD sends a control variate beside it."""
-
 
 @dataclass(frozen=True)
 class ConvergenceConfig(OfRuns):
@@ -52,38 +49,49 @@ class ConvergenceConfig(OfRuns):
         check_targets(self.targets)
 
 
-def model_bytes(run: Run) -> tuple[int, int]:
-    """The size of what is sent of a run's model in every message, and of what each client gets once, in bytes.
+@dataclass(frozen=True)
+class MessageSizes:
+    """Bytes of a run's messages.
+
+    Attributes:
+        down: what a client receives in a round.
+        up: what it sends.
+        once: what it receives beside that the first time that it is asked.
+    """
+
+    down: int
+    up: int
+    once: int = 0
+
+
+def message_sizes(run: Run) -> MessageSizes:
+    """Sizes of the messages of a run.
 
     Raises:
         UserError: its model is damaged.
     """
     from experiments.analyses.models import final_weights
+    from federated import algorithms
     from federated.client.batch_norm import with_norm
     from federated.client.parts import Parts, size_of
     from fps_pretrain.models.encoders import build_classifier, build_encoder
 
     encoder = build_encoder(run.config.arch, run.config.width, seed=0)
     model = with_norm(build_classifier(encoder, 10, seed=0), run.config.norm)
-    # Not finished: the head is left out by a few classes at most.
+    # An unfinished run has no model file: ten classes are assumed, and only the head's size is not exact.
     weights = final_weights(run.folder) if (run.folder / "model.pt").is_file() else model.state_dict()
     parts = Parts.of(model, run.config)
-    return size_of(parts.shared(weights)), size_of(parts.fixed(weights))
+    down, up = algorithms.load(run.config).message_sizes(parts.shared(weights), parts.parameters)
+    return MessageSizes(down, up, size_of(parts.fixed(weights)))
 
 
-def traffic(run: Run, size: int, once: int = 0) -> dict[int, int]:
-    """Bytes that clients have received and sent until after each round.
-
-    Args:
-        run: its history says who was asked and who answered.
-        size: of what is sent of a model, in bytes.
-        once: of what a client gets the first time that it is asked.
-    """
-    per_message = size * MODELS_PER_MESSAGE.get(run.config.strategy, 1)
+def traffic(run: Run, sizes: MessageSizes) -> dict[int, int]:
+    """Bytes that clients have received and sent until after each round: the run's history says who was asked."""
     total, found, known = 0, {}, set[int]()
     for row in run.history:
         asked = row.get("participants") or []
-        total += (2 * len(asked) - len(row.get("failures") or [])) * per_message + once * len(set(asked) - known)
+        answered = len(asked) - len(row.get("failures") or [])
+        total += len(asked) * sizes.down + answered * sizes.up + len(set(asked) - known) * sizes.once
         known.update(asked)
         found[row["round"]] = total
     return found
@@ -101,7 +109,7 @@ def analyse(config: ConvergenceConfig) -> output.Result:
     for arm in arms:
         for run in arm.runs:
             accuracy, rounds = run.values(measure), run.rounds_of(measure)
-            sent = traffic(run, *model_bytes(run))
+            sent = traffic(run, message_sizes(run))
             for target in targets:
                 reached = rounds_to(rounds, accuracy, target)
                 cost = "" if reached is None else sent[reached]

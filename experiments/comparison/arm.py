@@ -10,11 +10,9 @@ from pathlib import Path
 
 from federated.config.run import from_yaml
 from fps_pretrain.common import cli
+from fps_pretrain.common.errors import EXIT_FAILED
 
 PROG = "experiments.comparison.arm"
-
-EXIT_FAILED = 3
-"""Exit code when a run could not go on, as of run_fl.py."""
 
 
 def main(path: str) -> int:

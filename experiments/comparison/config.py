@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -44,7 +44,7 @@ class CompareConfig:
     analyses: bool = False
     """Put experiments.analyses' answers on the page, those that the runs' options allow."""
     allow_different: tuple[Difference, ...] = ()
-    """Go on with runs that another revision of the code made."""
+    """Go on although the runs' data, budget or revision of the code differ."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Options of run_fl.py."""
     config: Path | None = None
@@ -136,3 +136,7 @@ class CompareConfig:
             for init, centralised in self._arms():
                 run = self._run(init, seed, None, centralised=centralised)
                 yield self._run(init, seed, lrs.get(arm_key(run)), centralised=centralised)
+
+
+OPTIONS = tuple(one.name for one in fields(CompareConfig) if one.name not in ("run", "config"))
+"""Options of a comparison beside those of its runs, as a file may have them."""

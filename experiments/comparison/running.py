@@ -15,16 +15,14 @@ from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
-from experiments.comparison.arm import EXIT_FAILED
 from federated.config.run import RunConfig, init_name, to_yaml
+from fps_pretrain.common.errors import EXIT_FAILED
 
 POLL_SECONDS = 0.2
 """Pause between looks at the processes."""
 
 PATIENCE_SECONDS = 30
 """How long an interrupted process may take to save its state before it is killed."""
-
-ADVICE = "the same command goes on from the last completed round"
 
 
 class ComparisonFailed(RuntimeError):

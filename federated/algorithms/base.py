@@ -19,10 +19,11 @@ stands around it, once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from federated.client.parts import size_of
 from federated.client.training import Client, ClientHyperparameters, ClientUpdate
 from federated.weights import Weights
 
@@ -121,6 +122,16 @@ class Algorithm:
     received: tuple[str, ...] = ()
     metrics: tuple[str, ...] = field(default=())
     carried: tuple[str, ...] = ()
+
+    def message_sizes(self, shared: Weights, parameters: Collection[str]) -> tuple[int, int]:
+        """Bytes of what a client receives, and of what it sends, in a round.
+
+        Args:
+            shared: the part of the model that travels.
+            parameters: which of it the state dicts beside it are shaped like: all but the buffers.
+        """
+        model, beside = size_of(shared), size_of({name: shared[name] for name in parameters})
+        return model + len(self.sent) * beside, model + len(self.received) * beside
 
     def remembered(self, params: Weights, setting: Setting) -> ServerState:
         """What the server remembers after a round: names, shapes and types are those of every round."""

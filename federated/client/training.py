@@ -1,4 +1,4 @@
-"""Local training of one client, and evaluation: pure functions of weights, examples, hyper-parameters and a key.
+"""Local training of one client: pure functions of weights, examples, hyper-parameters and a key.
 
 Images stay uint8 ``(N, S, S, 3)`` on the device that trains; cropping, flipping and normalising are done a batch at a
 time. The model is passed in and only lends its structure and memory: its weights are replaced before it is used.

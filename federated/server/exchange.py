@@ -18,6 +18,7 @@ from federated.engines.start import Engine
 from federated.messages import FIXED, copy_of, to_record
 from federated.server.output.progress import log
 from federated.server.replies import reason_of
+from fps_pretrain.common.errors import EXIT_FAILED, UserError
 from fps_pretrain.models.seal import digest
 
 NO_ANSWER = "gave no answer in time"
@@ -26,8 +27,10 @@ Arrived = Callable[[int, int], None]
 """Called with how many replies have arrived, and of how many."""
 
 
-class RunFailed(RuntimeError):
+class RunFailed(UserError):
     """A round could not be completed; the run can be resumed from the round before."""
+
+    exit_code = EXIT_FAILED
 
 
 @dataclass(frozen=True)

@@ -19,12 +19,9 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import EXIT_USAGE, UserError
 from fps_pretrain.common.options import OptionField, OptionSet, fields_of
 from fps_pretrain.common.options.text import facts, help_of
-
-EXIT_USAGE = 2
-"""Exit code of every refusal: a wrong flag, a file that is not what it should be, an output in the way."""
 
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C (128 + SIGINT), once the state to resume from is on disk."""

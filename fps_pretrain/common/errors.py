@@ -7,6 +7,15 @@ import io
 import logging
 from collections.abc import Iterator
 
+EXIT_USAGE = 2
+"""Exit code of every refusal: a wrong flag, a file that is not what it should be, an output in the way."""
+
+EXIT_FAILED = 3
+"""Exit code where training could not go on, as when it diverges."""
+
+RESUMABLE = "the same command goes on from the last completed round"
+"""What is said of a federation that could not go on, and of one that was stopped."""
+
 
 class UserError(Exception):
     """What the user asked for cannot be done; the message says why and what to do, in one line.
@@ -14,13 +23,13 @@ class UserError(Exception):
     It is no ValueError: code that catches the ValueErrors of a library must not catch it by accident.
     """
 
-    exit_code = 2
+    exit_code = EXIT_USAGE
 
 
 class TrainingDiverged(UserError):
     """Loss or weights are no longer finite numbers; the message names the step."""
 
-    exit_code = 3
+    exit_code = EXIT_FAILED
 
 
 @contextlib.contextmanager

@@ -69,11 +69,6 @@ class PairMethod(L.LightningModule, ABC):
     def pair_loss(self, first: View, second: View) -> Tensor:
         """The loss of N pairs, a number. Called twice in steps that are logged: it may neither remember nor draw."""
 
-    def forward_pair(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
-        """Loss of two batches of views ``(N, 3, H, W)``, and the first views' embeddings ``(N, D)``."""
-        ours, theirs = self.embed_pair(first, second)
-        return self.pair_loss(ours, theirs), ours[0]
-
     def encode(self, views: Tensor) -> Tensor:
         """Features ``(N, feature_dim)`` of views, which are kept for the log in steps that are logged."""
         features: Tensor = self.encoder(views)

@@ -61,12 +61,12 @@ class PairData(L.LightningDataModule):
         """Check that a resumed run gets the same pairs.
 
         Raises:
-            UserError: the images of the folder have changed.
+            UserError: the images of the folder, or the codes of the file, have changed.
         """
         if state_dict != self.source.description():
+            what = f"--codes {self.config.codes}" if self.config.codes else f"--source {self.config.source}"
             raise UserError(
-                f"--source {self.config.source} holds other images than when this run began: "
-                "restore them, or pass --no-resume to start over"
+                f"{what} holds something else than when this run began: restore it, or pass --no-resume to start over"
             )
 
     def train_dataloader(self) -> PairLoader:

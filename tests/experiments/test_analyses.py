@@ -156,9 +156,9 @@ def test_convergence_counts_rounds_and_bytes(runs, tmp_path):
     assert convergence.main(config) == 0
     rows = table(tmp_path / "convergence.csv")
     assert [row["round"] for row in rows] == ["0", "", "0", ""]
-    size, once = convergence.model_bytes(read_run(runs / "s0"))
-    assert once == 0
-    assert convergence.traffic(read_run(runs / "s0"), size) == {0: 0, 1: 2 * 3 * size}
+    sizes = convergence.message_sizes(read_run(runs / "s0"))
+    assert (sizes.down, sizes.once) == (sizes.up, 0)
+    assert convergence.traffic(read_run(runs / "s0"), sizes) == {0: 0, 1: 3 * (sizes.down + sizes.up)}
     assert "99.0% in 0 of 2 runs" in (tmp_path / "convergence.txt").read_text()
 
 

@@ -13,6 +13,7 @@ from experiments.learning_curve.config import CurveConfig
 from experiments.learning_curve.measure import candidates
 from experiments.learning_curve.values import RANDOM, Value
 from federated.config.run import RunConfig
+from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked
 from fps_pretrain.models.checkpoint import save_encoder
@@ -89,6 +90,21 @@ def test_each_encoder_counts_with_the_learning_rate_that_does_best_with_it(encod
     # A rate more is a run more, and what there is stays.
     assert curve.main(replace(config, lrs=(0.01, 0.1, 0.05))) == 0
     assert curve_values.read_table(folder / "curve.csv")[: len(values)] == values
+
+
+def test_a_federation_that_diverges_is_one_line(encoders, tmp_path, capsys):
+    diverging = config_of(tmp_path, encoders / "1000.pt", measures=("federation",), lrs=(1e30,))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(curve.PROG, curve.main, diverging)
+    assert ended.value.code == 3
+    assert "lower --lr" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_comparisons_recipe_is_taken(encoders, tmp_path):
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("inits: [random]\nseeds: [3]\nslurm: [time=1]\njobs: 2\nallow_different: [data]\nrounds: 4\n")
+    config = curve.parse([str(encoders / "1000.pt"), "--config", str(recipe)])
+    assert (config.seeds, config.run.rounds) == ((3,), 4)
 
 
 def test_the_best_rate_is_that_of_the_mean_over_seeds():

@@ -121,10 +121,11 @@ def folders(tmp_path_factory):
 
 def test_bytes_are_those_of_what_is_sent(folders):
     run = read_run(folders["head"])
-    size, once = convergence.model_bytes(run)
-    assert size == 4 * (64 * 10 + 10)
+    sizes = convergence.message_sizes(run)
+    size, once = sizes.down, sizes.once
+    assert size == sizes.up == 4 * (64 * 10 + 10)
     assert size + once == sum(t.numel() * t.element_size() for t in final_weights(folders["head"]).values())
-    sent = convergence.traffic(run, size, once)
+    sent = convergence.traffic(run, sizes)
     assert sent == {0: 0, 1: 3 * (2 * size + once), 2: 3 * (4 * size + once)}
 
 

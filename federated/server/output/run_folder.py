@@ -188,7 +188,7 @@ class RunFolder:
 
     @property
     def training_data(self) -> Path:
-        """Where worker processes find the training examples while the run goes on; see ``workspace.export_memmap``."""
+        """Where worker processes find the training examples while the run goes on (``data.memmap``)."""
         return self.path / ".training-data.partial"
 
     def load_partition(self) -> Partition:

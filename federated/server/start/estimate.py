@@ -120,18 +120,19 @@ def dry_run(config: RunConfig) -> str:
         seconds = work.steps * step / workers + work.evaluated * example
         side_by_side = f" on {workers} workers" if workers > 1 else ""
         amount = f"{duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms{side_by_side}"
-    size, once = size_of(space.parts.shared(weights)), size_of(space.parts.fixed(weights))
+    shared, once = space.parts.shared(weights), size_of(space.parts.fixed(weights))
+    down, up = algorithms.load(config).message_sizes(shared, space.parts.parameters)
     parameters = sum(weights[name].numel() for name in space.parameters)
-    message = f"{size / 1e6:.1f} MB a message"
+    message = f"{down / 1e6:.1f} MB a message"
     if once:
         trained = sum(parameter.numel() for parameter in space.model.parameters() if parameter.requires_grad)
-        message = f"{trained:,} of them trained, {size / 1e6:.3g} MB a message, {once / 1e6:.3g} MB sent once"
+        message = f"{trained:,} of them trained, {down / 1e6:.3g} MB a message, {once / 1e6:.3g} MB sent once"
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     # Replies are added up as they arrive, in float64; only some algorithms need all of a round together.
     options = config.algorithm_options()
     held = work.replies if options.robust or options.all_replies else min(2 + workers, work.replies)
-    peak = resident + (2 + held) * size
-    traffic = 2 * config.rounds * work.replies * size + config.clients * once
+    peak = resident + 2 * down + held * up
+    traffic = config.rounds * work.replies * (down + up) + config.clients * once
     lines = [
         to_yaml(without_secrets(config)).rstrip(),
         "",

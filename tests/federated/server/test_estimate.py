@@ -6,11 +6,13 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from federated import algorithms
 from federated.config.run import RunConfig, from_yaml
 from federated.server.output.progress import duration
 from federated.server.run import run
 from federated.server.start.estimate import dry_run, work_of
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 Tiny = Callable[..., RunConfig]
 
@@ -51,6 +53,19 @@ def test_a_dry_run_tells_and_writes_nothing(tiny: Tiny, strategy: str) -> None:
     for words in ("54 training, 6 validation, 20 test", "2 shards a client: 3 clients with 18 to 18", "269,722", " GB"):
         assert words in summary
     assert not config.folder.exists()
+
+
+def test_what_is_sent_beside_the_model_is_traffic(tiny: Tiny) -> None:
+    """SCAFFOLD's control variates have the parameters' shapes, and no BatchNorm statistics."""
+    config = tiny(strategy="scaffold", clients=2, rounds=10, participation=0.5)
+    model = build_classifier(build_encoder(config.arch, seed=0), 10, seed=0)
+    weights, parameters = model.state_dict(), {name for name, _ in model.named_parameters()}
+    size, beside = (sum(w[n].nbytes for n in w) for w in (weights, {n: weights[n] for n in parameters}))
+    assert beside < size
+    for strategy, expected in (("scaffold", (size + beside,) * 2), ("fedavg", (size, size))):
+        algorithm = algorithms.load(tiny(strategy=strategy))
+        assert algorithm.message_sizes(weights, parameters) == expected
+    assert f"traffic    {20 * (size + beside) / 1e9:.2f} GB" in dry_run(config)
 
 
 def test_a_dry_run_of_years_answers_at_once(tiny: Tiny) -> None:

@@ -15,3 +15,9 @@ def make(method, arch="resnet20", **options):
 
 def views(seed, size=16, count=8):
     return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def loss_of(module, first, second):
+    """The loss of two batches of views, and the first views' embeddings."""
+    ours, theirs = module.embed_pair(first, second)
+    return module.pair_loss(ours, theirs), ours[0]

@@ -10,13 +10,13 @@ from torch.nn import functional as F
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.method import names as available_methods
 from fps_pretrain.config.pretrain import PretrainConfig
-from tests.fps_pretrain.methods.small import make, views
+from tests.fps_pretrain.methods.small import loss_of, make, views
 
 
 @pytest.mark.parametrize("method", available_methods())
 def test_every_method_gives_a_loss_that_trains_its_encoder(method):
     module = make(method, method_options=("queue=16",) if method == "moco" else ())
-    loss, embeddings = module.forward_pair(views(1), views(2))
+    loss, embeddings = loss_of(module, views(1), views(2))
     assert loss.shape == ()
     assert embeddings.shape[0] == 8
     loss.backward()
@@ -68,7 +68,7 @@ def test_simclr_tells_a_view_from_all_others_of_the_batch():
     z = F.normalize(torch.cat(embeddings_of(module)), dim=1)
     similarity = (z @ z.T / 0.3).masked_fill(torch.eye(16, dtype=torch.bool), -math.inf)
     partner = torch.arange(16).roll(8)
-    loss, _ = module.forward_pair(views(1), views(2))
+    loss, _ = loss_of(module, views(1), views(2))
     assert loss.item() == pytest.approx(F.cross_entropy(similarity, partner).item(), rel=1e-5)
 
 
@@ -78,7 +78,7 @@ def test_barlow_twins_wants_the_cross_correlation_to_be_the_identity():
     excess = first.T @ second / 8 - torch.eye(24)
     on = excess.diagonal().square().sum()
     expected = (on + 0.02 * (excess.square().sum() - on)) / 24
-    loss, _ = module.forward_pair(views(1), views(2))
+    loss, _ = loss_of(module, views(1), views(2))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-3)
 
 
@@ -88,7 +88,7 @@ def test_vicreg_weighs_invariance_variance_and_covariance():
     variance = sum((1 - z.var(0).add(1e-4).sqrt()).relu().mean() for z in (first, second)) / 2
     covariance = sum((torch.cov(z.T) * (1 - torch.eye(24))).square().sum() / 24 for z in (first, second))
     expected = (first - second).square().mean() + 2 * variance + 0.2 * covariance
-    loss, _ = module.forward_pair(views(1), views(2))
+    loss, _ = loss_of(module, views(1), views(2))
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
@@ -101,7 +101,7 @@ def test_byols_target_follows_ever_more_slowly(monkeypatch):
     for step, share in ((0, 0.1), (9, 0.0)):  # ten steps in all: the momentum is 1 at the last
         monkeypatch.setattr(type(module), "global_step", step)
         moved = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
-        loss, _ = module.forward_pair(views(1), views(2))
+        loss, _ = loss_of(module, views(1), views(2))
         for name, parameter in module.momentum_encoder.named_parameters():
             torch.testing.assert_close(parameter, moved[name] + share * (start[name] + 1 - moved[name]))
     loss.backward()

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.methods.moco import KeyQueue, info_nce
-from tests.fps_pretrain.methods.small import make, views
+from tests.fps_pretrain.methods.small import loss_of, make, views
 
 
 def test_mocos_loss_is_lightlys_and_so_is_its_gradient():
@@ -51,7 +51,7 @@ def test_mocos_head_may_have_batchnorm_and_take_the_whole_batch():
         expected = F.normalize(module.projector(module.encoder(batch)), dim=1)
         torch.testing.assert_close(module._encode_queries(batch), expected)
         torch.testing.assert_close(module._encode_keys(batch), expected)
-    loss, _ = module.forward_pair(batch, views(2))
+    loss, _ = loss_of(module, batch, views(2))
     loss.backward()
     assert all(p.grad is not None for p in module.projector.parameters())
 
@@ -64,7 +64,7 @@ def test_moco_takes_keys_from_a_momentum_encoder_and_queues_them():
     with torch.no_grad():
         for parameter in module.encoder.parameters():
             parameter.add_(1.0)
-    loss, queries = module.forward_pair(views(1), views(2))
+    loss, queries = loss_of(module, views(1), views(2))
     assert torch.equal(module.queue.bank, bank)  # not before backpropagation, which needs the old ones
     loss.backward()
     module.on_after_backward()
@@ -117,7 +117,7 @@ def test_moco_learns_to_tell_images_apart():
     for _ in range(70):
         batch = images[torch.randint(512, (32,), generator=draw)]
         first, second = (batch + 0.3 * torch.randn(batch.shape, generator=draw) for _ in range(2))
-        loss, queries = module.forward_pair(first, second)
+        loss, queries = loss_of(module, first, second)
         optimizer.zero_grad()
         loss.backward()
         module.on_after_backward()
