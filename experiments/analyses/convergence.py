@@ -17,8 +17,9 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import Arm, group, measure_of
+from experiments.report.comparable import Difference, check
 from experiments.report.runs import OfRuns, Run, read_run
-from experiments.report.statistics import rounds_to
+from experiments.report.statistics import counted, rounds_to
 from experiments.report.summary import check_targets, default_targets
 from fps_pretrain.common import cli, plots
 
@@ -36,6 +37,8 @@ class ConvergenceConfig(OfRuns):
     """Run folders; the first one's arm is the baseline."""
     targets: tuple[float, ...] = ()
     """Test accuracies in (0, 1); none for 50%, 75% and 90% of the baseline's best."""
+    allow_different: tuple[Difference, ...] = ()
+    """Take runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for convergence.csv, .txt and .png."""
 
@@ -103,7 +106,9 @@ def analyse(config: ConvergenceConfig) -> output.Result:
     Raises:
         UserError: a folder is no run, or the runs of an arm have different rounds.
     """
-    arms = group([read_run(folder) for folder in config.runs])
+    runs = [read_run(folder) for folder in config.runs]
+    check(runs, config.allow_different)
+    arms = group(runs)
     targets, measure = config.targets or tuple(default_targets(arms)), measure_of(arms)
     rows = []
     for arm in arms:
@@ -128,7 +133,7 @@ def _sentence(arm: Arm, targets: Sequence[float], rows: Sequence[tuple[object, .
         else:
             rounds, cost = (float(np.mean([float(str(v[i])) for v in reached])) for i in (0, 1))
             parts.append(f"{target:.1%} after {rounds:.1f} rounds and {cost / 1e9:.3f} GB")
-    return f"{arm.label} reaches {', '.join(parts)} (means over {len(arm.runs)} seeds)."
+    return f"{arm.label} reaches {', '.join(parts)} (means over {counted(len(arm.runs))})."
 
 
 def _draw(arms: Sequence[Arm], targets: Sequence[float], rows: Sequence[tuple[object, ...]]) -> Figure:

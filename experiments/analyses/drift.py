@@ -23,6 +23,7 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.runs import OfRuns
+from experiments.report.statistics import counted
 from fps_pretrain.common import cli, plots
 
 if TYPE_CHECKING:
@@ -150,7 +151,7 @@ def _sentence(run: Path, measured: list[tuple[int, dict[str, Drift]]]) -> str:
     return (
         f"{run.name}: a client's update is {norm:.3g} long and {distance:.3g} away from the server's; its cosine to "
         f"the server's is {to_server:.2f}, to another client's {to_clients:.2f}; gradient diversity {diversity:.2f} "
-        f"({len(whole)} rounds)."
+        f"({counted(len(whole), 'round')})."
     )
 
 

@@ -18,11 +18,10 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
-from experiments.report.arms import MEASURES, group, measure_of, short_names
+from experiments.report.arms import MEASURES, differing_options, group, measure_of, short_names
 from experiments.report.comparable import Difference, check
-from experiments.report.headline import count
 from experiments.report.runs import OfRuns, Run, read_run
-from experiments.report.statistics import crossed_difference, points, spread
+from experiments.report.statistics import counted, crossed_difference, points, spread
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 
@@ -70,10 +69,12 @@ def finals(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> Finals:
     """The final accuracies, by encoder and seed; runs may differ in what is ``allowed``.
 
     Raises:
-        UserError: runs differ in data, budget or revision, there are fewer than two encoders or seeds, or an encoder
-            lacks a seed.
+        UserError: runs differ in more than start, learning rate and seed, there are fewer than two encoders or
+            seeds, or an encoder lacks a seed.
     """
     check(runs, allowed)
+    if differing := differing_options(runs, but=("init", "lr")):
+        raise UserError(f"encoders are compared in one federation, and these runs differ in {', '.join(differing)}")
     arms = group(runs)
     baseline, *others = arms
     inits = [arm.runs[0].config.init for arm in arms]
@@ -113,8 +114,8 @@ def analyse(config: EncodersConfig) -> output.Result:
     by_encoder = 100 * differences.mean(axis=1)
     sentences = [
         f"{len(found.encoders)} encoders of one method end {points(crossed_difference(differences), ' points')} from "
-        f"{found.baseline} in {found.measure} ({count(len(found.seeds))} each; the interval counts encoders and seeds "
-        "as drawn at random).",
+        f"{found.baseline} in {found.measure} ({counted(len(found.seeds))} each; the interval counts encoders and "
+        "seeds as drawn at random).",
         f"One encoder's mean lies between {by_encoder.min():+.1f} and {by_encoder.max():+.1f} points; the encoders' "
         f"standard deviation is {spread(by_encoder):.1f} points, that of the seeds "
         f"{spread(100 * differences.mean(axis=0)):.1f}.",

@@ -51,8 +51,8 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
     runs = [read_run(folder) for folder in folders]
     federated = [run.folder for run in runs if run.config.clients > 1]
     todo: list[Callable[[], output.Result]] = [
-        lambda: convergence.analyse(convergence.ConvergenceConfig(tuple(federated))),
-        lambda: fairness.analyse(fairness.FairnessConfig(tuple(federated))),
+        lambda: convergence.analyse(convergence.ConvergenceConfig(tuple(federated), allow_different=tuple(allowed))),
+        lambda: fairness.analyse(fairness.FairnessConfig(tuple(federated), tuple(allowed))),
         lambda: gap.analyse(gap.GapConfig(tuple(folders), tuple(allowed))),
         lambda: stability.analyse(stability.StabilityConfig(tuple(federated))),
         lambda: drift.analyse(drift.DriftConfig(tuple(federated))),

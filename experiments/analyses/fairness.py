@@ -18,8 +18,9 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import Arm, group
+from experiments.report.comparable import Difference, check
 from experiments.report.runs import CLIENT_KEYS, OfRuns, Run, read_run
-from experiments.report.statistics import paired_difference, points
+from experiments.report.statistics import counted, paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 
@@ -35,6 +36,8 @@ class FairnessConfig(OfRuns):
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
     """Run folders; the first one's arm is the baseline."""
+    allow_different: tuple[Difference, ...] = ()
+    """Take runs all the same that differ in these."""
     output: Path = output.FOLDER
     """Folder for fairness.csv, .txt and .png."""
 
@@ -67,7 +70,9 @@ def analyse(config: FairnessConfig) -> output.Result:
     Raises:
         UserError: a folder is no run, or its run was not evaluated at the clients.
     """
-    arms = group([read_run(folder) for folder in config.runs])
+    runs = [read_run(folder) for folder in config.runs]
+    check(runs, config.allow_different)
+    arms = group(runs)
     of = {arm.label: [accuracies(run) for run in arm.runs] for arm in arms}
     rows = [
         (arm.label, run.config.seed, client, *(float(value) if np.isfinite(value) else "" for value in found))
@@ -96,7 +101,7 @@ def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
     tuned = [fine_tuned(run) for run in arm.runs]
     if all(np.isfinite(values).any() for values in tuned):
         text += f"; after fine-tuning {100 * float(np.mean([np.nanmean(values) for values in tuned])):.1f}% on average"
-    return f"{text} ({len(mine)} seeds)."
+    return f"{text} ({counted(len(mine))})."
 
 
 def _draw(arms: Sequence[Arm], of: dict[str, list[np.ndarray]]) -> Figure:

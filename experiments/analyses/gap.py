@@ -17,11 +17,10 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
-from experiments.report.arms import is_centralised, is_personal
+from experiments.report.arms import differing_options, is_centralised, is_personal
 from experiments.report.comparable import Difference, check
-from experiments.report.headline import count
 from experiments.report.runs import OfRuns, Run, read_run
-from experiments.report.statistics import paired_difference, points
+from experiments.report.statistics import counted, paired_difference, points
 from federated.config.run import init_name
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -64,11 +63,15 @@ def gaps(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> list[Gap]:
     """The gap of each start that has federated and centralised runs; they may differ in what is ``allowed``.
 
     Raises:
-        UserError: none has, two runs of a start and seed are of one kind, or budgets or data differ.
+        UserError: none has, two runs of a start and seed are of one kind, or runs of a kind differ in more.
     """
     check(runs, allowed)
     if any(is_personal(run.config) for run in runs):
         raise UserError("runs with --personal head have no model for the test set, and so no gap to a centralised one")
+    for kind, word in ((False, "federated"), (True, "centralised")):
+        members = [run for run in runs if is_centralised(run.config) is kind]
+        if differing := differing_options(members, but=("init", "lr")):
+            raise UserError(f"a gap is that of one federation, and the {word} runs differ in {', '.join(differing)}")
     finals: dict[str, dict[bool, dict[int, float]]] = {}
     for run in runs:
         of_kind = finals.setdefault(run.config.init, {}).setdefault(is_centralised(run.config), {})
@@ -108,7 +111,7 @@ def _sentence(gap: Gap) -> str:
     difference = paired_difference(gap.centralised, gap.federated)
     return (
         f"{init_name(gap.init)}: centralised {100 * gap.centralised.mean():.1f}%, federated "
-        f"{100 * gap.federated.mean():.1f}%, a gap of {points(difference, ' points')}, {count(len(gap.seeds))}."
+        f"{100 * gap.federated.mean():.1f}%, a gap of {points(difference, ' points')}, {counted(len(gap.seeds))}."
     )
 
 
@@ -117,7 +120,7 @@ def _compared(gap: Gap, baseline: Gap) -> str:
     difference = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (gap, baseline)))
     return (
         f"The gap of {init_name(gap.init)} less that of {init_name(baseline.init)}: {points(difference, ' points')}, "
-        f"{count(len(seeds))}."
+        f"{counted(len(seeds))}."
     )
 
 

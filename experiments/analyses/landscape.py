@@ -96,8 +96,12 @@ class Line:
 
 
 def barrier(at: np.ndarray, loss: np.ndarray) -> float:
-    """The height of the barrier on a line: the largest ``loss - ((1 - at) loss[0] + at loss[-1])``, at least 0."""
-    return float(np.max(loss - ((1 - at) * loss[0] + at * loss[-1])))
+    """The height of the barrier on a line: the largest ``loss - ((1 - at) loss[0] + at loss[-1])``, at least 0.
+
+    It is infinite where a loss is no number.
+    """
+    height = np.max(loss - ((1 - at) * loss[0] + at * loss[-1]))
+    return float("inf") if np.isnan(height) else float(height)
 
 
 def between(judge: Judge, a: Mapping[str, Tensor], b: Mapping[str, Tensor], points: int, ends: tuple[str, str]) -> Line:

@@ -18,6 +18,7 @@ import tyro
 
 from experiments.analyses import output
 from experiments.report.runs import OfRuns, read_config
+from experiments.report.statistics import counted, spread
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
@@ -109,11 +110,14 @@ def analyse(config: StabilityConfig) -> output.Result:
 
 def _sentence(run: Path, found: list[Stability]) -> str:
     mine = [one for one in found if one.run == run]
-    fall = 100 * np.mean([one.fedavg - one.random.mean() for one in mine])
-    spread = 100 * np.mean([one.random.std() for one in mine])
+    fall = 100 * float(np.mean([one.fedavg - one.random.mean() for one in mine]))
+    deviation = 100 * float(np.mean([spread(one.random) for one in mine]))
+    samples = len(mine[0].random)
+    about = f", with a standard deviation of {deviation:.1f} points" if samples > 1 else ""
     return (
-        f"{run.name}: random combinations of the client models are on average {fall:.1f} points below FedAvg's, with a "
-        f"standard deviation of {spread:.1f} points ({len(mine)} rounds, {len(mine[0].random)} combinations each)."
+        f"{run.name}: random combinations of the client models are on average {abs(fall):.1f} points "
+        f"{'below' if fall > 0 else 'above'} FedAvg's{about} ({counted(len(mine), 'round')}, "
+        f"{counted(samples, 'combination')} each)."
     )
 
 

@@ -44,7 +44,7 @@ class CompareConfig:
     analyses: bool = False
     """Put experiments.analyses' answers on the page, those that the runs' options allow."""
     allow_different: tuple[Difference, ...] = ()
-    """Go on although the runs' data, budget or revision of the code differ."""
+    """Go on although the runs' data, budget, progress or revision of the code differ."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
     """Options of run_fl.py."""
     config: Path | None = None

@@ -28,7 +28,8 @@ class ReportConfig(OfRuns):
     targets: tuple[float, ...] = ()
     """Test accuracies whose first round is reported; none for 50%, 75% and 90% of the baseline's best."""
     allow_different: tuple[Difference, ...] = ()
-    """Compare runs although their data, budget (passes over the training examples) or revision of the code differ."""
+    """Compare runs although their data, budget (passes over the training examples), progress (rounds done) or revision
+    of the code differ."""
 
     def __post_init__(self) -> None:
         """Check ranges.

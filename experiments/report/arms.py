@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -65,6 +65,12 @@ class Arm:
 def passes(config: RunConfig) -> float:
     """A run's budget: how often it passes over the training examples, all rounds and clients together."""
     return config.rounds * config.local_epochs * config.participants / config.clients
+
+
+def passes_a_round(arm: Arm) -> float:
+    """Passes over the training examples in a round of an arm."""
+    config = arm.runs[0].config
+    return passes(config) / config.rounds
 
 
 BUDGET_TOLERANCE = 1.1
@@ -178,6 +184,17 @@ def group(runs: Sequence[Run]) -> list[Arm]:
         Arm(_label(members[0].config, differing, split, names), sorted(members, key=lambda run: run.config.seed))
         for members in arms.values()
     ]
+
+
+def differing_options(runs: Iterable[Run], but: Collection[str] = ()) -> list[str]:
+    """Options in which runs differ, beside their seeds and what does not change results.
+
+    Args:
+        runs: any runs.
+        but: options that may differ.
+    """
+    left_out = {"seed", *FREE_ON_RESUME, *but}
+    return _differing([tuple((n, v) for n, v in asdict(run.config).items() if n not in left_out) for run in runs])
 
 
 def short_names(inits: Iterable[str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Which runs may stand side by side: those of the same data, the same budget and the same revision of the code."""
+"""Which runs may stand side by side: those of the same data, budget, progress and revision of the code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from experiments.report.runs import Run
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 
-Difference = Literal["data", "budget", "revision"]
+Difference = Literal["data", "budget", "progress", "revision"]
 
 DATA_FIELDS = ("dataset", "limit_train", "limit_test", "image_size", "validation")
 
@@ -25,11 +25,18 @@ def _budget(run: Run) -> str:
     return f"{passes(run.config):g} passes over the training examples"
 
 
+def _progress(run: Run) -> str:
+    last = max(run.rounds)
+    return "all its rounds" if last == run.config.rounds else f"{last} of its {run.config.rounds} rounds"
+
+
 def _revision(run: Run) -> str:
     return run.environment.get("revision", "")
 
 
-_DIFFERENCES: dict[Difference, Callable[[Run], str]] = {"data": _data, "budget": _budget, "revision": _revision}
+_DIFFERENCES: dict[Difference, Callable[[Run], str]] = {
+    "data": _data, "budget": _budget, "progress": _progress, "revision": _revision
+}  # fmt: skip
 
 
 def check(runs: Sequence[Run], allowed: Collection[Difference] = ()) -> None:
@@ -42,7 +49,7 @@ def check(runs: Sequence[Run], allowed: Collection[Difference] = ()) -> None:
         allowed: the differences that the user has asked for.
 
     Raises:
-        UserError: runs differ in data, budget or revision, which is not among ``allowed``.
+        UserError: runs differ in data, budget, progress or revision, which is not among ``allowed``.
     """
     if same_budget([passes(run.config) for run in runs]):
         allowed = (*allowed, "budget")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.report.arms import MEASURES
-from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval
+from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval, counted
 from experiments.report.summary import Summary
 
 
@@ -16,7 +16,8 @@ def sentences(summaries: Sequence[Summary]) -> list[str]:
     """
     baseline = summaries[0]
     found = [_sentence(summary, baseline.arm) for summary in summaries[1:] if not summary.centralised]
-    return found or [f"{baseline.arm} ends at {100 * baseline.final:.1f}% {baseline.measure}, {count(baseline.seeds)}."]
+    where = f"{100 * baseline.final:.1f}% {baseline.measure}"
+    return found or [f"{baseline.arm} ends at {where}, {counted(baseline.seeds)}."]
 
 
 def _sentence(summary: Summary, baseline: str) -> str:
@@ -26,8 +27,8 @@ def _sentence(summary: Summary, baseline: str) -> str:
     points = 100 * difference.mean
     where = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} {baseline}"
     if difference.pairs < 2:
-        return f"{summary.arm} ends {where}, {count(difference.pairs)}."
-    about = f"{where} {bracket(difference)}, {count(difference.pairs)}"
+        return f"{summary.arm} ends {where}, {counted(difference.pairs)}."
+    about = f"{where} {bracket(difference)}, {counted(difference.pairs)}"
     if difference.says_nothing:
         return f"{summary.arm} cannot be told apart from {baseline}: it ends {about}."
     return f"{summary.arm} ends {about}."
@@ -36,13 +37,8 @@ def _sentence(summary: Summary, baseline: str) -> str:
 def bracket(interval: Interval) -> str:
     """An interval's ends in percentage points; with signs unless both are positive."""
     signs = "+" if interval.low <= 0 else ""
-    low, high = 100 * interval.low, 100 * interval.high
+    low, high = (round(100 * end, 1) + 0.0 for end in (interval.low, interval.high))  # + 0.0: no minus before zero
     return f"[{low:{signs}.1f}, {high:{signs}.1f}]"
-
-
-def count(seeds: int) -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{seeds} seed" + ("" if seeds == 1 else "s")
 
 
 def cautions(summaries: Sequence[Summary], others: int = 0) -> list[str]:

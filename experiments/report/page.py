@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def write(
         title=title,
         reload=RELOAD if unfinished else "",
         headline=sentences(summaries),
-        cautions=cautions(summaries, sum(len(_INTERVAL.findall(analysis["text"])) for analysis in analyses)),
+        cautions=cautions(summaries, _intervals(analyses)),
         curves=curves(arms),
         picture=base64.b64encode(picture).decode(),
         summaries=summaries,
@@ -149,6 +149,11 @@ def _analyses(folder: Path, runs: Sequence[Run]) -> list[dict[str, str]]:
             {"name": text.stem, "text": text.read_text(encoding="utf-8", errors="replace"), "picture": encoded}
         )
     return found
+
+
+def _intervals(analyses: Sequence[Mapping[str, str]]) -> int:
+    """How many intervals analyses hold; those of fairness are the arms' own."""
+    return sum(len(_INTERVAL.findall(analysis["text"])) for analysis in analyses if analysis["name"] != "fairness")
 
 
 def _machines(runs: Sequence[Run]) -> list[dict[str, Any]]:

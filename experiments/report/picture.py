@@ -9,6 +9,7 @@ import numpy as np
 
 from experiments.report.arms import Arm
 from experiments.report.runs import TUNED_KEYS
+from experiments.report.statistics import counted
 from fps_pretrain.common import plots
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def draw(arms: Sequence[Arm], title: str) -> bytes:
 def _seeds(axes: Axes, arm: Arm, rounds: list[int], key: str, colour: str) -> None:
     """The mean over an arm's seeds, and a band from the lowest to the highest."""
     values = arm.values(key)
-    name = plots.literal(f"{arm.label} ({len(arm.runs)} {'seed' if len(arm.runs) == 1 else 'seeds'})")
+    name = plots.literal(f"{arm.label} ({counted(len(arm.runs))})")
     axes.plot(rounds, values.mean(axis=0), color=colour, label=name, marker=_marker(rounds))
     if len(arm.runs) > 1:
         lowest, highest = values.min(axis=0), values.max(axis=0)

@@ -24,7 +24,7 @@ class Interval(NamedTuple):
     @property
     def says_nothing(self) -> bool:
         """Whether 0 lies inside: the arms cannot be told apart."""
-        return self.pairs < 2 or self.low <= 0 <= self.high
+        return self.pairs < 2 or not (self.low > 0 or self.high < 0)
 
 
 def paired_difference(ours: np.ndarray, theirs: np.ndarray) -> Interval:
@@ -95,6 +95,11 @@ def rounds_to(rounds: Sequence[int], accuracy: np.ndarray, target: float) -> int
 def percent(value: float) -> str:
     """A share in [0, 1] as a percentage with one decimal; a dash for NaN."""
     return "–" if value != value else f"{100 * value:.1f}%"
+
+
+def counted(number: int, what: str = "seed") -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def points(interval: Interval | None, unit: str = "") -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from experiments.report.arms import MEASURES, Arm, is_centralised, measure_of
+from experiments.report.arms import MEASURES, Arm, is_centralised, measure_of, passes_a_round
 from experiments.report.runs import CLIENT_KEYS, TUNED_KEYS
 from experiments.report.statistics import Interval, paired_difference, rounds_to, spread
 from fps_pretrain.common.errors import UserError
@@ -66,7 +66,8 @@ class Summary:
         mean_over_rounds: mean over evaluated rounds (round 0 left out) and seeds.
         rounds_to: for each target accuracy the first evaluated round that reaches it, one entry a seed.
         difference: of ``final`` to the baseline's, paired by seed; None for the baseline.
-        mean_difference: of ``mean_over_rounds``, likewise.
+        mean_difference: the same of the mean over the rounds that both were evaluated after (round 0 left out); None,
+            too, where a round of one is longer than a round of the other.
         seconds_per_round: mean over rounds and seeds.
         clients: accuracy at the clients, None where it was not measured.
         centralised: trained on one client that holds all data, beside federated arms.
@@ -121,14 +122,18 @@ def summarise(arms: Sequence[Arm], targets: Sequence[float]) -> list[Summary]:
 
 def _summary(arm: Arm, baseline: Arm, targets: Sequence[float], measure: str) -> Summary:
     accuracy = arm.values(measure)
-    trained = [number > 0 for number in arm.rounds_of(measure)]
-    final, best, mean = accuracy[:, -1], accuracy.max(axis=1), accuracy[:, trained].mean(axis=1)
+    rounds = np.array(arm.rounds_of(measure))
+    final, best, mean = accuracy[:, -1], accuracy.max(axis=1), accuracy[:, rounds > 0].mean(axis=1)
     difference = mean_difference = None
     if pairs := _paired(arm, baseline, measure):
-        mine, theirs = pairs
-        difference = paired_difference(mine[:, -1], theirs[:, -1])
-        after = [number > 0 for number in baseline.rounds_of(measure)]
-        mean_difference = paired_difference(mine[:, trained].mean(axis=1), theirs[:, after].mean(axis=1))
+        difference = paired_difference(*(values[:, -1] for values in pairs))
+        both = np.intersect1d(rounds[rounds > 0], baseline.rounds_of(measure))
+        if len(both) and passes_a_round(arm) == passes_a_round(baseline):
+            means = (
+                values[:, np.isin(one.rounds_of(measure), both)].mean(axis=1)
+                for one, values in zip((arm, baseline), pairs, strict=True)
+            )
+            mean_difference = paired_difference(*means)
     seconds = [row["seconds"] for run in arm.runs for row in run.history if row["round"]]
     return Summary(
         arm=arm.label,

@@ -68,6 +68,7 @@ def test_the_barrier_is_the_rise_above_the_line_between_the_ends():
     assert landscape.barrier(at, np.array([1.0, 1.5, 2.0, 2.5, 3.0])) == pytest.approx(0)
     assert landscape.barrier(at, np.array([1.0, 3.0, 2.0, 2.0, 3.0])) == pytest.approx(1.5)
     assert landscape.barrier(at, np.array([1.0, 0.5, 0.5, 0.5, 1.0])) == 0
+    assert landscape.barrier(at, np.array([1.0, 0.5, np.nan, 0.5, 1.0])) == np.inf
 
 
 def test_drift_of_updates_that_agree_and_of_orthogonal_ones():
@@ -163,7 +164,7 @@ def test_convergence_counts_rounds_and_bytes(runs, tmp_path):
 
 
 def test_fairness_reads_the_clients_accuracies(runs, tmp_path):
-    assert fairness.main(fairness.FairnessConfig((runs / "s0", runs / "s1"), tmp_path)) == 0
+    assert fairness.main(fairness.FairnessConfig((runs / "s0", runs / "s1"), output=tmp_path)) == 0
     rows = table(tmp_path / "fairness.csv")
     assert [row["client"] for row in rows] == ["0", "1", "2"] * 2
     run = read_run(runs / "s0")
@@ -213,6 +214,9 @@ def test_the_gap_to_centralised_training(tmp_path):
     assert result.sentences[2].startswith("The gap of fps_r20 less that of random: -12.5 points [")
     with pytest.raises(UserError, match="--centralised"):
         gap.gaps(made[::2])
+    milder = write_run(tmp_path / "milder", replace(TINY, seed=2, momentum=0.5), [0.1, 0.9])
+    with pytest.raises(UserError, match="the federated runs differ in momentum"):
+        gap.gaps([*made, milder])
 
 
 def test_whether_a_lead_is_the_methods_or_one_encoders(tmp_path):
@@ -231,6 +235,9 @@ def test_whether_a_lead_is_the_methods_or_one_encoders(tmp_path):
             encoders.finals(too_few)
     with pytest.raises(UserError, match="every start needs the same two seeds"):
         encoders.finals(made[::2])
+    changed = [replace(run, config=replace(run.config, momentum=0.5, lr=0.3)) for run in made[-2:]]
+    with pytest.raises(UserError, match="in one federation, and these runs differ in momentum"):
+        encoders.finals([*made[:-2], *changed])
 
 
 def test_a_centralised_run_sees_as_many_examples():

@@ -94,6 +94,29 @@ def test_runs_that_differ_otherwise_are_not_compared(tmp_path, name, one, other)
     check(runs, [name])
 
 
+def test_a_run_that_is_not_finished_is_not_compared_with_others(tmp_path):
+    """At the same round it is five points ahead, and at its own last round behind the other's end."""
+    one = write_run(tmp_path / "a", replace(BASE, rounds=3), [0.1, 0.2, 0.3, 0.4])
+    two = write_run(tmp_path / "b", replace(BASE, rounds=3, init="x.pt"), [0.1, 0.25])
+    with pytest.raises(UserError, match=r"a has all its rounds, and .*b 1 of its 3 rounds; --allow-different progress"):
+        check([one, two])
+    check([one, two], ["progress"])
+    check([two])
+
+
+def test_the_mean_over_the_rounds_is_compared_where_both_were_evaluated(tmp_path):
+    often = write_run(tmp_path / "a", replace(BASE, rounds=4), [0.0, 0.1, 0.2, 0.3, 0.4])
+    seldom = write_run(tmp_path / "b", replace(BASE, rounds=4, init="x.pt"), [0.0, 0.1, 0.2, 0.3, 0.4])
+    for row in seldom.history[1::2]:
+        row["test_accuracy"] = None
+    for one, other in ((often, seldom), (seldom, often)):
+        assert summarise(group([one, other]), (0.3,))[1].mean_difference.mean == pytest.approx(0)
+    longer = write_run(
+        tmp_path / "c", replace(BASE, rounds=4, local_epochs=1, init="y.pt"), often.values("test_accuracy")
+    )
+    assert summarise(group([often, half]), (0.3,))[1].mean_difference is None
+
+
 def test_twice_the_rounds_of_half_the_epochs_are_the_same_budget(tmp_path):
     one = write_run(tmp_path / "a", replace(BASE, rounds=1, local_epochs=2), [0.1, 0.2])
     two = write_run(tmp_path / "b", replace(BASE, rounds=2, local_epochs=1), [0.1, 0.2, 0.3])

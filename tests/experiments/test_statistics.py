@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments.report.statistics import crossed_difference, paired_difference, rounds_to
+from experiments.report.headline import bracket
+from experiments.report.statistics import Interval, crossed_difference, paired_difference, rounds_to
 
 
 def test_paired_difference_is_scipys_paired_t_interval():
@@ -22,6 +23,12 @@ def test_one_pair_has_no_interval():
     assert interval.mean == pytest.approx(0.1)
     assert math.isnan(interval.low)
     assert math.isnan(interval.high)
+
+
+def test_an_interval_that_is_no_number_says_nothing():
+    assert Interval(float("nan"), float("nan"), float("nan"), 3).says_nothing
+    assert not Interval(0.1, 0.05, 0.15, 3).says_nothing
+    assert bracket(Interval(-0.05, -0.1, -0.0001, 3)) == "[-10.0, +0.0]"
 
 
 def test_rounds_to_is_the_first_evaluated_round():
