@@ -111,7 +111,7 @@ def test_the_mean_over_the_rounds_is_compared_where_both_were_evaluated(tmp_path
         row["test_accuracy"] = None
     for one, other in ((often, seldom), (seldom, often)):
         assert summarise(group([one, other]), (0.3,))[1].mean_difference.mean == pytest.approx(0)
-    longer = write_run(
+    half = write_run(
         tmp_path / "c", replace(BASE, rounds=4, local_epochs=1, init="y.pt"), often.values("test_accuracy")
     )
     assert summarise(group([often, half]), (0.3,))[1].mean_difference is None
