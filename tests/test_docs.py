@@ -261,6 +261,6 @@ def test_the_site_builds(tmp_path: Path) -> None:
     home = (tmp_path / "site" / "index.html").read_text()
     assert not re.findall(r"""(?:src|<link[^>]* href)=["']https?://""", home)  # nothing from elsewhere
     assert 'id="hljs-light"' in home  # without it the switch between light and dark is broken
-    assert "experiments/results/cifar10-tuned/curves.png" in home
-    assert (tmp_path / "site" / "experiments/results/cifar10-tuned/curves.png").is_file()
+    assert "experiments/results/cifar10-grid-dirichlet0.1/curves.png" in home
+    assert (tmp_path / "site" / "experiments/results/cifar10-grid-dirichlet0.1/curves.png").is_file()
     assert (tmp_path / "site" / "tutorials" / "own_images.py").is_file()
