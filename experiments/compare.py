@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.comparison.config import OPTIONS, CompareConfig
-from experiments.comparison.running import ComparisonFailed, Failure, one, side_by_side
+from experiments.comparison.running import ComparisonFailed, Failure, run_here, side_by_side
 from experiments.comparison.tuning import choose, record
 from experiments.report.arms import arm_key
 from experiments.report.comparable import check, check_revisions
@@ -47,7 +47,7 @@ def _carry_out(
         failures.update(side_by_side(runs, config.jobs, Cluster(config.slurm, config.folder.resolve() / SLURM)))
     elif config.jobs == 1:
         for number, run in enumerate(runs, 1):
-            if failure := one(run, number, len(runs)):
+            if failure := run_here(run, number, len(runs)):
                 if not tuning:
                     raise ComparisonFailed(f"failed in {run.folder}: {failure.reason}; {RESUMABLE}")
                 failures[run.folder] = failure

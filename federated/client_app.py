@@ -25,10 +25,10 @@ from federated.client.parts import keeps_own_part, own_part, with_own_part
 from federated.client.state import ClientStates
 from federated.client.training import (
     Client,
+    ClientDiverged,
     ClientHyperparameters,
     ClientState,
     ClientUpdate,
-    TrainingDiverged,
 )
 from federated.client.workspace import Workspace
 from federated.config.run import identity
@@ -153,7 +153,7 @@ def evaluate(message: Message, context: Context) -> Message:
     loss, accuracy = at_client(space, number, weights)
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy})
     if config.fine_tune_epochs:
-        with suppress(TrainingDiverged):
+        with suppress(ClientDiverged):
             tuned = fine_tune(space, number, weights, int(str(message_config["evaluated-round"])))
             metrics["fine-tuned-accuracy"] = at_client(space, number, tuned, own_encoder=config.train != "head")[1]
     return Message(RecordDict({"metrics": metrics}), reply_to=message)

@@ -64,8 +64,8 @@ class LandscapeConfig:
             raise UserError("--points must be at least 3, --grid at least 0 and --limit at least 2")
 
 
-class Judge(Protocol):
-    """What lines and planes need of ``models.Judge``, whose module imports PyTorch."""
+class Evaluator(Protocol):
+    """What lines and planes need of ``models.Evaluator``, whose module imports PyTorch."""
 
     def with_statistics(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """The weights with BatchNorm's statistics taken from training images."""
@@ -104,15 +104,17 @@ def barrier(at: np.ndarray, loss: np.ndarray) -> float:
     return float("inf") if np.isnan(height) else float(height)
 
 
-def between(judge: Judge, a: Mapping[str, Tensor], b: Mapping[str, Tensor], points: int, ends: tuple[str, str]) -> Line:
+def between(
+    evaluator: Evaluator, a: Mapping[str, Tensor], b: Mapping[str, Tensor], points: int, ends: tuple[str, str]
+) -> Line:
     """Evaluate models on the line from ``a`` to ``b``."""
     from experiments.analyses.models import combine
 
     at = np.linspace(0, 1, points)
     found: list[dict[str, tuple[float, float]]] = []
     for t in at.tolist():
-        weights = judge.with_statistics(combine([a, b], [1 - t, t]))
-        found.append({split: judge.evaluate(weights, split) for split in SPLITS})
+        weights = evaluator.with_statistics(combine([a, b], [1 - t, t]))
+        found.append({split: evaluator.evaluate(weights, split) for split in SPLITS})
     loss, accuracy = ({split: np.array([one[split][i] for one in found]) for split in SPLITS} for i in (0, 1))
     return Line(ends, at, loss, accuracy)
 
@@ -134,7 +136,7 @@ class Plane:
     corners: np.ndarray
 
 
-def plane(judge: Judge, models: Sequence[Mapping[str, Tensor]], grid: int) -> Plane:
+def plane(evaluator: Evaluator, models: Sequence[Mapping[str, Tensor]], grid: int) -> Plane:
     """Evaluate models on a grid that covers the triangle of three, and ``MARGIN`` around it.
 
     A point of the plane is a combination of the three whose coefficients add up to 1.
@@ -155,8 +157,8 @@ def plane(judge: Judge, models: Sequence[Mapping[str, Tensor]], grid: int) -> Pl
     for (row, at_y), (column, at_x) in itertools.product(enumerate(y), enumerate(x)):
         c = at_y / height
         b = (at_x - c * along) / max(width, 1e-12)
-        weights = judge.with_statistics(combine(models, [1 - b - c, b, c]))
-        loss[row, column] = judge.evaluate(weights)[0]
+        weights = evaluator.with_statistics(combine(models, [1 - b - c, b, c]))
+        loss[row, column] = evaluator.evaluate(weights)[0]
     return Plane(x, y, loss, corners)
 
 
@@ -178,12 +180,12 @@ def analyse(config: LandscapeConfig) -> output.Result:
     for run, model in zip(config.runs, models, strict=True):
         if {n: t.shape for n, t in model.items()} != {n: t.shape for n, t in models[0].items()}:
             raise UserError(f"{run} has another model than {config.runs[0]}: compare runs of one architecture")
-    judge = loading.Judge.of(read_config(config.runs[0]), config.limit)
+    evaluator = loading.Evaluator.of(read_config(config.runs[0]), config.limit)
     lines = [
-        between(judge, models[i], models[j], config.points, (config.runs[i].name, config.runs[j].name))
+        between(evaluator, models[i], models[j], config.points, (config.runs[i].name, config.runs[j].name))
         for i, j in itertools.combinations(range(len(models)), 2)
     ]
-    surface = plane(judge, models, config.grid) if len(models) == 3 and config.grid else None
+    surface = plane(evaluator, models, config.grid) if len(models) == 3 and config.grid else None
     rows: list[tuple[Any, ...]] = [
         (*line.ends, split, t, 0.0, line.loss[split][i], line.accuracy[split][i])
         for line in lines

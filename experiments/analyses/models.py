@@ -72,7 +72,7 @@ def combine(models: Sequence[Weights], coefficients: Sequence[float]) -> dict[st
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Evaluates weights on a run's training and test examples.
 
     Attributes:
@@ -86,7 +86,7 @@ class Judge:
     batch_size: int
 
     @classmethod
-    def of(cls, config: RunConfig, limit: int | None = None) -> Judge:
+    def of(cls, config: RunConfig, limit: int | None = None) -> Evaluator:
         """The data and the model of a run.
 
         Args:

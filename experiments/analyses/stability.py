@@ -75,22 +75,22 @@ def measure(run: Path, config: StabilityConfig) -> list[Stability]:
     Raises:
         UserError: it keeps none, or its data are not there.
     """
-    from experiments.analyses.models import Judge, combine, kept_rounds
+    from experiments.analyses.models import Evaluator, combine, kept_rounds
     from federated.server.output import client_models
 
     rounds = kept_rounds(run)
-    judge = Judge.of(read_config(run), config.limit)
+    evaluator = Evaluator.of(read_config(run), config.limit)
     found = []
     for number in rounds:
         kept = client_models.load(run, number)
         # Clients may have kept their buffers: those of the start stand in.
         models = [{**kept.start, **update} for update in kept.updates]
         shares = np.array(kept.examples) / sum(kept.examples)
-        fedavg = judge.evaluate(combine(models, shares.tolist()))[1]
+        fedavg = evaluator.evaluate(combine(models, shares.tolist()))[1]
         draws = numpy_rng(config.seed, "stability", number).dirichlet(
             np.full(len(models), config.concentration), config.samples
         )
-        random = [judge.evaluate(combine(models, draw.tolist()))[1] for draw in draws]
+        random = [evaluator.evaluate(combine(models, draw.tolist()))[1] for draw in draws]
         found.append(Stability(run, number, fedavg, np.array(random)))
     return found
 

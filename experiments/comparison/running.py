@@ -46,7 +46,7 @@ def name_of(run: RunConfig) -> str:
     return f"{init_name(run.init)}{', centralised' if run.clients == 1 else ''}, lr {run.lr:g}, seed {run.seed}"
 
 
-def one(run: RunConfig, number: int, count: int) -> Failure | None:
+def run_here(run: RunConfig, number: int, count: int) -> Failure | None:
     """Carry out a run, the ``number``th of ``count``, in this process, unless it is finished; says why it failed."""
     from federated.results.evaluation import evaluate
     from federated.server import run as rounds
@@ -107,7 +107,7 @@ class Here:
         from fps_pretrain.models.hardware import gpu_of
 
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **gpu_of(slot)}
-        command = [sys.executable, "-m", "experiments.comparison.arm", str(config)]
+        command = [sys.executable, "-m", "experiments.comparison.single_run", str(config)]
         with errors.open("wb") as file:
             return subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True, env=environment

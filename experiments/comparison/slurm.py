@@ -21,7 +21,7 @@ MINUTES = 60
 """Time limit of a job that names none; Slurm's own default may be less than a round takes."""
 
 
-class Arm:
+class RunTask:
     """What a job does: carry out the run that a YAML file describes. Returns the exit code."""
 
     def __init__(self, config: Path, threads: int) -> None:
@@ -30,10 +30,10 @@ class Arm:
     def __call__(self) -> int:
         """Do it; a reason to stop is a line on stderr."""
         os.environ.setdefault("OMP_NUM_THREADS", str(self.threads))  # before anything imports torch
-        from experiments.comparison import arm
+        from experiments.comparison import single_run
 
         try:
-            return cli.run(arm.PROG, arm.main, str(self.config))
+            return cli.run(single_run.PROG, single_run.main, str(self.config))
         except SystemExit as exit_:  # a refusal
             return exit_.code if isinstance(exit_.code, int) else 1
 
@@ -117,7 +117,7 @@ class Cluster:
         from submitit.core.utils import FailedJobError, FailedSubmissionError
 
         try:
-            return Job(self._executor.submit(Arm(config, threads)), errors)
+            return Job(self._executor.submit(RunTask(config, threads)), errors)
         except (FailedJobError, FailedSubmissionError) as error:
             raise UserError(f"--slurm: sbatch refused the job: {str(error).strip().splitlines()[-1]}") from None
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report.runs import CLIENT_KEYS, Run
-from federated.config.run import FREE_ON_RESUME, RunConfig, init_name, unused_beside
+from federated.config.run import MAY_DIFFER_ON_RESUME, RunConfig, init_name, unused_beside
 from fps_pretrain.common.errors import UserError
 
 
@@ -168,7 +168,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     Raises:
         UserError: two runs of an arm have one seed, or were evaluated after different rounds.
     """
-    ignored = {"seed", *FREE_ON_RESUME}
+    ignored = {"seed", *MAY_DIFFER_ON_RESUME}
     arms: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
     for run in runs:
         key = tuple((name, value) for name, value in asdict(run.config).items() if name not in ignored)
@@ -193,7 +193,7 @@ def differing_options(runs: Iterable[Run], but: Collection[str] = ()) -> list[st
         runs: any runs.
         but: options that may differ.
     """
-    left_out = {"seed", *FREE_ON_RESUME, *but}
+    left_out = {"seed", *MAY_DIFFER_ON_RESUME, *but}
     return _differing([tuple((n, v) for n, v in asdict(run.config).items() if n not in left_out) for run in runs])
 
 

@@ -18,7 +18,7 @@ from experiments.report.runs import Run
 from experiments.report.statistics import percent, points
 from experiments.report.summary import Summary, default_targets, summarise
 from experiments.report.tables import clients_csv, rounds_csv, summary_csv
-from federated.config.run import FREE_ON_RESUME
+from federated.config.run import MAY_DIFFER_ON_RESUME
 from fps_pretrain.common import environment
 from fps_pretrain.common.files import write_bytes_atomically, write_text_atomically
 from fps_pretrain.common.serve import RELOAD
@@ -114,7 +114,7 @@ def _shared_options(runs: Sequence[Run]) -> dict[str, Any]:
         name: value
         for name, value in asdict(runs[0].config).items()
         if value is not None
-        and name not in ("init", "seed", *FREE_ON_RESUME)
+        and name not in ("init", "seed", *MAY_DIFFER_ON_RESUME)
         and all(getattr(run.config, name) == value for run in runs)
     }
 

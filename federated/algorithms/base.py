@@ -56,11 +56,11 @@ class Replies:
 
     Attributes:
         updates: what the clients sent; those that fail are left out.
-        asked: how many training examples each client has that was asked, whether it answers or not.
+        expected_examples: how many training examples each client has that was asked, whether it answers or not.
     """
 
     updates: Iterable[Update]
-    asked: Sequence[int]
+    expected_examples: Sequence[int]
 
     def __iter__(self) -> Iterator[Update]:
         return iter(self.updates)

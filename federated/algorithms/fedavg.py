@@ -31,7 +31,7 @@ init = no_state
 
 def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
     """``w <- sum_k n_k / n w_k``: the mean of the clients' parameters, weighted by their numbers of examples."""
-    mean = Mean(replies.asked)
+    mean = Mean(replies.expected_examples)
     for update in replies:
         mean.add(update.weights, update.num_examples)
     return Combined(mean.result(), {})

@@ -64,7 +64,7 @@ def combine(state: ServerState, params: Weights, replies: Replies, setting: Sett
 
     The mean is a plain one, as in the paper: every client counts the same, however many examples it has.
     """
-    alpha, asked = setting.options.feddyn_alpha, len(replies.asked)
+    alpha, asked = setting.options.feddyn_alpha, len(replies.expected_examples)
     step, answered = alpha / setting.num_clients, 0
     mean, total = Mean([1] * asked), Sum()
     total.add(state["h"], 1.0)

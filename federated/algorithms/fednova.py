@@ -50,7 +50,7 @@ def combine(state: ServerState, params: Weights, replies: Replies, setting: Sett
     than one step, or more than the longest plan.
     """
     assert setting.hyper is not None
-    plan = [(examples, _steps(examples, setting.hyper)) for examples in replies.asked]
+    plan = [(examples, _steps(examples, setting.hyper)) for examples in replies.expected_examples]
     examples, steps, lead = _totals(plan)
     longest = max(planned for _, planned in plan)
     combined, came = Sum(), []

@@ -101,7 +101,7 @@ def server_step(
         nobody = cast(Grid, SimpleNamespace(get_node_ids=lambda: []))
         list(built.configure_train(setting.server_round, _KeptRecord(params), ConfigRecord(), nobody))
         if updates is None:
-            mean, messages = Mean(replies.asked), []
+            mean, messages = Mean(replies.expected_examples), []
             for update in replies:
                 mean.add(update.weights, update.num_examples)
                 messages.append(_reply(update._replace(weights={})))

@@ -64,7 +64,7 @@ def combine(state: ServerState, params: Weights, replies: Replies, setting: Sett
 
     Both means are plain ones, as in the paper: every client counts the same, however many examples it has.
     """
-    mean, control = Mean([1] * len(replies.asked)), Sum()
+    mean, control = Mean([1] * len(replies.expected_examples)), Sum()
     control.add(state["control"], 1.0)
     for update in replies:
         mean.add(update.weights, 1)

@@ -19,7 +19,7 @@ from federated.weights import Weights
 from fps_pretrain.images.pixels import normalise
 
 
-class Judgement(NamedTuple):
+class Outcome(NamedTuple):
     """What weights make of N examples.
 
     Attributes:
@@ -37,14 +37,14 @@ class Judgement(NamedTuple):
 
 
 @torch.inference_mode()
-def judge(
+def evaluate_examples(
     model: nn.Module,
     weights: Mapping[str, Tensor],
     examples: Tensor,
     labels: Tensor,
     batch_size: int,
     prepare: Callable[[Tensor], Tensor] | None = None,
-) -> Judgement:
+) -> Outcome:
     """Loss and hits of ``weights``.
 
     Args:
@@ -65,15 +65,15 @@ def judge(
         logits = model(prepare(batch) if prepare else normalise(batch))
         total_loss += F.cross_entropy(logits, target, reduction="sum").double()
         correct.append(logits.argmax(1) == target)
-    return Judgement(float(total_loss) / len(labels), torch.cat(correct).cpu().numpy())
+    return Outcome(float(total_loss) / len(labels), torch.cat(correct).cpu().numpy())
 
 
 def evaluate(
     model: nn.Module, weights: Mapping[str, Tensor], images: Tensor, labels: Tensor, batch_size: int
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of ``weights`` on images ``(N, S, S, 3)`` and labels ``(N,)``, N at least 1."""
-    judged = judge(model, weights, images, labels, batch_size)
-    return judged.loss, judged.accuracy
+    outcome = evaluate_examples(model, weights, images, labels, batch_size)
+    return outcome.loss, outcome.accuracy
 
 
 def of_splits(space: Workspace, weights: Weights) -> dict[str, float | None]:
@@ -83,15 +83,15 @@ def of_splits(space: Workspace, weights: Weights) -> dict[str, float | None]:
         loss, accuracy = None, None
         if len(split):
             examples = space.split("test" if name == "test" else "validation")
-            judged = _judge(space, name, *examples, weights, by_features=space.config.train == "head")
-            loss, accuracy = judged.loss, judged.accuracy
+            outcome = _outcome(space, name, *examples, weights, by_features=space.config.train == "head")
+            loss, accuracy = outcome.loss, outcome.accuracy
         metrics[f"{name}_accuracy"], metrics[f"{name}_loss"] = accuracy, loss
     return metrics
 
 
 def correct_mask(space: Workspace, weights: Weights) -> NDArray[np.bool_]:
     """Which of the ``N`` test examples the weights classify correctly, ``(N,)``."""
-    return _judge(space, "test", *space.split("test"), weights, by_features=space.config.train == "head").correct
+    return _outcome(space, "test", *space.split("test"), weights, by_features=space.config.train == "head").correct
 
 
 def at_client(space: Workspace, client: int, weights: Weights, *, own_encoder: bool = False) -> tuple[float, float]:
@@ -108,10 +108,10 @@ def at_client(space: Workspace, client: int, weights: Weights, *, own_encoder: b
     """
     has_test = len(space.dataset.test) > 0
     key, examples = ("test", space.split("test")) if has_test else (client, space.examples_of(client))
-    judged = _judge(space, key, *examples, weights, by_features=not own_encoder)
+    outcome = _outcome(space, key, *examples, weights, by_features=not own_encoder)
     if space.config.partition == "nodes":
-        return judged.loss, judged.accuracy
-    return judged.loss, float(accuracies_at(space, [client], judged.correct)[0])
+        return outcome.loss, outcome.accuracy
+    return outcome.loss, float(accuracies_at(space, [client], outcome.correct)[0])
 
 
 def accuracies_at(space: Workspace, clients: Sequence[int], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
@@ -120,15 +120,15 @@ def accuracies_at(space: Workspace, clients: Sequence[int], correct: NDArray[np.
     return client_accuracies(correct, dataset.test, dataset.train, partition, len(dataset.classes))
 
 
-def _judge(
+def _outcome(
     space: Workspace, key: Any, images: Tensor, labels: Tensor, weights: Weights, *, by_features: bool
-) -> Judgement:
+) -> Outcome:
     """Judge weights as they are or by features, which are kept as ``key`` for others with the same encoder."""
     size = space.config.eval_batch_size
     if not by_features:
-        return judge(space.model, weights, images, labels, size)
+        return evaluate_examples(space.model, weights, images, labels, size)
     features = space.features_of(key, images, weights)
-    return judge(space.head, head_weights(weights), features, labels, size, prepare=lambda batch: batch)
+    return evaluate_examples(space.head, head_weights(weights), features, labels, size, prepare=lambda batch: batch)
 
 
 def client_accuracies(

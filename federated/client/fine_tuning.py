@@ -23,7 +23,7 @@ def fine_tune(space: Workspace, number: int, weights: Weights, server_round: int
         server_round: the round that the weights are of, which fixes the batches.
 
     Raises:
-        TrainingDiverged: the loss became infinite or not a number.
+        ClientDiverged: the loss became infinite or not a number.
         ClientTimeout: it took longer than ``--client-timeout``.
     """
     config = space.config

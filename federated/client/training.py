@@ -30,7 +30,7 @@ ClientState = dict[str, Weights]
 """What a client remembers from round to round, such as a control variate: state dicts by name."""
 
 
-class TrainingDiverged(RuntimeError):
+class ClientDiverged(RuntimeError):
     """The loss of a client is no longer a finite number."""
 
 
@@ -175,7 +175,7 @@ def local_sgd(
         averaged over all examples as they were trained on.
 
     Raises:
-        TrainingDiverged: the loss became infinite or not a number.
+        ClientDiverged: the loss became infinite or not a number.
     """
     seed, server_round, number = client.key
     model, hyper, targets = client.model, client.hyper, client.targets
@@ -210,7 +210,7 @@ def local_sgd(
                 steps += 1
     train_loss = float(tally.loss) / seen
     if not math.isfinite(train_loss):
-        raise TrainingDiverged(f"the training loss is {train_loss}: lower --lr")
+        raise ClientDiverged(f"the training loss is {train_loss}: lower --lr")
     metrics = {"train_loss": train_loss, "train_accuracy": int(tally.correct) / seen}
     return ClientUpdate(weights_of(model), len(targets), metrics, steps)
 

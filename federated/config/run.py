@@ -22,7 +22,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import fields_of, flag, from_plain
 from fps_pretrain.models.architectures import last_stage
 
-__all__ = ["BUILT_IN_DATASETS", "DATASET_KINDS", "FREE_ON_RESUME", "RunConfig", "init_name"]
+__all__ = ["BUILT_IN_DATASETS", "DATASET_KINDS", "MAY_DIFFER_ON_RESUME", "RunConfig", "init_name"]
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,8 @@ FIELDS = {one.name: one for one in fields_of(RunConfig)}
 SERVER_ONLY = tuple(name for name, one in FIELDS.items() if one.option.server_only)
 """Fields that are never sent to clients."""
 
-FREE_ON_RESUME = (*(name for name, one in FIELDS.items() if one.option.may_differ), *SERVER_ONLY)
-"""Fields that do not make a run another one: where it is computed, how long that may take, how much of it is enough,
-where its folder and its data lie now, and what is drawn anew unless it is given."""
+MAY_DIFFER_ON_RESUME = (*(name for name, one in FIELDS.items() if one.option.may_differ), *SERVER_ONLY)
+"""Fields that a resumed run may change: they are no part of what it computes."""
 
 
 RESOLVED = ("precision", "workers")
@@ -207,7 +206,7 @@ def from_yaml(text: str) -> RunConfig:
 
 
 def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
-    """Flags whose values would make ``asked`` another run than ``saved``; ``FREE_ON_RESUME`` never do.
+    """Flags whose values would make ``asked`` another run than ``saved``; ``MAY_DIFFER_ON_RESUME`` never do.
 
     What only the server knows counts where it is asked for, and is not shown.
     """
@@ -219,12 +218,12 @@ def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
     shown = [
         f"{one.flag} {getattr(saved, name)} (now {getattr(asked, name)})"
         for name, one in FIELDS.items()
-        if name in different and name not in FREE_ON_RESUME
+        if name in different and name not in MAY_DIFFER_ON_RESUME
     ]
     secret = [n for n in SERVER_ONLY if n in different and getattr(asked, n) is not None]
     return [*shown, *(f"another {flag(name)}" for name in secret)]
 
 
 def identity(config: RunConfig) -> str:
-    """What makes a run the run it is, as text: all fields but ``FREE_ON_RESUME``."""
-    return "\n".join(f"{name}: {getattr(config, name)}" for name in FIELDS if name not in FREE_ON_RESUME)
+    """What makes a run the run it is, as text: all fields but ``MAY_DIFFER_ON_RESUME``."""
+    return "\n".join(f"{name}: {getattr(config, name)}" for name in FIELDS if name not in MAY_DIFFER_ON_RESUME)

@@ -29,12 +29,12 @@ class Engine:
     Attributes:
         grid: its nodes.
         message_config: what messages tell of the run.
-        side_by_side: how many clients it trains at a time, or None if it ends those that hang by itself.
+        remote: whether its nodes may be anywhere, train all at a time, and may hang: other engines end those that do.
     """
 
     grid: Grid
     message_config: ConfigRecord
-    side_by_side: int | None = None
+    remote: bool = False
 
 
 @contextmanager
@@ -74,7 +74,7 @@ def start(
         yield Engine(InProcessGrid(client_app, config.clients), message_config)
 
 
-def lent(config: RunConfig, space: Workspace, partition_file: Path, run: str, grid: Grid) -> Engine:
+def remote(config: RunConfig, space: Workspace, partition_file: Path, run: str, grid: Grid) -> Engine:
     """An engine of nodes that are there already and may be anywhere, so that files of this machine mean nothing there.
 
     Args:
@@ -87,4 +87,4 @@ def lent(config: RunConfig, space: Workspace, partition_file: Path, run: str, gr
     classes: Sequence[str] = space.dataset.classes if config.partition == "nodes" else ()
     message_config = workspace.message_config(config, partition_file, classes=classes, run=run)
     workspace.share(message_config, space)
-    return Engine(grid, message_config, side_by_side=config.clients)
+    return Engine(grid, message_config, remote=True)

@@ -20,7 +20,7 @@ from federated.client.workspace import resolve_device
 from federated.server.output import model_file
 from federated.server.output.model_file import Model
 from federated.server.output.run_folder import RunFolder
-from federated.server.start.resumed import check_counts
+from federated.server.start.resume_checks import check_counts
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.images.decode import fit, read_image
 from fps_pretrain.images.pixels import normalise

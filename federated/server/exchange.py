@@ -99,8 +99,8 @@ class Clients:
         nodes = tuple(engine.grid.get_node_ids())
         queries = [Message(RecordDict(), node, MessageType.QUERY) for node in nodes]
         clients = cls(engine, nodes, config.client_timeout)
-        patience = clients.patience(len(nodes))
-        if patience is None and engine.side_by_side is not None:
+        patience = clients.patience
+        if patience is None and engine.remote:
             patience = config.node_timeout
         answers = {reply.metadata.src_node_id: reply for reply in clients.exchange(queries, patience)}
         partitions: dict[int, int] = {}
@@ -116,16 +116,15 @@ class Clients:
 
     def with_fixed(self, weights: Mapping[str, Tensor]) -> Clients:
         """These clients, who get the part of the model in ``weights``, which may be empty, beside what changes."""
-        return replace(self, fixed=Fixed.of(weights, once=self.engine.side_by_side is not None) if weights else None)
+        return replace(self, fixed=Fixed.of(weights, once=self.engine.remote) if weights else None)
 
     def __len__(self) -> int:
         return len(self.node_of)
 
-    def patience(self, clients: int) -> float | None:
-        """Seconds to wait for so many clients that may hang: as many turns as they need, each of the timeout."""
-        if self.client_timeout is None or self.engine.side_by_side is None:
-            return None
-        return self.client_timeout * math.ceil(clients / self.engine.side_by_side) + HANG_GRACE
+    @property
+    def patience(self) -> float | None:
+        """Seconds to wait for clients, or None where there is no limit or the engine ends those that hang."""
+        return self.client_timeout + HANG_GRACE if self.client_timeout is not None and self.engine.remote else None
 
     def exchange(
         self, messages: list[Message], patience: float | None = None, arrived: Arrived | None = None
@@ -202,9 +201,8 @@ class Clients:
     ) -> tuple[dict[int, RecordDict], dict[int, str]]:
         """What all clients answer, and why others do not, both in client order."""
         everybody = list(range(len(self)))
-        patience = self.patience(len(self))
         answers, failures = {}, {}
-        for client, reply in self.send(message_type, everybody, arrays, told, patience=patience, arrived=arrived):
+        for client, reply in self.send(message_type, everybody, arrays, told, patience=self.patience, arrived=arrived):
             if reply is None:
                 failures[client] = NO_ANSWER
             elif reply.has_error():

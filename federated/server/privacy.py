@@ -196,7 +196,7 @@ class Release:
 
     def of(self, replies: Replies) -> Replies:
         """The updates as they may be published, one by one; all count the same."""
-        return Replies(self._updates(replies), [1] * len(replies.asked))
+        return Replies(self._updates(replies), [1] * len(replies.expected_examples))
 
     def _updates(self, updates: Iterable[Update]) -> Iterator[Update]:
         for update in updates:

@@ -18,10 +18,10 @@ from federated.client.training import ClientHyperparameters, learning_rate
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.server.arrivals import Arrivals
+from federated.server.client_metrics import reported
 from federated.server.cohort import sample_clients
-from federated.server.evaluation import reported
+from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients, RunFailed
-from federated.server.judge import Judge
 from federated.server.output import client_models, loggers
 from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import Row, RunFolder, State
@@ -73,7 +73,9 @@ class Loop:
     sampling_seed: int
     privacy: CentralPrivacy | None = None
 
-    def run(self, state: State, folder: RunFolder, publish: loggers.Logger, judge: Judge, bar: RoundBar) -> State:
+    def run(
+        self, state: State, folder: RunFolder, publish: loggers.Logger, evaluator: Evaluator, bar: RoundBar
+    ) -> State:
         """All rounds after ``state.round``; returns the state after the last.
 
         Raises:
@@ -87,7 +89,7 @@ class Loop:
             result = self.round(server_round, state, bar)
             self._keep_client_models(folder, state, result)
             state = result.state
-            row = {**judge.row(state), **result.metrics, "clients": reported(result.reports)}
+            row = {**evaluator.row(state), **result.metrics, "clients": reported(result.reports)}
             row["participants"] = result.participants
             row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
             record(self.config, row, started, folder, publish, bar)
@@ -137,7 +139,7 @@ class Loop:
             {"arrays": shared, **{name: state.server[name] for name in self.algorithm.sent}},
             told,
             group=str(server_round),
-            patience=self.clients.patience(len(participants)),
+            patience=self.clients.patience,
             arrived=bar.client,
         )
         asked = [self.most_examples[client] for client in participants]

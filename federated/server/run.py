@@ -26,16 +26,16 @@ from federated.engines import start as engines
 from federated.engines.pool import EngineFailed
 from federated.engines.start import Engine
 from federated.server import privacy
-from federated.server.evaluation import reported
+from federated.server.client_metrics import reported
+from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
-from federated.server.judge import Judge
 from federated.server.output import loggers
-from federated.server.output.progress import RoundBar, console, judged_head, log, log_file, machine_is_busy
+from federated.server.output.progress import RoundBar, console, evaluated_head, log, log_file, machine_is_busy
 from federated.server.output.run_folder import Row, RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.rounds import Loop, record
-from federated.server.start import fastest, initialise, opening, resumed
+from federated.server.start import auto_options, client_statistics, initialise, resume_checks
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
@@ -77,10 +77,10 @@ def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: 
 def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     # All that can be refused is refused before the first write, the cheapest first.
     _check_here(config, grid)
-    config = fastest.compiled_if_possible(config)
+    config = auto_options.compiled_if_possible(config)
     folder = RunFolder.find(config.folder, config)
     saved = folder.config() if folder else None
-    config = fastest.with_precision(config, saved)
+    config = auto_options.with_precision(config, saved)
     state = _state_of(folder, config) if folder else None
     encoder, report = initial_encoder(config)
     init_digest = digest(encoder.state_dict())
@@ -101,7 +101,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     resumed_from = state.round if state else None
     if folder is None or state is None:
         partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
-        config = fastest.with_workers(config, None, model, [] if grid else [len(part) for part in partition])
+        config = auto_options.with_workers(config, None, model, [] if grid else [len(part) for part in partition])
         never = torch.zeros(config.clients, dtype=torch.int64)
         digests = (init_digest, data_digest, digest_of(partition))
         state = State(
@@ -111,15 +111,15 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     else:
         partition = folder.load_partition()
         examples = 0 if config.partition == "nodes" else len(dataset.train)
-        resumed.check_partition(folder.partition_file, partition, state, config.clients, examples)
-        resumed.check_weights(folder.state_file, state, config, model)
-        config = fastest.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
+        resume_checks.check_partition(folder.partition_file, partition, state, config.clients, examples)
+        resume_checks.check_weights(folder.state_file, state, config, model)
+        config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
     if config.threads:
         torch.set_num_threads(config.threads)
 
     with folder.locked(), log_file(folder.path / "log.txt"):
         state = _state_of(folder, config)  # Reload under the lock.
-        resumed.check_weights(folder.state_file, state, config, model)
+        resume_checks.check_weights(folder.state_file, state, config, model)
         rows = folder.rewind(state.round)
         space = workspace.Workspace.build(config, dataset, partition)
         engine_name = config.engine if grid is None else "the nodes of the grid"
@@ -127,7 +127,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         with (
             _engine(config, folder, space, state.run, grid) as engine,
             loggers.loggers(config, folder.path, rows) as publish,
-            RoundBar(config.rounds, state.round, quiet, judged_head(config)) as bar,
+            RoundBar(config.rounds, state.round, quiet, evaluated_head(config)) as bar,
         ):
             state = _rounds(config, folder, space, engine, report, state, publish, bar, evaluated=bool(rows))
         folder.keep_best(config, dataset.classes, state)  # killed after its last round, it has it to do yet
@@ -154,7 +154,7 @@ def _run_of(config: RunConfig, *digests: str) -> str:
 
 def _state_of(folder: RunFolder, config: RunConfig) -> State:
     state = folder.load_state()
-    resumed.check_counts(folder.state_file, state, config)
+    resume_checks.check_counts(folder.state_file, state, config)
     return state
 
 
@@ -191,17 +191,17 @@ def _rounds(
     clients = None
     if state.round < config.rounds:
         clients = Clients.find(engine, config)
-        counts = opening.numbers_of_examples(config, space, clients)
+        counts = client_statistics.numbers_of_examples(config, space, clients)
         if state.round == 0:
-            state = opening.prepare(config, space, clients, counts, state, folder, bar.client)
+            state = client_statistics.prepare(config, space, clients, counts, state, folder, bar.client)
     if state.round == 0:
         initialise.write_record(folder.path / "init.yaml", config, report, state.weights)
     if clients:
         clients = clients.with_fixed(space.parts.fixed(state.weights))
-    judge = Judge(config, space, clients, states)
+    evaluator = Evaluator(config, space, clients, states)
     if not evaluated:
         started = time.perf_counter()
-        row = judge.first_row(state)
+        row = evaluator.first_row(state)
         row.update(train_loss=None, train_accuracy=None, clients=reported({}), participants=[], failures=[])
         record(config, row, started, folder, publish, bar)
     if clients is None:
@@ -216,7 +216,7 @@ def _rounds(
         sampling_seed=config.seed if secret is None else secret,
         privacy=None if secret is None else CentralPrivacy.of(config, secret),
     )
-    return loop.run(state, folder, publish, judge, bar)
+    return loop.run(state, folder, publish, evaluator, bar)
 
 
 def _announce(
@@ -279,7 +279,7 @@ def _engine(
 ) -> Iterator[Engine]:
     """Start the engine, or use the grid that is given, and end it."""
     if grid is not None:
-        yield engines.lent(config, space, folder.partition_file, run, grid)
+        yield engines.remote(config, space, folder.partition_file, run, grid)
         return
     try:
         files = (folder.partition_file, folder.training_data, folder.client_states)

@@ -81,8 +81,8 @@ class TrainingOptions(OptionSet):
     precision: Literal["auto", "32", "bf16"] = "auto"
     """bf16: bfloat16 autocast; auto: bf16 where the processor has instructions for it, else 32."""
     compile: bool = False
-    """Compile the networks with torch.compile: a minute at the start, then more pairs a second with a ResNet-20 on a CPU
-    (where it needs a C++ compiler)."""
+    """Compile the networks with torch.compile: a minute at the start, then more pairs a second with a ResNet-20 on a
+    CPU (where it needs a C++ compiler)."""
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from experiments.analyses import convergence, drift, encoders, every, fairness, gap, landscape, stability
-from experiments.analyses.models import Judge, combine, final_weights
+from experiments.analyses.models import Evaluator, combine, final_weights
 from experiments.report import page
 from experiments.report.arms import centralise, passes
 from experiments.report.runs import read_run
@@ -96,7 +96,7 @@ def test_drift_is_measured_by_layer_without_buffers():
 
 def test_models_are_judged_as_their_run_judged_them(runs):
     run = read_run(runs / "s0")
-    loss, accuracy = Judge.of(run.config).evaluate(final_weights(run.folder))
+    loss, accuracy = Evaluator.of(run.config).evaluate(final_weights(run.folder))
     assert accuracy == pytest.approx(run.history[-1]["test_accuracy"])
     assert loss == pytest.approx(run.history[-1]["test_loss"], rel=1e-5)
 

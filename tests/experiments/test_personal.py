@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments.analyses import convergence, drift, every, fairness, gap, stability
-from experiments.analyses.models import Judge, final_weights
+from experiments.analyses.models import Evaluator, final_weights
 from experiments.compare import CompareConfig
 from experiments.report import page as report
 from experiments.report.arms import centralise
@@ -137,10 +137,10 @@ def test_what_is_not_sent_does_not_drift(folders):
 
 
 def test_a_frozen_encoder_is_judged_with_its_own_statistics(folders):
-    judge = Judge.of(replace(TINY, train="head"))
+    evaluator = Evaluator.of(replace(TINY, train="head"))
     weights = final_weights(folders["head"])
-    assert all(tensor.equal(weights[name]) for name, tensor in judge.with_statistics(weights).items())
-    accuracy = evaluate(judge.model, weights, *judge.splits["test"], 256)[1]
+    assert all(tensor.equal(weights[name]) for name, tensor in evaluator.with_statistics(weights).items())
+    accuracy = evaluate(evaluator.model, weights, *evaluator.splits["test"], 256)[1]
     assert accuracy == read_run(folders["head"]).history[-1]["test_accuracy"]
 
 

@@ -90,7 +90,7 @@ class RoundBar:
         rounds: number of rounds of the run.
         done: rounds completed before.
         quiet: show nothing; the log file still gets its lines.
-        head: whose head the model has on the test images, for the lines; see ``judged_head``.
+        head: whose head the model has on the test images, for the lines; see ``evaluated_head``.
     """
 
     def __init__(self, rounds: int, done: int, quiet: bool, head: str = "") -> None:
@@ -147,7 +147,7 @@ class RoundBar:
         return f", {duration(self._left * sum(self._seconds) / len(self._seconds))} left"
 
 
-def judged_head(config: RunConfig) -> str:
+def evaluated_head(config: RunConfig) -> str:
     """What to say behind "test accuracy": with ``--personal head`` no trained head belongs to the test images."""
     return " (under the head the run began with)" if config.personal == "head" else ""
 

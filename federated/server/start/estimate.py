@@ -22,7 +22,7 @@ from federated.data import sets as data
 from federated.data.partition import describe, make_partition
 from federated.server.cohort import sample_clients
 from federated.server.output.progress import duration
-from federated.server.start.fastest import compiled_if_possible, with_precision, with_workers
+from federated.server.start.auto_options import compiled_if_possible, with_precision, with_workers
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
 from fps_pretrain.common.files import check_output

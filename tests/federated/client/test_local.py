@@ -14,8 +14,8 @@ from federated.client.evaluation import evaluate
 from federated.client.failures import ClientTimeout
 from federated.client.training import (
     Client,
+    ClientDiverged,
     ClientHyperparameters,
-    TrainingDiverged,
     _batches,
     effective_steps,
     learning_rate,
@@ -87,7 +87,7 @@ def test_divergence_is_an_error(model: nn.Module) -> None:
     hyper = ClientHyperparameters(
         lr=1e30, momentum=0.9, weight_decay=0.0, local_epochs=1, batch_size=8, augmentation="none"
     )
-    with pytest.raises(TrainingDiverged, match="lower --lr"):
+    with pytest.raises(ClientDiverged, match="lower --lr"):
         local_sgd(Client(model, IMAGES, LABELS, hyper, (0, 1, 0)), weights_of(model))
 
 

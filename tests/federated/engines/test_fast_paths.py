@@ -16,7 +16,7 @@ from federated.client import workspace
 from federated.config.run import RunConfig, from_yaml
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
-from federated.server.start import fastest
+from federated.server.start import auto_options
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder
 from tests.federated.conftest import run_quietly
@@ -78,23 +78,23 @@ def test_workers_are_as_many_as_pay(
     monkeypatch: pytest.MonkeyPatch, classifier: nn.Module, fields: Any, sizes: list[int], cores: int,
     workers: int | None, threads: int | None,
 ) -> None:  # fmt: skip
-    monkeypatch.setattr(fastest, "cores", lambda: cores)
-    found = fastest.with_workers(RunConfig(**{"device": "cpu", **fields}), None, classifier, sizes)
+    monkeypatch.setattr(auto_options, "cores", lambda: cores)
+    found = auto_options.with_workers(RunConfig(**{"device": "cpu", **fields}), None, classifier, sizes)
     assert (found.workers, found.threads) == (workers, threads)
 
 
 def test_a_run_that_began_without_workers_goes_on_without(
     monkeypatch: pytest.MonkeyPatch, classifier: nn.Module
 ) -> None:
-    monkeypatch.setattr(fastest, "cores", lambda: 4)
+    monkeypatch.setattr(auto_options, "cores", lambda: 4)
     config = RunConfig(device="cpu")
-    assert fastest.with_workers(config, replace(config, workers=None), classifier, [500] * 10).workers is None
+    assert auto_options.with_workers(config, replace(config, workers=None), classifier, [500] * 10).workers is None
     assert from_yaml("workers: null").workers is None
 
 
 def test_operations_are_those_of_the_network(classifier: nn.Module) -> None:
     # 41 million multiplications and additions each (He et al. 2016, table 6, has 0.27 million weights for ResNet-20).
-    assert 79e6 < fastest.operations(classifier, 32) < 84e6
+    assert 79e6 < auto_options.operations(classifier, 32) < 84e6
     assert classifier.training
 
 
@@ -104,8 +104,8 @@ def test_workers_give_the_bits_of_one_process(
 ) -> None:
     fields: dict[str, Any] = {"strategy": strategy, "clients": NEEDS.get(strategy, 3), "rounds": 2}
     alone = run_quietly(tiny(output=tmp_path / "alone", workers=0, **fields))
-    monkeypatch.setattr(fastest, "cores", lambda: 2)
-    monkeypatch.setattr(fastest, "LONG", 0.0)
+    monkeypatch.setattr(auto_options, "cores", lambda: 2)
+    monkeypatch.setattr(auto_options, "LONG", 0.0)
     folder = tmp_path / "auto"
     assert run_quietly(tiny(output=folder, **fields)) == alone
     assert RunFolder(folder).config().workers == 2

@@ -11,7 +11,7 @@ from federated.algorithms.base import Update
 from federated.client.evaluation import client_accuracies
 from federated.config.run import RunConfig
 from federated.data.sets import Split
-from federated.server.evaluation import reported, summarise
+from federated.server.client_metrics import reported, summarise
 from federated.server.run import run
 
 

@@ -15,7 +15,7 @@ from federated import client_app as client_side
 from federated.client import fine_tuning
 from federated.client.evaluation import at_client, client_accuracies, evaluate
 from federated.client.features import encode
-from federated.client.training import Client, ClientHyperparameters, ClientUpdate, TrainingDiverged, local_sgd
+from federated.client.training import Client, ClientDiverged, ClientHyperparameters, ClientUpdate, local_sgd
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.data import sets
@@ -141,7 +141,7 @@ def test_a_client_whose_fine_tuning_diverges_has_no_accuracy_after_it(
 
     def diverge(client: Client, weights: dict[str, Tensor]) -> ClientUpdate:
         if client.key[2] == 1:
-            raise TrainingDiverged("too fast")
+            raise ClientDiverged("too fast")
         return original(client, weights)
 
     monkeypatch.setattr(fine_tuning, "local_sgd", diverge)

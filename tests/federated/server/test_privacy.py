@@ -38,7 +38,7 @@ def release(
     algorithm = algorithms.load(config)
     setting = Setting(algorithm.options, len(updates), len(updates), 0.1, server_round)
     replies = released.of(Replies.of(sent))
-    assert list(replies.asked) == [1] * len(sent)
+    assert list(replies.expected_examples) == [1] * len(sent)
     return algorithm.combine({}, start, replies, setting).params["w"] - start["w"], released
 
 

@@ -1,4 +1,4 @@
-"""One run of a comparison as a process of its own: ``python -m experiments.comparison.arm CONFIG.yaml``.
+"""One run of a comparison as a process of its own: ``python -m experiments.comparison.single_run CONFIG.yaml``.
 
 It says nothing unless it fails: its progress is what it writes into its run folder.
 """
@@ -12,7 +12,7 @@ from federated.config.run import from_yaml
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import EXIT_FAILED
 
-PROG = "experiments.comparison.arm"
+PROG = "experiments.comparison.single_run"
 
 
 def main(path: str) -> int:
