@@ -19,7 +19,7 @@ from federated import algorithms
 from federated.client import statistics as sums_of
 from federated.client import workspace
 from federated.client.evaluation import at_client
-from federated.client.failures import CLIENT_FAILED, Deadline, InjectedFailure, injected
+from federated.client.failures import CLIENT_FAILED, DISK_ERRORS, DISK_FAILED, Deadline, InjectedFailure, injected
 from federated.client.fine_tuning import fine_tune
 from federated.client.parts import keeps_own_part, own_part, with_own_part
 from federated.client.state import ClientStates
@@ -90,7 +90,8 @@ def train(message: Message, context: Context) -> Message:
         update = _train(message, context)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Message(Error(CLIENT_FAILED, f"{traceback.format_exc()}{reason}"), reply_to=message)
+        code = DISK_FAILED if isinstance(error, OSError) and error.errno in DISK_ERRORS else CLIENT_FAILED
+        return Message(Error(code, f"{traceback.format_exc()}{reason}"), reply_to=message)
     records: dict[str, ArrayRecord | MetricRecord] = {"arrays": to_record(update.weights)}
     records.update({name: to_record(extra) for name, extra in update.extra.items()})
     records["metrics"] = MetricRecord({"num-examples": update.num_examples, **update.metrics})
@@ -189,7 +190,7 @@ def _states(message_config: ConfigRecord, context: Context, space: Workspace) ->
     may be configured with a ``state-dir`` of its own, where each run has a folder. Without one it is Flower's
     ``context.state``, in the node's memory.
     """
-    if not (keeps_own_part(space.config) or algorithms.load(space.config).options.keeps_state):
+    if not algorithms.clients_remember(space.config):
         return None
     if "state-dir" in context.node_config:
         run = hashlib.sha256(identity(space.config).encode()).hexdigest()[:16]

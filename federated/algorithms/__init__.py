@@ -5,8 +5,14 @@ from __future__ import annotations
 import importlib
 
 from federated.algorithms.base import Algorithm
+from federated.client.parts import keeps_own_part
 from federated.config.algorithm import names as names
 from federated.config.run import RunConfig
+
+
+def clients_remember(config: RunConfig) -> bool:
+    """Whether clients keep something from round to round: for the algorithm, or a part of the model."""
+    return keeps_own_part(config) or config.algorithm_options().keeps_state
 
 
 def load(config: RunConfig) -> Algorithm:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import time
 from typing import Literal
@@ -13,6 +14,11 @@ Failure = Literal["raise", "nan", "slow"]
 
 CLIENT_FAILED = 2
 """Flower's error code for an exception in a ClientApp."""
+
+DISK_FAILED = 102
+"""Error code of ours for a client that cannot write what it must remember."""
+
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 
 HANG_GRACE = 30.0
 """Seconds beyond ``--client-timeout`` after which a client that does not stop by itself is given up."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from federated.config.run import FIELDS, unused_beside
+from federated.config.run import FIELDS, RunConfig, unused_beside
 from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import check_value, from_plain
@@ -65,10 +65,21 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
     values = read_file(Path(files[0]), lists)
     given = (argument.partition("=")[0] for argument in rest if argument.startswith("--"))
     flags = {flag.removeprefix("--").replace("-", "_") for flag in given}
-    dropped = unused_beside(values, flags) | set(left_out)
+    dropped = unused_beside(values, flags) | _following(values) | set(left_out)
     # Single values last, so that a positional argument that follows is not taken for one more of a list.
     names = sorted(set(values) - dropped, key=lambda name: (name not in lists, name))
     return [part for name in names for part in _as_flag(name, values[name])] + rest
+
+
+def _following(values: Mapping[str, Any]) -> set[str]:
+    """Options of a file whose values follow from its other options: a run's config.yaml holds them as if given."""
+    run = {name: value for name, value in values.items() if name in FIELDS and value is not None}
+    dependent = {name for name in run if FIELDS[name].option.choice}
+    try:
+        config = RunConfig(**{name: value for name, value in run.items() if name not in dependent})
+    except UserError:  # it is no whole run without the flags
+        return set()
+    return {name for name in dependent if config.given(name) is None and getattr(config, name) == run[name]}
 
 
 def read_file(path: Path, lists: Collection[str] = ()) -> dict[str, Any]:

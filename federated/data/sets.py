@@ -99,6 +99,8 @@ def _load(
     classes = train.classes
     if len(classes) > MAX_CLASSES:
         raise UserError(f"--dataset {dataset} has {len(classes):,} classes; at most {MAX_CLASSES:,} are possible")
+    if len(classes) < 2:
+        raise UserError(f"--dataset {dataset} has one class, {classes[0]}: there is nothing to tell apart")
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         raise UserError(f"--dataset {dataset} has two classes called {twice}: name each as one")

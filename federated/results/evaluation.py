@@ -22,7 +22,9 @@ from federated.config.run import RunConfig
 from federated.data import sets
 from federated.results.classifier import load_classifier
 from federated.server.output import model_file
+from federated.server.output.run_folder import RunFolder
 from fps_pretrain.common import plots
+from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked, write_text_atomically
 
 FILE = "evaluation.json"
@@ -82,14 +84,19 @@ def evaluate(config: RunConfig) -> Path | None:
         The JSON file; None if the run has no final model, or one whose heads are the clients'.
 
     Raises:
-        UserError: the data are not there any more, or another process is at it.
+        UserError: the data are not there any more or have changed, or another process is at it.
     """
     folder, file = config.folder, config.folder / FILE
     if file.is_file():
         return file
     if not (folder / model_file.MODEL).is_file() or config.personal == "head":
         return None
-    test = sets.load(config).test
+    dataset = sets.load(config)
+    if RunFolder(folder).load_state().data_digest != dataset.digest():
+        raise UserError(
+            f"{folder} was made with other data than {config.dataset} holds now: its test images are needed"
+        )
+    test = dataset.test
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(config.threads or threads)

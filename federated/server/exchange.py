@@ -12,7 +12,7 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from torch import Tensor
 
-from federated.client.failures import HANG_GRACE
+from federated.client.failures import DISK_FAILED, HANG_GRACE
 from federated.config.run import RunConfig
 from federated.engines.start import Engine
 from federated.messages import FIXED, copy_of, to_record
@@ -157,6 +157,8 @@ class Clients:
     ) -> Iterator[tuple[int, Message | None]]:
         """Send clients the same arrays; each with its reply, in the order of ``clients``, or None if there is none.
 
+        A client of this machine whose disk is full ends the run: without it the result would be another.
+
         A reply is handed on as soon as those of all clients before it have been, and is held until then only. The
         arrays are turned into bytes once; every message gets records of its own over the same bytes, since a client in
         this process must not see what another does to its record.
@@ -169,6 +171,9 @@ class Clients:
             group: the messages' group, by which logs tell rounds apart.
             patience: seconds to wait, None for ever.
             arrived: see ``Arrived``.
+
+        Raises:
+            RunFailed: a client of this machine cannot write what it must remember.
         """
         records = {name: to_record(weights) for name, weights in arrays.items()}
         fixed = self.fixed if message_type in (MessageType.TRAIN, MessageType.EVALUATE) else None
@@ -184,6 +189,8 @@ class Clients:
         following = deque(clients)
         for reply in self.exchange(messages, patience, arrived):
             client = client_of[reply.metadata.src_node_id]
+            if reply.has_error() and reply.error.code == DISK_FAILED and not self.engine.remote:
+                raise RunFailed(f"client {client} cannot write what it must remember: {_reason(reply)}")
             early[client] = reply
             if fixed:
                 fixed.note(client, reply)

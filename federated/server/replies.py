@@ -17,12 +17,11 @@ from torch import Tensor
 
 from federated.algorithms.base import Algorithm, Update
 from federated.messages import read_array
+from fps_pretrain.common.errors import printable
+from fps_pretrain.models.seal import LARGEST
 
 TRAINING_METRICS = ("train_loss", "train_accuracy")
 """What every client reports of its training."""
-
-LARGEST = 1e15
-"""A number beyond this is damage: squared and added up it would leave the range of float32."""
 
 LONGEST_REASON = 300
 """Characters of a client's error that are kept."""
@@ -185,7 +184,6 @@ def read_sums(answer: RecordDict, like: Mapping[str, Tensor], most: int) -> dict
 
 
 def reason_of(reply: Message) -> str:
-    """The last line of an error reply's reason, which may be a traceback; without control characters, cut to size."""
+    """The last line of an error reply's reason, which may be a traceback; printable, cut to size."""
     lines = (reply.error.reason or "").strip().splitlines()
-    printable = "".join(character if character.isprintable() else " " for character in lines[-1]) if lines else ""
-    return " ".join(printable.split())[:LONGEST_REASON] or "no reason given"
+    return printable(lines[-1])[:LONGEST_REASON] if lines else "no reason given"

@@ -113,6 +113,8 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         examples = 0 if config.partition == "nodes" else len(dataset.train)
         resume_checks.check_partition(folder.partition_file, partition, state, config.clients, examples)
         resume_checks.check_weights(folder.state_file, state, config, model)
+        if grid is None:
+            resume_checks.check_client_states(ClientStates(folder.client_states, state.run), state, config)
         config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
     if config.threads:
         torch.set_num_threads(config.threads)

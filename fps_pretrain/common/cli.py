@@ -19,7 +19,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
-from fps_pretrain.common.errors import EXIT_USAGE, UserError
+from fps_pretrain.common.errors import EXIT_USAGE, UserError, printable
 from fps_pretrain.common.options import OptionField, OptionSet, fields_of
 from fps_pretrain.common.options.text import facts, help_of
 
@@ -41,7 +41,7 @@ def program(script: str, command: str) -> str:
 
 def refuse(prog: str, message: object) -> NoReturn:
     """Print ``prog: error: message`` as one line on stderr and exit with its exit code, 2 unless it has another."""
-    print(f"{prog}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    print(f"{prog}: error: {printable(message)}", file=sys.stderr)
     raise SystemExit(getattr(message, "exit_code", EXIT_USAGE))
 
 

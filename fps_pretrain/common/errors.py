@@ -32,6 +32,12 @@ class TrainingDiverged(UserError):
     exit_code = EXIT_FAILED
 
 
+def printable(text: object) -> str:
+    """Text of anybody's as one line that a terminal shows and does not obey: what is not printable is escaped."""
+    line = " ".join(str(text).split())
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+
+
 @contextlib.contextmanager
 def one_line(message: str) -> Iterator[None]:
     """Turn whatever a download raises (each library has its own errors) into one line, and drop what it prints.

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import UserError, printable
 from fps_pretrain.common.files import keep_existing
 from fps_pretrain.models import shipped
 from fps_pretrain.models.encoders import Encoder, build_encoder
@@ -53,9 +53,9 @@ class LoadReport:
         total = self.matched + len(self.missing)
         text = f"{self.path}: {self.matched} of {total} encoder tensors loaded"
         if self.missing:
-            text += f"; left as initialised: {', '.join(self.missing)}"
+            text += f"; left as initialised: {printable(', '.join(self.missing))}"
         if self.unexpected:
-            text += f"; not used: {', '.join(self.unexpected)}"
+            text += f"; not used: {printable(', '.join(self.unexpected))}"
         return text
 
 

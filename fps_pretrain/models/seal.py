@@ -111,11 +111,18 @@ def why_misfit(found: object, like: Mapping[str, Tensor]) -> str | None:
     return None
 
 
+NEVER_NEGATIVE = ("running_var", "num_batches_tracked")
+"""Ends of the names of BatchNorm's variances and counts."""
+
+LARGEST = 1e15
+"""A weight beyond this is damage: squared and added up it would leave the range of float32."""
+
+
 def as_weights(path: object, name: str, tensor: Tensor, expected: Tensor) -> Tensor:
     """A tensor of a file in the type of the encoder's.
 
     Raises:
-        UserError: it is not plain, not of real numbers, or has values that are not finite in that type.
+        UserError: it is not plain, not of real numbers, or has values that are not finite in that type or impossible.
     """
     if reason := why_not_plain(tensor):
         raise UserError(f"{path}: the tensor {name} is {reason}")
@@ -128,6 +135,10 @@ def as_weights(path: object, name: str, tensor: Tensor, expected: Tensor) -> Ten
     weights = tensor.to(expected.dtype)
     if not (torch.isfinite(tensor).all() and torch.isfinite(weights).all()):
         raise UserError(f"{path} holds values that are not finite in {name}: the training behind it diverged")
+    if name.endswith(NEVER_NEGATIVE) and (weights < 0).any():
+        raise UserError(f"{path} holds values below 0 in {name}, which no training makes")
+    if (weights.abs() > LARGEST).any():
+        raise UserError(f"{path} holds values beyond {LARGEST:g} in {name}, which no training makes")
     return weights
 
 

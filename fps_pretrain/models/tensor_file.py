@@ -58,6 +58,8 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the file is missing, truncated, no checkpoint, or holds objects other than tensors and plain values.
     """
+    if path.is_dir():
+        raise UserError(f"checkpoint {path} is a folder: name a file")
     if not path.is_file():
         raise UserError(f"checkpoint {path} does not exist; make one with run_pretrain.py or name another file")
     if path.suffix == safetensors_file.SUFFIX:

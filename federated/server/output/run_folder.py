@@ -20,6 +20,7 @@ before the state. A run that is killed between the two cuts the line off and rep
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import json
 import math
@@ -137,6 +138,8 @@ class RunFolder:
                 folder.save_state(state)
                 environment.record(partial)
         except OSError as error:
+            if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
+                raise UserError(f"another process has begun {path} meanwhile: choose another --output") from error
             raise UserError(f"cannot write the run folder {path}: {error.strerror}") from error
         return cls(path)
 

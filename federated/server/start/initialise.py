@@ -15,7 +15,7 @@ from federated.config.model import RANDOM
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE
 from fps_pretrain.common import yaml_file
-from fps_pretrain.common.errors import UserError, one_line
+from fps_pretrain.common.errors import UserError, one_line, printable
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models import shipped
 from fps_pretrain.models.architectures import is_cifar_resnet
@@ -194,7 +194,7 @@ def centroid_head(weights: Mapping[str, Tensor], clients: Sequence[tuple[Tensor,
 def describe_provenance(report: LoadReport | None) -> str:
     """What a checkpoint says of its pre-training, to be put behind other words; nothing if it says nothing."""
     said = report.provenance if report else {}
-    parts = [" ".join(str(said["method"]).split())[:80]] if "method" in said else []
+    parts = [printable(said["method"])[:80]] if "method" in said else []
     if type(said.get("pairs_seen")) is int:
         parts.append(f"{said['pairs_seen']:,} pairs")
     return "".join(f", {part}" for part in parts)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from federated import algorithms
 from federated.algorithms.base import ServerState, Setting, Weights
 from federated.client.parts import Parts
+from federated.client.state import ClientStates
 from federated.config.run import RunConfig
 from federated.data.partition import Partition
 from federated.data.partition_file import digest_of
@@ -78,6 +79,21 @@ def _remembered(config: RunConfig, params: Weights) -> ServerState:
     setting = Setting(algorithm.options, config.clients, config.participants, config.lr, server_round=1)
     privacy = CentralPrivacy.of(config, secret=0).init() if config.dp != "none" else {}
     return {**algorithm.remembered(params, setting), **privacy}
+
+
+def check_client_states(states: ClientStates, state: State, config: RunConfig) -> None:
+    """Refuse to go on without what clients on this machine remember: the result would be another.
+
+    Raises:
+        UserError: a file is missing, damaged, or not what that client kept.
+    """
+    if not algorithms.clients_remember(config):
+        return
+    for client, server_round in enumerate(state.client_rounds.tolist()):
+        try:
+            states.load(client, server_round)
+        except UserError as error:
+            raise UserError(f"{error}; {ADVICE}") from error
 
 
 def check_partition(path: Path, partition: Partition, state: State, clients: int, examples: int) -> None:
