@@ -26,9 +26,9 @@ def make_partition(config: RunConfig, labels: Indices, user_ids: NDArray[np.str_
     """Spread all examples over the clients, as a function of ``config.seed``.
 
     ``iid``: shuffled examples in equal parts.
-    ``dirichlet``: each class's shares are drawn from a symmetric Dirichlet distribution with concentration alpha, and
-    a client that has its fair share gets no more (Yurochkin et al. 2019, "Bayesian Nonparametric Federated Learning",
-    section 4; by flwr-datasets).
+    ``dirichlet``: each class's shares are drawn from a symmetric Dirichlet distribution with concentration alpha, so
+    that clients differ in size, too (Yurochkin et al. 2019, "Bayesian Nonparametric Federated Learning", section 4; by
+    flwr-datasets).
     ``inner-dirichlet``: clients of equal size, each with class proportions drawn from that distribution (Hsu et al.
     2019, "Measuring the Effects of Non-Identical Data Distribution", section 3), as far as the examples last.
     ``shards``: blocks of the examples sorted by label (McMahan et al. 2017, "Communication-Efficient Learning",
@@ -79,6 +79,7 @@ def _dirichlet(config: RunConfig, labels: Indices, rng: np.random.Generator) -> 
             "label",
             config.alpha,
             min_partition_size=config.min_partition_size,
+            self_balancing=False,
             seed=seed_of(config.seed, "partition-dirichlet") % 2**32,
         )
         order = rng.permutation(len(labels))

@@ -70,6 +70,8 @@ def load(config: RunConfig) -> Dataset:
     natural, nodes = config.partition == "natural", config.partition == "nodes"
     where = (config.dataset, config.data_dir, config.image_size, config.id_column or "")
     train, test, classes = _load(*where, config.limit_train, config.limit_test, natural=natural, nodes=nodes)
+    if len(classes) < 2:
+        raise UserError(f"--dataset {config.dataset} has one class, {classes[0]}: there is nothing to tell apart")
     if nodes:
         return Dataset(train, train, test, classes)
     held_out = round(len(train) * config.validation)
@@ -99,8 +101,6 @@ def _load(
     classes = train.classes
     if len(classes) > MAX_CLASSES:
         raise UserError(f"--dataset {dataset} has {len(classes):,} classes; at most {MAX_CLASSES:,} are possible")
-    if len(classes) < 2:
-        raise UserError(f"--dataset {dataset} has one class, {classes[0]}: there is nothing to tell apart")
     if len(set(classes)) < len(classes):
         twice = next(name for name in classes if classes.count(name) > 1)
         raise UserError(f"--dataset {dataset} has two classes called {twice}: name each as one")

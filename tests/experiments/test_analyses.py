@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.analyses import convergence, drift, encoders, every, fairness, gap, landscape, stability
+from experiments.analyses import convergence, drift, encoders, every, fairness, gap, landscape, models, stability
 from experiments.analyses.models import Evaluator, combine, final_weights
 from experiments.report import page
 from experiments.report.arms import centralise, passes
@@ -43,8 +43,8 @@ def runs(tmp_path_factory):
         for _ in range(3)
     ]  # fmt: skip
     for number in (1, 2):
-        models = client_models.ClientModels(number, [0, 1, 2], [10, 20, 30], weights, updates, weights)
-        client_models.save(root / "s0", models)
+        kept = client_models.ClientModels(number, [0, 1, 2], [10, 20, 30], weights, updates, weights)
+        client_models.save(root / "s0", kept)
     return root
 
 
@@ -110,11 +110,23 @@ def test_landscape(runs, tmp_path):
     assert len(lines) == 3 * 2 * 3
     assert len(rows) - len(lines) == 9
     # The end of one line is the start of another.
-    end = next(row for row in lines if (row["from"], row["to"], row["split"], row["at"]) == ("s0", "s1", "test", "1"))
-    start = next(row for row in lines if (row["from"], row["to"], row["split"], row["at"]) == ("s1", "s2", "test", "0"))
-    assert end["loss"] == start["loss"]
+    loss = {(row["from"], row["to"], row["split"], row["at"]): row["loss"] for row in lines}
+    assert loss["s0", "s1", "test", "1"] == loss["s1", "s2", "test", "0"]
     assert (tmp_path / "landscape.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "landscape.txt").read_text().startswith("s0 to s1: the loss rises by at most")
+
+
+def test_a_line_goes_from_the_first_model_to_the_second_each_with_statistics_of_its_own():
+    class WithStatistics:
+        def with_statistics(self, weights):
+            return {"w": weights["w"] + 10}
+
+        def evaluate(self, weights, split):
+            return float(weights["w"]) + (split == "train"), 0.0
+
+    line = landscape.between(WithStatistics(), {"w": torch.tensor(1.0)}, {"w": torch.tensor(3.0)}, 3, ("a", "b"))
+    assert line.loss["test"].tolist() == [11, 12, 13]
+    assert line.loss["train"].tolist() == [12, 13, 14]
 
 
 def test_the_plane_goes_through_the_three_models():
@@ -143,6 +155,10 @@ def test_stability_and_drift_of_kept_rounds(runs, tmp_path):
         (number, weights) for number in "12" for weights in ("fedavg", *["random"] * 4)
     ]
     assert all(0 <= float(row["accuracy"]) <= 1 for row in rows)
+    fall = np.mean([float(rows[i]["accuracy"]) - np.mean([float(row["accuracy"]) for row in rows[i + 1 : i + 5]])
+                    for i in (0, 5)])  # fmt: skip
+    where = "below" if fall > 0 else "above"
+    assert f"on average {abs(100 * fall):.1f} points {where} FedAvg's" in (tmp_path / "stability.txt").read_text()
     stability.main(config)
     assert table(tmp_path / "stability.csv") == rows
     assert drift.main(drift.DriftConfig((runs / "s0",), tmp_path)) == 0
@@ -150,6 +166,14 @@ def test_stability_and_drift_of_kept_rounds(runs, tmp_path):
     assert {"all", "head", "encoder.conv1"} <= layers
     for name in ("stability.png", "drift.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_fedavgs_weights_are_shares_of_the_examples_and_random_ones_as_concentrated_as_asked(runs, monkeypatch):
+    seen = []
+    monkeypatch.setattr(models, "combine", lambda kept, weights: seen.append(weights) or kept[0])
+    stability.measure(runs / "s0", stability.StabilityConfig((runs / "s0",), samples=3, concentration=1e4, limit=10))
+    assert seen[0] == pytest.approx([1 / 6, 2 / 6, 3 / 6])
+    assert np.array(seen[1:4]) == pytest.approx(np.full((3, 3), 1 / 3), abs=0.03)
 
 
 def test_convergence_counts_rounds_and_bytes(runs, tmp_path):
@@ -169,6 +193,8 @@ def test_fairness_reads_the_clients_accuracies(runs, tmp_path):
     assert [row["client"] for row in rows] == ["0", "1", "2"] * 2
     run = read_run(runs / "s0")
     assert fairness.accuracies(run).mean() == pytest.approx(run.history[-1]["client_accuracy_mean"], abs=1e-5)
+    spread = np.mean([fairness.accuracies(read_run(runs / name)).std() for name in ("s0", "s1")])
+    assert f"standard deviation {100 * spread:.1f} points" in (tmp_path / "fairness.txt").read_text()
     bare = write_run(tmp_path / "bare", TINY, [0.1, 0.2])
     with pytest.raises(UserError, match="--per-client-every"):
         fairness.accuracies(bare)

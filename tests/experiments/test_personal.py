@@ -2,6 +2,7 @@
 
 import csv
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -127,6 +128,17 @@ def test_bytes_are_those_of_what_is_sent(folders):
     assert size + once == sum(t.numel() * t.element_size() for t in final_weights(folders["head"]).values())
     sent = convergence.traffic(run, sizes)
     assert sent == {0: 0, 1: 3 * (2 * size + once), 2: 3 * (4 * size + once)}
+
+
+def test_bytes_are_counted_for_who_was_asked_and_who_answered():
+    history = [
+        {"round": 0},
+        {"round": 1, "participants": [0, 1], "failures": [{"client": 1, "reason": "no"}]},
+        {"round": 2, "participants": [1, 2], "failures": []},
+    ]
+    first = 2 * 10 + 5 + 2 * 7  # two get the model and what comes once, one sends its own back
+    sizes = convergence.MessageSizes(down=10, up=5, once=7)
+    assert convergence.traffic(SimpleNamespace(history=history), sizes) == {0: 0, 1: first, 2: first + 2 * 15 + 7}
 
 
 def test_what_is_not_sent_does_not_drift(folders):

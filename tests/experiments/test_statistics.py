@@ -52,6 +52,12 @@ def test_the_interval_over_encoders_and_seeds_covers_the_methods_mean():
     assert of_seeds_alone < 900
 
 
+def test_effects_below_the_residual_count_as_that_large():
+    """Neither encoders nor seeds differ on average: variance 4 over 4 values, 4^2 / (3 x 4^2) degrees of freedom."""
+    interval = crossed_difference(np.array([[1.0, -1.0], [-1.0, 1.0]]))
+    assert (interval.mean, interval.high) == pytest.approx((0, stats.t.ppf(0.975, 1 / 3)))
+
+
 def test_encoders_that_differ_alike_with_every_seed_are_all_that_counts():
     by_encoder = np.array([0.1, 0.3, 0.2])
     interval = crossed_difference(np.repeat(by_encoder[:, None], 5, axis=1))

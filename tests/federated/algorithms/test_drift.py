@@ -12,6 +12,7 @@ from tests.federated.least_squares import Federated, LeastSquares, Vector
 
 Federate = Callable[..., Federated]
 PROBLEM = LeastSquares.draw(sizes=(12, 12, 12, 12), dim=2, seed=1)
+UNEVEN = LeastSquares.draw(sizes=(6, 12, 18, 24), dim=2, seed=1)
 LR, STEPS = 0.3, 8
 START = np.zeros(PROBLEM.dim)
 
@@ -37,19 +38,20 @@ def test_scaffold_reaches_the_optimum(federate: Federate, momentum: float) -> No
     np.testing.assert_allclose(path[-1], PROBLEM.optimum(), atol=1e-6)
 
 
-@pytest.mark.parametrize("server_lr", [1.0, 0.5])
-def test_scaffold_is_its_reference(federate: Federate, server_lr: float) -> None:
-    federation = federate(
-        PROBLEM, strategy="scaffold", local_epochs=STEPS, lr=LR, server_lr=server_lr, participation=0.5, seed=3
-    )
-    w, control, own = START, START, [START] * PROBLEM.clients
+@pytest.mark.parametrize(("server_lr", "momentum"), [(1.0, 0.0), (0.5, 0.0), (1.0, 0.5)])
+def test_scaffold_is_its_reference(federate: Federate, server_lr: float, momentum: float) -> None:
+    fields = {"local_epochs": STEPS, "lr": LR, "server_lr": server_lr, "momentum": momentum, "participation": 0.5}
+    federation = federate(UNEVEN, strategy="scaffold", seed=3, **fields)
+    w, control, own = START, START, [START] * UNEVEN.clients
+    # A gradient counts once, and again in each step after it that remembers it.
+    worth = sum(momentum**later for step in range(STEPS) for later in range(STEPS - step))
     for computed in federation.run(12):
         local, before = [], control
         for client in _participants(federation, computed):
             offset = before - own[client]
-            y = PROBLEM.descend(client, w, LR, STEPS, extra=lambda _, offset=offset: offset)
-            new = own[client] - before + (w - y) / (STEPS * LR)
-            control = control + (new - own[client]) / PROBLEM.clients
+            y = UNEVEN.descend(client, w, LR, STEPS, momentum, lambda _, offset=offset: offset)
+            new = own[client] - before + (w - y) / (worth * LR)
+            control = control + (new - own[client]) / UNEVEN.clients
             own[client] = new
             local.append(y)
         w = w + server_lr * (np.mean(local, axis=0) - w)
@@ -73,18 +75,18 @@ def test_feddyn_reaches_the_optimum(federate: Federate) -> None:
 def test_feddyn_is_its_reference(federate: Federate) -> None:
     alpha = 0.3
     federation = federate(
-        PROBLEM, strategy="feddyn", feddyn_alpha=alpha, local_epochs=STEPS, lr=LR, participation=0.75, seed=1
+        UNEVEN, strategy="feddyn", feddyn_alpha=alpha, local_epochs=STEPS, lr=LR, participation=0.75, seed=1
     )
-    w, h, own = START, START, [START] * PROBLEM.clients
+    w, h, own = START, START, [START] * UNEVEN.clients
     for computed in federation.run(10):
         chosen, local, start = _participants(federation, computed), [], w
         for client in chosen:
             g = own[client]
             local.append(
-                PROBLEM.descend(client, start, LR, STEPS, extra=lambda v, g=g, start=start: -g + alpha * (v - start))
+                UNEVEN.descend(client, start, LR, STEPS, extra=lambda v, g=g, start=start: -g + alpha * (v - start))
             )
             own[client] = g - alpha * (local[-1] - start)
-        h = h - alpha / PROBLEM.clients * sum(y - start for y in local)
+        h = h - alpha / UNEVEN.clients * sum(y - start for y in local)
         w = np.mean(local, axis=0) - h / alpha
         np.testing.assert_allclose(computed, w, rtol=1e-9)
 

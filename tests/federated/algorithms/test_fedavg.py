@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated import algorithms
-from federated.algorithms.averaging import Mean, Sum, weighted_sum
+from federated.algorithms.averaging import Mean, Sum, mean_metrics, weighted_sum
 from federated.client import workspace
 from federated.client.training import normalise
 from federated.client_app import client_app
@@ -97,6 +97,11 @@ def test_a_sum_keeps_one_buffer_and_nothing_of_what_is_added() -> None:
 def test_weighted_sum() -> None:
     parts = [{"a": torch.tensor([1.0, 2.0])}, {"a": torch.tensor([10.0, 20.0])}]
     assert torch.equal(weighted_sum(parts, [2.0, -1.0])["a"], torch.tensor([-8.0, -16.0]))
+
+
+def test_metrics_are_averaged_by_their_counts() -> None:
+    metrics = [{"train_loss": 1.0, "train_accuracy": 0.5}, {"train_loss": 3.0, "train_accuracy": 0.1}]
+    assert mean_metrics(metrics, [3, 1]) == pytest.approx({"train_loss": 1.5, "train_accuracy": 0.4})
 
 
 @pytest.mark.parametrize("clients", [10, 7])

@@ -21,6 +21,7 @@ HYPER = ClientHyperparameters(
 )
 EXAMPLES = torch.randn(20, 6, generator=torch.Generator().manual_seed(0))
 TARGETS = torch.arange(20) % 3
+TEMPERATURE = 0.3
 PROBLEM = Problem(lambda examples, batch, hyper, generator: examples[batch], F.cross_entropy)
 
 
@@ -33,19 +34,19 @@ def build(seed: int) -> nn.Sequential:
 
 def client(mu: float, previous: nn.Module | None, hyper: ClientHyperparameters = HYPER) -> Client:
     state = {"model": weights_of(previous)} if previous else {}
-    options = moon.Options(moon_mu=mu, moon_temperature=0.5)
+    options = moon.Options(moon_mu=mu, moon_temperature=TEMPERATURE)
     return Client(build(9), EXAMPLES, TARGETS, hyper, (0, 1, 0), options, state=state, problem=PROBLEM)
 
 
 def test_a_step_goes_down_the_papers_loss() -> None:
-    start, previous, mu, temperature = build(1), build(2), 3.0, 0.5
+    start, previous, mu = build(1), build(2), 3.0
     update = moon.train_client(client(mu, previous), weights_of(start))
 
     model, towards = build(1), build(1).eval()
     previous.eval()
     z: Tensor = model.get_submodule("encoder")(EXAMPLES)
-    near = torch.exp(F.cosine_similarity(z, towards.get_submodule("encoder")(EXAMPLES).detach()) / temperature)
-    far = torch.exp(F.cosine_similarity(z, previous.get_submodule("encoder")(EXAMPLES).detach()) / temperature)
+    near = torch.exp(F.cosine_similarity(z, towards.get_submodule("encoder")(EXAMPLES).detach()) / TEMPERATURE)
+    far = torch.exp(F.cosine_similarity(z, previous.get_submodule("encoder")(EXAMPLES).detach()) / TEMPERATURE)
     contrastive = -torch.log(near / (near + far)).mean()
     supervised = F.cross_entropy(model.get_submodule("head")(z), TARGETS)
     (supervised + mu * contrastive).backward()

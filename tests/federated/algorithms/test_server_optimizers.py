@@ -7,7 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from federated.algorithms import qfedavg
+from federated.client.evaluation import evaluate
+from federated.client.training import Client, ClientHyperparameters
+from federated.weights import weights_of
+from fps_pretrain.models.encoders import build_classifier, build_encoder
 from tests.federated.least_squares import Federated, LeastSquares, Vector
 
 Federate = Callable[..., Federated]
@@ -58,6 +64,7 @@ def adaptive(name: str, lr: float, beta1: float, beta2: float, tau: float) -> It
             adaptive("fedadam", 0.3, 0.5, 0.8, 0.1),
         ),
         ("fedyogi", {"server_lr": 0.2, "beta1": 0.5}, adaptive("fedyogi", 0.2, 0.5, 0.99, 0.001)),
+        ("fedyogi", {"server_lr": 0.2, "beta2": 0.8, "tau": 0.1}, adaptive("fedyogi", 0.2, 0.9, 0.8, 0.1)),
         ("fedadagrad", {"server_lr": 0.2, "tau": 0.1}, adaptive("fedadagrad", 0.2, 0.0, 0.0, 0.1)),
     ],
 )
@@ -96,6 +103,16 @@ def test_qfedavg_is_its_reference(federate: Federate, rate: float | None) -> Non
             denominator += q * loss ** (q - 1) * change @ change + lipschitz * loss**q
         w = w - numerator / denominator
         np.testing.assert_allclose(computed, w, rtol=1e-6)  # Flower adds 1e-10 to a loss
+
+
+def test_qfedavgs_loss_is_that_of_the_model_in_evaluation_mode_on_plain_images() -> None:
+    images = torch.randint(0, 256, (300, 8, 8, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    labels, hyper = torch.arange(300) % 3, ClientHyperparameters(0.1, 0.9, 0.0, 1, 100, "standard")
+    model = build_classifier(build_encoder("resnet8", seed=0), 3, seed=0)
+    start = weights_of(model)
+    update = qfedavg.train_client(Client(model, images, labels, hyper, (0, 1, 0)), start)
+    loss, _ = evaluate(model, start, images, labels, 100)
+    assert update.metrics["initial_loss"] == pytest.approx(loss, rel=1e-5)
 
 
 def test_qfedavg_is_fairer(federate: Federate) -> None:

@@ -89,6 +89,8 @@ def test_statistics_are_those_of_the_images() -> None:
     torch.testing.assert_close(estimated["encoder.bn1.running_mean"], mean)
     torch.testing.assert_close(estimated["encoder.bn1.running_var"], variance)
     assert estimated["encoder.bn1.num_batches_tracked"] == 2
+    lonely = estimate_statistics(model, classifier().state_dict(), images, batch_size=3)
+    assert lonely["encoder.bn1.num_batches_tracked"] == 3, "a last batch of one is left out"
 
 
 def test_statistics_of_images_that_lie_class_by_class() -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -23,7 +24,12 @@ from federated.client.training import (
     normalise,
     steps_in_a_round,
 )
+from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
+from federated.data import sets
+from federated.data.partition import make_partition
+from federated.server.output.run_folder import RunFolder
+from federated.server.run import run
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import load_weights, weights_of
 from fps_pretrain.models.encoders import build_classifier, build_encoder
@@ -47,13 +53,13 @@ def test_training_is_a_function_of_its_arguments(model: nn.Module) -> None:
     first = local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 2)), start)
     torch.manual_seed(99)  # the global generator plays no part
     again = local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 2)), start)
-    other = local_sgd(Client(model, IMAGES, LABELS, HYPER, (0, 1, 3)), start)
+    others = [local_sgd(Client(model, IMAGES, LABELS, HYPER, key), start) for key in ((0, 1, 3), (0, 2, 2), (1, 1, 2))]
     assert (first.num_examples, first.steps) == (20, 6)  # 8 + 8 + 4, twice
     assert first.metrics == again.metrics
     for name, tensor in first.weights.items():
         assert torch.equal(tensor, again.weights[name])
         assert torch.equal(start[name], kept[name]), f"{name} was trained in place"
-    assert not torch.equal(first.weights["head.weight"], other.weights["head.weight"])
+    assert all(not torch.equal(first.weights["head.weight"], other.weights["head.weight"]) for other in others)
     assert first.weights["encoder.bn1.num_batches_tracked"] == 6
 
 
@@ -61,13 +67,17 @@ def test_layers_draw_from_the_key() -> None:
     """Dropout and stochastic depth, as in torchvision's EfficientNets, know the global generator only."""
     model = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(16 * 16 * 3, 10))
     start, trained = weights_of(model), []
-    for number, ambient in ((2, 1), (2, 99), (3, 1)):
+    # All images are one: which batch they are in makes no difference.
+    images, labels = IMAGES[:1].expand(20, -1, -1, -1), LABELS[:1].expand(20)
+    for server_round, number, ambient in ((1, 2, 1), (1, 2, 99), (1, 3, 1), (2, 2, 1)):
         torch.manual_seed(ambient)
-        update = local_sgd(Client(model, IMAGES, LABELS, replace(HYPER, augmentation="none"), (0, 1, number)), start)
+        key = (0, server_round, number)
+        update = local_sgd(Client(model, images, labels, replace(HYPER, augmentation="none"), key), start)
         assert torch.random.initial_seed() == ambient
         trained.append(update.weights["2.weight"])
     assert torch.equal(trained[0], trained[1])
     assert not torch.equal(trained[0], trained[2])
+    assert not torch.equal(trained[0], trained[3])
 
 
 def test_training_learns(model: nn.Module) -> None:
@@ -106,7 +116,7 @@ def test_a_client_with_one_example_trains(model: nn.Module) -> None:
     assert all(torch.isfinite(tensor).all() for tensor in update.weights.values())
 
 
-def testaugmentation_shifts_and_mirrors_whole_images() -> None:
+def test_augmentation_shifts_and_mirrors_whole_images() -> None:
     images = IMAGES[:1].expand(400, -1, -1, -1)
     batch = torch.arange(400)
     assert torch.equal(augment(images, batch, "none", torch.Generator()), images)
@@ -207,3 +217,15 @@ def test_loading_weights_is_loading_a_state_dict() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     with pytest.raises(RuntimeError, match="Missing key"):
         load_weights(model, weights_of(other))
+
+
+def test_a_run_of_one_client_is_its_local_training(tiny: Callable[..., RunConfig]) -> None:
+    config = tiny(clients=1, rounds=2, seed=3, lr_schedule="cosine", augment="standard")
+    dataset = sets.load(config)
+    space = Workspace.build(config, dataset, make_partition(config, dataset.train.labels))
+    weights = weights_of(initial_classifier(config, initial_encoder(config)[0], 10))
+    for server_round in (1, 2):
+        hyper = ClientHyperparameters.of(config, server_round)
+        weights = local_sgd(Client(space.model, *space.examples_of(0), hyper, (3, server_round, 0)), weights).weights
+    final = RunFolder(run(config, quiet=True).folder).load_state().weights
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in final.items())

@@ -123,7 +123,18 @@ def test_a_runs_configuration_gives_way_to_another_choice(tmp_path: Path) -> Non
     assert parse(path, "--partition", "iid", "--strategy", "fedadam") == RunConfig(partition="iid", strategy="fedadam")
     path.write_text(to_yaml(RunConfig(dp="adaptive", dp_secret=3)))
     assert parse(path).dp_secret == 3
-    assert parse(path, "--dp", "none") == RunConfig(bn_stats="server")
+    assert parse(path, "--dp", "none") == RunConfig()
+
+
+def test_what_follows_from_a_files_options_is_not_as_if_given(tmp_path: Path) -> None:
+    """A run's config.yaml holds ``bn_stats: average``, which nobody asked for."""
+    path = tmp_path / "config.yaml"
+    path.write_text(to_yaml(RunConfig()))
+    assert parse(path, "--train", "head").bn_stats is None
+    assert parse(path, "--dp", "fixed").bn_stats == "server"
+    path.write_text(to_yaml(RunConfig(bn_stats="local")))
+    with pytest.raises(SystemExit):
+        parse(path, "--train", "head")
 
 
 def test_one_file() -> None:

@@ -88,9 +88,9 @@ def test_inner_dirichlet_clients_are_equal_in_size_and_differ_in_classes() -> No
     ("skew", "expected"), [("linear", [1, 2, 3, 4]), ("square", [1, 4, 9, 16]), ("exponential", np.exp([1, 2, 3, 4]))]
 )
 def test_sizes_grow_as_asked(skew: Any, expected: Any) -> None:
-    config = RunConfig(partition="size", size_skew=skew, clients=4, min_partition_size=1)
+    config = RunConfig(partition="size", size_skew=skew, clients=4, min_partition_size=20)
     sizes = np.array([len(part) for part in make_partition(config, LABELS)])
-    np.testing.assert_allclose(sizes - 1, np.array(expected) / np.sum(expected) * (len(LABELS) - 4), atol=1)
+    np.testing.assert_allclose(sizes - 20, np.array(expected) / np.sum(expected) * (len(LABELS) - 80), atol=1)
 
 
 def test_natural_partition_keeps_user_ids_together() -> None:
@@ -101,6 +101,8 @@ def test_natural_partition_keeps_user_ids_together() -> None:
     grouped = make_partition(dataclasses.replace(config, clients=7), LABELS, user_ids)
     np.testing.assert_array_equal(np.sort(np.concatenate(grouped)), np.arange(len(LABELS)))
     assert sum(len(set(user_ids[part])) for part in grouped) == 30
+    again = make_partition(dataclasses.replace(config, clients=7, seed=1), LABELS, user_ids)
+    assert [part.tolist() for part in again] != [part.tolist() for part in grouped]
     with pytest.raises(UserError, match="--clients 31 is more than the 30 who made"):
         make_partition(dataclasses.replace(config, clients=31), LABELS, user_ids)
 
@@ -111,6 +113,36 @@ def test_iid_parts_hold_all_classes_and_shards_few() -> None:
         present = (count_labels(parts, np.sort(LABELS), 10) > 0).sum(axis=1)
         assert least <= present.min()
         assert present.max() <= most
+
+
+def test_shards_are_dealt_at_random() -> None:
+    labels = np.repeat(np.arange(20), 10)  # twenty shards of one class each
+    parts = make_partition(RunConfig(partition="shards", clients=10, shards_per_client=2), labels)
+    classes = [np.unique(labels[part]) for part in parts]
+    assert [len(of_client) for of_client in classes] == [2] * 10
+    assert np.median([np.ptp(of_client) for of_client in classes]) > 2, "neighbouring classes go together"
+
+
+def test_a_pathological_clients_share_of_a_class_is_drawn_at_random() -> None:
+    labels = np.sort(LABELS)
+    parts = make_partition(RunConfig(partition="pathological", clients=10, classes_per_client=2), labels)
+    shares = [part[labels[part] == label] for part in parts for label in np.unique(labels[part])]
+    assert all(np.ptp(share) >= len(share) for share in shares), "a share is a block of the data set's order"
+
+
+def test_dirichlet_clients_have_few_classes_for_a_small_alpha() -> None:
+    for alpha, least, most in ((0.1, 0.35, 1.0), (1000.0, 0.0, 0.2)):
+        counts = count_labels(make_partition(RunConfig(clients=10, alpha=alpha), LABELS), LABELS, 10)
+        assert least < np.median(counts.max(axis=1) / counts.sum(axis=1)) < most
+
+
+def test_inner_dirichlet_draws_its_class_proportions_with_alpha() -> None:
+    """The mean sum of their squares is (alpha + 1) / (10 alpha + 1), a little more where examples run out."""
+    labels = np.random.default_rng(1).integers(0, 10, 20_000)
+    config = RunConfig(partition="inner-dirichlet", clients=100, alpha=1.0)
+    counts = count_labels(make_partition(config, labels), labels, 10)
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    assert 0.95 * 2 / 11 < np.square(shares).sum(axis=1).mean() < 1.3 * 2 / 11
 
 
 def test_small_alpha_is_less_even() -> None:

@@ -78,6 +78,13 @@ def write_images(folder: Path, level: int, count: int = 1, extension: str = "png
         image.save(folder / f"{folder.parent.name}_{number}.{extension}", quality=95)
 
 
+def test_one_class_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        write_images(tmp_path / split / "cat", 20, count=4)
+    with pytest.raises(UserError, match="has one class, cat: there is nothing to tell apart"):
+        data.load(RunConfig(dataset=f"folder:{tmp_path}", validation=0.0))
+
+
 def test_folder_with_who_made_it(tmp_path: Path) -> None:
     for split in ("train", "test"):
         for label in ("cat", "dog"):

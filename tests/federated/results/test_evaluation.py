@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,10 @@ def test_a_run_without_its_evaluation_gets_it_later(
     (folder / "evaluation.json").unlink()
     with RunFolder(folder).locked(), pytest.raises(UserError, match="another process"):
         evaluation.evaluate(again)
+    other = replace(again, limit_test=again.limit_test - 1)
+    with pytest.raises(UserError, match="was made with other data than digits holds now"):
+        evaluation.evaluate(other)
+    assert not (folder / "evaluation.json").exists()
     (folder / "model.pt").unlink()
     assert evaluation.evaluate(again) is None
 

@@ -52,6 +52,7 @@ def test_summary() -> None:
     assert row["client_accuracy_std"] == pytest.approx(np.std(np.arange(20) / 20))
     assert row["client_accuracy_worst_tenth"] == pytest.approx(0.025)
     assert summarise(np.array([0.5, 0.1]))["client_accuracy_worst_tenth"] == 0.1
+    assert summarise(np.arange(17) / 20)["client_accuracy_worst_tenth"] == pytest.approx(0.025)  # two clients
     assert len(row["client_accuracies"]) == 20
 
 

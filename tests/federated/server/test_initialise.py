@@ -166,7 +166,7 @@ def test_a_run_with_a_centroid_head(tiny: Tiny, tmp_path: Path) -> None:
 
 
 CLIENTS_ARE_ASKED: dict[str, Any] = {"head": "centroid", "init_statistics": "clients"}
-"""Fields with which clients are asked before the first round; test_simulation.py has them on Ray."""
+"""Fields with which clients are asked before the first round."""
 
 
 def test_what_clients_are_asked_first_is_the_same_from_workers(tiny: Tiny, tmp_path: Path) -> None:

@@ -90,9 +90,9 @@ def test_heads_differ_and_go_on_from_round_to_round(tiny: Tiny) -> None:
 
 
 def test_fine_tuning_is_local_training_and_leaves_the_global_model_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
-    fields = {**FIELDS, "per_client_every": 1}
+    fields = {**FIELDS, "per_client_every": 1, "lr_schedule": "cosine"}
     plain_rows, plain = run_quietly(tiny(**fields, output=tmp_path / "plain"))
-    config = tiny(**fields, output=tmp_path / "tuned", fine_tune_epochs=3, lr_schedule="constant")
+    config = tiny(**fields, output=tmp_path / "tuned", fine_tune_epochs=3)
     rows, weights = run_quietly(config)
     assert weights == plain
     added = {name for name in rows[-1] if name.startswith("fine_tuned")}
@@ -100,7 +100,7 @@ def test_fine_tuning_is_local_training_and_leaves_the_global_model_as_it_is(tiny
     assert added == {f"fine_tuned_{what}" for what in ("accuracies", *summary)}
     assert [{n: v for n, v in row.items() if n not in added} for row in rows] == plain_rows
     space, state = space_of(config), RunFolder(config.folder).load_state()
-    hyper = ClientHyperparameters(0.02, 0.9, 0.0005, 3, 8, "crop")
+    hyper = ClientHyperparameters(0.02, 0.9, 0.0005, 3, 8, "crop")  # the learning rate of the first round
     for client in range(3):
         images, labels = space.examples_of(client)
         key = (seed_of(0, "fine-tune"), 2, client)

@@ -8,11 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import brentq
+from scipy.special import ndtr
 
 from federated import algorithms
 from federated.algorithms.base import Replies, ServerState, Setting, Update
 from federated.config.run import RunConfig
 from federated.server import privacy
+from federated.server.cohort import sample_clients
 from federated.server.privacy import CentralPrivacy, Release, clip_, count_noise, epsilon, update_noise
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
@@ -66,6 +69,23 @@ def test_noise_has_the_size_the_accountant_assumes(clip: float) -> None:
     mean, _ = release([torch.zeros(200, 100)] * 4, dp_clip=clip, dp_noise=1.5)
     assert float(mean.std()) == pytest.approx(1.5 * clip / 4, rel=0.02)
     assert abs(float(mean.mean())) < 5 * 1.5 * clip / 4 / math.sqrt(20_000)
+    # An adaptive norm spends a part on the count: the updates get more noise.
+    mean, _ = release([torch.zeros(200, 100)] * 4, dp="adaptive", dp_clip=clip, dp_noise=1.5)
+    assert float(mean.std()) == pytest.approx(update_noise(1.5, 4) * clip / 4, rel=0.02)
+
+
+def test_the_count_of_updates_below_the_norm_has_noise_of_its_own() -> None:
+    private = privacy_of(4, dp="adaptive", dp_noise=1.5, dp_quantile=0.5)
+    counts, updates = [], []
+    for server_round in range(1, 401):
+        moved = math.log(private.next_clip(3.0, 2, 4, server_round) / 3.0)
+        counts.append(-moved / privacy.CLIP_RATE * 4)  # 2 of 4 is the quantile: what moves the norm is noise
+        change = {"w": torch.zeros(1, dtype=torch.float64)}
+        private.add_noise(change, 1.0, server_round)
+        updates.append(float(change["w"]))
+    assert np.std(counts) == pytest.approx(count_noise(1.5, 4), rel=0.15)
+    assert abs(np.mean(counts)) < 5 * 1.5 / 20
+    assert abs(np.corrcoef(counts, updates)[0, 1]) < 0.3
 
 
 def test_noise_is_a_function_of_secret_and_round_and_not_of_the_seed() -> None:
@@ -113,6 +133,30 @@ def test_epsilon_of_one_release_is_that_of_renyi_divergence() -> None:
     assert 0.7 * loose < epsilon(1, noise, 10, 10, delta) < loose
 
 
+def test_every_release_is_counted() -> None:
+    private, state = privacy_of(3, dp_noise=1.0), None
+    for server_round in (1, 2, 3):
+        _, released = release([torch.zeros(2)] * 3, server_round, state, dp_noise=1.0)
+        state = released.state()
+        assert released.metrics()["dp_epsilon"] == epsilon(server_round, 1.0, 3, 3, private.delta)
+
+
+@pytest.mark.parametrize("noise", [2.0, 4.0])
+def test_epsilon_of_sampled_clients_is_no_less_than_is_true(noise: float) -> None:
+    """One release by a tenth of the clients, one of whom may be another, who changes the sum by twice the norm.
+
+    Balle et al. 2018, "Privacy Amplification by Subsampling", theorem 9, is tight; so is the Gaussian's delta of Balle
+    and Wang 2018, theorem 8.
+    """
+    delta, share, apart = 1e-5, 0.1, 2 / noise
+
+    def excess(spent: float) -> float:
+        return ndtr(apart / 2 - spent / apart) - math.exp(spent) * ndtr(-apart / 2 - spent / apart) - delta / share
+
+    true = math.log1p(share * math.expm1(brentq(excess, 0, 50)))
+    assert true <= epsilon(1, noise, 10, 100, delta) < 2 * true
+
+
 def test_epsilon_grows_with_rounds_and_shrinks_with_noise_and_sampling() -> None:
     assert epsilon(0, 1.0, 10, 10, 1e-5) == 0
     assert epsilon(1, 1.0, 10, 10, 1e-5) < epsilon(2, 1.0, 10, 10, 1e-5) < epsilon(100, 1.0, 10, 10, 1e-5)
@@ -129,6 +173,24 @@ def test_a_private_run_keeps_count_and_leaves_buffers_alone(tiny: Tiny, tmp_path
     variances = [tensor for name, tensor in weights.items() if name.endswith("running_var")]
     assert all(float(tensor.min()) >= 0 for tensor in variances), "noise has reached a variance"
     assert float(weights["encoder.bn1.weight"].abs().max()) > 100
+
+
+def test_noise_and_who_takes_part_follow_from_secret_and_round_and_all_count_the_same(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys, original = [], CentralPrivacy.add_noise
+
+    def add_noise(self: CentralPrivacy, change: Any, clip: float, server_round: int) -> None:
+        keys.append((self.secret, server_round))
+        original(self, change, clip, server_round)
+
+    monkeypatch.setattr(CentralPrivacy, "add_noise", add_noise)
+    config = tiny(dp="fixed", dp_secret=5, clients=6, participation=0.5, rounds=3, partition="size", seed=1)
+    rows = run(config, quiet=True).history[1:]
+    assert [row["participants"] for row in rows] == [sample_clients(5, number, 6, 3) for number in (1, 2, 3)]
+    assert keys == [(5, 1), (5, 2), (5, 3)]
+    for row in rows:
+        assert row["train_loss"] == pytest.approx(np.mean(row["clients"]["train_loss"]))
 
 
 def torch_weights(folder: Path) -> dict[str, torch.Tensor]:

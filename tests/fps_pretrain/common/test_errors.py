@@ -31,6 +31,11 @@ def test_a_user_error_is_one_line_with_its_exit_code(error, code, capsys):
     assert capsys.readouterr().err == f"program: error: {' '.join(str(error).split())}\n"
 
 
+def test_a_terminal_does_not_obey_what_a_file_says(capsys):
+    outcome(UserError("arch \x1b[31mRED\x07 \x9b31m\u202e\r\nINFO forged"))
+    assert capsys.readouterr().err == "program: error: arch \\x1b[31mRED\\x07 \\x9b31m\\u202e INFO forged\n"
+
+
 @pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENAMETOOLONG"])
 def test_what_the_machine_refuses_is_one_line_with_the_files_name(name, capsys):
     assert outcome(OSError(getattr(errno, name), "refused", "runs/a/state.ckpt")) == 2

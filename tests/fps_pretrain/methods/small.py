@@ -9,7 +9,8 @@ from fps_pretrain.models.encoders import build_encoder
 
 def make(method, arch="resnet20", **options):
     torch.manual_seed(0)
-    config = PretrainConfig(method=method, arch=arch, batch_size=8, epochs=10, pairs_per_epoch=8, **options)
+    options = {"batch_size": 8, "epochs": 10, "pairs_per_epoch": 8, **options}
+    config = PretrainConfig(method=method, arch=arch, **options)
     return method_class(method)(config, build_encoder(arch, seed=0))
 
 

@@ -92,20 +92,33 @@ def test_vicreg_weighs_invariance_variance_and_covariance():
     assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_byols_target_follows_ever_more_slowly(monkeypatch):
-    module = make("byol", method_options=("momentum=0.9",))
-    start = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
+def test_byol_compares_each_prediction_with_the_targets_of_the_other_view():
+    module = make("byol")
     with torch.no_grad():
         for parameter in module.encoder.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn(parameter.shape))
+    loss, _ = loss_of(module, views(1), views(2))
+    first, second = (module.predictor(module.projector(module.encoder(views(seed)))) for seed in (1, 2))
+    theirs = [module.momentum_projector(module.momentum_encoder(views(seed))) for seed in (2, 1)]
+    expected = -sum(F.cosine_similarity(p, t).mean() / 2 for p, t in zip((first, second), theirs, strict=True))
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-4)
+
+
+def test_byols_target_follows_ever_more_slowly(monkeypatch):
+    module = make("byol", method_options=("momentum=0.9",))
+    target = torch.nn.ModuleDict({"encoder": module.momentum_encoder, "projector": module.momentum_projector})
+    start = {name: p.clone() for name, p in target.named_parameters()}
+    with torch.no_grad():
+        for parameter in (*module.encoder.parameters(), *module.projector.parameters()):
             parameter.add_(1.0)
     for step, share in ((0, 0.1), (9, 0.0)):  # ten steps in all: the momentum is 1 at the last
         monkeypatch.setattr(type(module), "global_step", step)
-        moved = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
+        moved = {name: p.clone() for name, p in target.named_parameters()}
         loss, _ = loss_of(module, views(1), views(2))
-        for name, parameter in module.momentum_encoder.named_parameters():
+        for name, parameter in target.named_parameters():
             torch.testing.assert_close(parameter, moved[name] + share * (start[name] + 1 - moved[name]))
     loss.backward()
-    assert all(p.grad is None for p in module.momentum_encoder.parameters())
+    assert all(p.grad is None for p in target.parameters())
     assert -1 <= loss.item() <= 1
 
 
@@ -154,6 +167,16 @@ def test_simclrs_head_may_have_a_wider_hidden_layer():
     assert [p.shape for p in wide.projector.parameters() if p.ndim == 2] == [(96, 64), (128, 96)]
 
 
+def test_simsiam_compares_each_prediction_with_the_other_views_projection_which_no_gradient_reaches():
+    module = make("simsiam")
+    (z1, p1), (z2, p2) = module.embed_pair(views(1), views(2))
+    assert p1.requires_grad
+    assert not z1.requires_grad
+    assert not z2.requires_grad
+    expected = -(F.cosine_similarity(p1, z2).mean() + F.cosine_similarity(p2, z1).mean()) / 2
+    torch.testing.assert_close(module.pair_loss((z1, p1), (z2, p2)), expected)
+
+
 def test_simsiams_targets_may_be_centred():
     module = make("simsiam", method_options=("centre=1",))
     (z1, p1), (z2, p2) = module.embed_pair(views(1), views(2))
@@ -194,7 +217,7 @@ def test_simsiam_begins_with_residual_blocks_that_are_identities():
 
 
 def test_simsiams_predictor_keeps_its_learning_rate():
-    module = make("simsiam")
+    module = make("simsiam", pairs_per_epoch=32)  # the cosine is over the ten epochs, not over their forty steps
     made = module.configure_optimizers()
     optimizer, scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
     for _ in range(5):

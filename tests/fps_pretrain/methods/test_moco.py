@@ -59,16 +59,17 @@ def test_mocos_head_may_have_batchnorm_and_take_the_whole_batch():
 def test_moco_takes_keys_from_a_momentum_encoder_and_queues_them():
     module = make("moco", method_options=("queue=16", "momentum=0.75"))
     assert math.isclose(module.options.temperature, 0.2)
-    before = {name: p.clone() for name, p in module.momentum_encoder.named_parameters()}
+    followers = torch.nn.ModuleDict({"encoder": module.momentum_encoder, "projector": module.momentum_projector})
+    before = {name: p.clone() for name, p in followers.named_parameters()}
     bank = module.queue.bank.clone()
     with torch.no_grad():
-        for parameter in module.encoder.parameters():
+        for parameter in (*module.encoder.parameters(), *module.projector.parameters()):
             parameter.add_(1.0)
     loss, queries = loss_of(module, views(1), views(2))
     assert torch.equal(module.queue.bank, bank)  # not before backpropagation, which needs the old ones
     loss.backward()
     module.on_after_backward()
-    for name, parameter in module.momentum_encoder.named_parameters():
+    for name, parameter in followers.named_parameters():
         torch.testing.assert_close(parameter, before[name] + 0.25)
         assert parameter.grad is None
     torch.testing.assert_close(queries.norm(dim=1), torch.ones(8))
@@ -78,6 +79,21 @@ def test_moco_takes_keys_from_a_momentum_encoder_and_queues_them():
     kept = module.state_dict()
     assert {"queue.bank", "queue.bank_ptr"} <= kept.keys()
     assert int(kept["queue.bank_ptr"]) == 8
+
+
+def test_mocos_queries_are_of_the_first_views_and_its_keys_of_the_second():
+    module = make("moco", method_options=("queue=16", "temperature=0.1", "group=0"))
+    with torch.no_grad():
+        for parameter in module.encoder.parameters():
+            parameter.mul_(1 + 0.3 * torch.randn(parameter.shape))
+    (queries,), (keys,) = module.embed_pair(views(1), views(2))
+    assert not keys.requires_grad
+    with torch.no_grad():
+        expected = module.projector(module.encoder(views(1)))
+        torch.testing.assert_close(queries, F.normalize(expected, dim=1))
+        expected = module.momentum_projector(module.momentum_encoder(views(2)))
+        torch.testing.assert_close(keys, F.normalize(expected, dim=1))
+    assert torch.equal(module.pair_loss((queries,), (keys,)), info_nce(queries, keys, module.queue.bank, 0.1))
 
 
 def test_moco_normalises_a_query_and_its_key_with_different_views():

@@ -42,7 +42,7 @@ def test_wrong_architecture_is_refused_whether_said_or_not(tmp_path):
 
 def test_missing_truncated_and_other_files_are_refused(tmp_path):
     refuses(tmp_path / "none.pt", "does not exist")
-    refuses(tmp_path, "does not exist")
+    refuses(tmp_path, "is a folder: name a file")
     path = tmp_path / "a.pt"
     checkpoint.save_encoder(path, trained(), "resnet20", 1, {})
     data = path.read_bytes()
@@ -55,6 +55,21 @@ def test_missing_truncated_and_other_files_are_refused(tmp_path):
     refuses(path, "not a dictionary")
     torch.save({"epoch": 3}, path)
     refuses(path, "no weights")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("bn1.running_var", -1.0, "values below 0 in bn1.running_var"),
+        ("bn1.num_batches_tracked", -5, "values below 0 in bn1.num_batches_tracked"),
+        ("conv1.weight", -3e38, "values beyond 1e+15 in conv1.weight"),
+    ],
+)
+def test_weights_that_no_training_makes_are_refused(tmp_path, name, value, words):
+    encoder = trained(1)
+    encoder.state_dict()[name].fill_(value)
+    checkpoint.save_encoder(tmp_path / "a.pt", encoder, "resnet20", 1, {})
+    refuses(tmp_path / "a.pt", words)
 
 
 class Bomb:

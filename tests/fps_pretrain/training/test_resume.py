@@ -167,6 +167,15 @@ def test_a_torn_state_falls_back_to_the_one_before(tear, baseline, tmp_path, no_
     assert int(rows[0]["step"]) == 3
 
 
+def test_the_newest_of_two_whole_states_is_taken(tmp_path):
+    kept = state.StateIO(tmp_path)
+    for step in (1, 2):
+        kept.save_checkpoint({"global_step": step}, None)
+    assert kept.load_checkpoint(state.newest_state(tmp_path))["global_step"] == 2
+    (tmp_path / state.STATE).write_bytes(b"torn")
+    assert kept.load_checkpoint(state.newest_state(tmp_path))["global_step"] == 1
+
+
 def test_a_full_disk_leaves_the_last_good_state(baseline, tmp_path, no_probe, monkeypatch):
     opened = Path.open
     writes = []
