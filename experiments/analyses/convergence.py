@@ -75,12 +75,10 @@ def message_sizes(run: Run) -> MessageSizes:
     """
     from experiments.analyses.models import final_weights
     from federated import algorithms
-    from federated.client.batch_norm import with_norm
+    from federated.client.batch_norm import model_structure
     from federated.client.parts import Parts, size_of
-    from fps_pretrain.models.encoders import build_classifier, build_encoder
 
-    encoder = build_encoder(run.config.arch, run.config.width, seed=0)
-    model = with_norm(build_classifier(encoder, 10, seed=0), run.config.norm)
+    model = model_structure(run.config.arch, run.config.width, run.config.norm, 10)
     # An unfinished run has no model file: ten classes are assumed, and only the head's size is not exact.
     weights = final_weights(run.folder) if (run.folder / "model.pt").is_file() else model.state_dict()
     parts = Parts.of(model, run.config)

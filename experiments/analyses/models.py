@@ -5,25 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from experiments.report.arms import is_personal
-from federated.client.batch_norm import estimate_statistics, has_statistics, shuffled, with_norm
+from federated.client.batch_norm import estimate_statistics, has_statistics, model_structure, shuffled
 from federated.client.evaluation import evaluate
 from federated.client.parts import freeze
 from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.server.output import client_models, model_file
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
 
 Weights = Mapping[str, Tensor]
-
-SPLITS = ("test", "train")
 
 
 def final_weights(run: Path) -> dict[str, Tensor]:
@@ -99,8 +95,7 @@ class Evaluator:
         if is_personal(config):
             raise UserError("runs with --personal head have no model for the test set: their clients keep the heads")
         dataset = data.load(config)
-        encoder: Any = build_encoder(config.arch, config.width, seed=0)
-        model = with_norm(build_classifier(encoder, len(dataset.classes), seed=0), config.norm)
+        model = model_structure(config.arch, config.width, config.norm, len(dataset.classes))
         freeze(model, config)  # what is not trained keeps its statistics in ``with_statistics``
         parts = {"test": dataset.test, "train": dataset.train}
         splits = {}

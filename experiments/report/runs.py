@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
 
 from federated.config.run import RunConfig, from_yaml
+from federated.server.output.history import Row, read_history
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
@@ -22,9 +23,6 @@ TUNED_KEYS = ("fine_tuned_accuracy_mean", "fine_tuned_accuracy_std", "fine_tuned
 
 MAX_CONFIG = 2**20
 """Bytes of the longest config.yaml."""
-
-Row = dict[str, Any]
-"""A line of metrics.jsonl, which describes one round."""
 
 
 @dataclass(frozen=True)
@@ -115,9 +113,6 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: it is no run folder, or nothing was evaluated yet.
     """
-    # Imports PyTorch, for which --help and a wrong flag must not wait.
-    from federated.server.output.run_folder import read_history
-
     run = Run(read_config(folder), read_history(folder), folder, environment.read(folder))
     _check_history(run)
     if not run.rounds:

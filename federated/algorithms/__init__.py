@@ -27,5 +27,5 @@ def load(config: RunConfig) -> Algorithm:
         sent=getattr(module, "SENT", ()),
         received=getattr(module, "RECEIVED", ()),
         metrics=getattr(module, "METRICS", ()),
-        carried=getattr(module.combine, "carried", ()),
+        carried=getattr(module, "CARRIED", ()),
     )

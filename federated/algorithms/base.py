@@ -12,6 +12,7 @@ and, where it needs them, the names of what travels beside weights:
     SENT = ("control",)       entries of the server's state that go to the clients with the weights
     RECEIVED = ("control",)   state dicts, shaped like the parameters, that clients send beside their weights
     METRICS = ("steps",)      numbers, none below 0, that clients report beside the loss and accuracy of their training
+    CARRIED = ("m_t",)        attributes that one of Flower's strategies hands from round to round
 
 An algorithm knows nothing of messages, records, engines, folders, sampling, order, privacy or failures: all of that
 stands around it, once.
@@ -108,10 +109,7 @@ class Combined(NamedTuple):
 
 @dataclass(frozen=True)
 class Algorithm:
-    """An algorithm as the rest of the program sees it; see the module's docstring for the parts.
-
-    ``carried`` names the attributes that one of Flower's strategies hands from round to round.
-    """
+    """An algorithm as the rest of the program sees it; see the module's docstring for the parts."""
 
     name: str
     options: Any

@@ -29,9 +29,11 @@ class Options(AlgorithmOptions):
     """Added to the root of the second moment."""
 
 
+CARRIED = ("m_t", "v_t")
+
 init, combine = flower.server_step(
     FedAdagrad,
     lambda setting: {"eta": setting.options.server_lr, "tau": setting.options.tau},
-    carried=("m_t", "v_t"),
+    carried=CARRIED,
     of_mean=True,
 )

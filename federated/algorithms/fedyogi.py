@@ -33,6 +33,8 @@ class Options(AlgorithmOptions):
     """Added to the root of the second moment."""
 
 
+CARRIED = ("m_t", "v_t")
+
 init, combine = flower.server_step(
     FedYogi,
     lambda setting: {
@@ -41,6 +43,6 @@ init, combine = flower.server_step(
         "beta_2": setting.options.beta2,
         "tau": setting.options.tau,
     },
-    carried=("m_t", "v_t"),
+    carried=CARRIED,
     of_mean=True,
 )

@@ -114,7 +114,6 @@ def server_step(
         remembered = {name: _tensors(value) for name in carried if (value := getattr(built, name)) is not None}
         return Combined(combined, remembered, cast(dict[str, float], dict((metrics or {}).items())))
 
-    combine.carried = carried  # type: ignore[attr-defined]
     return init, combine
 
 

@@ -29,6 +29,7 @@ from federated.client.parts import is_frozen
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.images.pixels import normalise
+from fps_pretrain.models.encoders import build_classifier, build_encoder
 
 CHANNELS_PER_GROUP = 8
 """Two groups in ResNet-20's narrowest stage. Wu & He (2018, "Group Normalization", table 3) find 8 to 64 channels to a
@@ -49,6 +50,18 @@ def with_norm(model: nn.Module, norm: str) -> nn.Module:
             if isinstance(child, _BatchNorm):
                 setattr(parent, name, _group_norm(child))
     return model
+
+
+def model_structure(arch: str, width: int, norm: str, num_classes: int) -> nn.Module:
+    """A run's model, always the same, that lends its structure: its weights are replaced before it is used.
+
+    Args:
+        arch: the encoder's architecture, ``--arch``.
+        width: its width multiplier.
+        norm: its normalisation layers, ``--norm``.
+        num_classes: outputs of the head.
+    """
+    return with_norm(build_classifier(build_encoder(arch, width, seed=0), num_classes, seed=0), norm)
 
 
 def _group_norm(batch_norm: _BatchNorm) -> nn.GroupNorm:

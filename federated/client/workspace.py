@@ -20,7 +20,7 @@ import torch
 from flwr.app import ConfigRecord
 from torch import Tensor, nn
 
-from federated.client.batch_norm import estimate_statistics, parameter_names, with_norm
+from federated.client.batch_norm import estimate_statistics, model_structure, parameter_names
 from federated.client.features import FROM_FEATURES, FeatureCache, encode, head_of, head_weights
 from federated.client.gradients import RecordedGradients
 from federated.client.parts import Parts, freeze
@@ -33,7 +33,6 @@ from federated.data.partition import Partition
 from federated.data.partition_file import load_partition
 from federated.weights import Weights
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.hardware import Precision, native_precision
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
@@ -81,8 +80,7 @@ class Workspace:
             # cuDNN may otherwise choose another algorithm, with other roundings, the next time.
             torch.backends.cudnn.deterministic = True
             torch.backends.cudnn.benchmark = False
-        classifier = build_classifier(build_encoder(config.arch, config.width, seed=0), len(dataset.classes), seed=0)
-        model = with_norm(classifier, config.norm)
+        model = model_structure(config.arch, config.width, config.norm, len(dataset.classes))
         encoder = model.get_submodule("encoder")
         forward = _forward_in_bfloat16 if precision_of(config, device) == "bf16" else _forward
         # As bound methods: a copy of the model is then bound to the copy.

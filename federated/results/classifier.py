@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
-from federated.client.batch_norm import with_norm
+from federated.client.batch_norm import model_structure
 from federated.client.parts import with_own_part
 from federated.client.state import ClientStates
 from federated.client.workspace import resolve_device
@@ -22,10 +22,9 @@ from federated.server.output.model_file import Model
 from federated.server.output.run_folder import RunFolder
 from federated.server.start.resume_checks import check_counts
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.images.decode import fit, read_image
+from fps_pretrain.images.decode import pack, read_image
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.images.table import Images
-from fps_pretrain.models.encoders import build_classifier, build_encoder
 from fps_pretrain.models.seal import why_misfit
 
 AnyImage = Images | str | Path | Image.Image
@@ -92,8 +91,7 @@ class Classifier:
         Raises:
             UserError: a file cannot be read, or something is no image.
         """
-        fitted = [fit(as_array(image), self.image_size) for image in images]
-        return np.stack(fitted) if fitted else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+        return pack(map(as_array, images), self.image_size)
 
     @torch.inference_mode()
     def probabilities(self, prepared: Images) -> NDArray[np.float32]:
@@ -197,8 +195,7 @@ def build_module(model: Model) -> nn.Module:
     Raises:
         UserError: the weights are not those of the architecture that the file names.
     """
-    encoder = build_encoder(model.arch, model.width, seed=0)
-    module = with_norm(build_classifier(encoder, len(model.classes), seed=0), model.norm)
+    module = model_structure(model.arch, model.width, model.norm, len(model.classes))
     if misfit := why_misfit(model.weights, module.state_dict()):
         raise UserError(f"{model.path} is damaged: {misfit}, for {model.arch}")
     module.load_state_dict(dict(model.weights))

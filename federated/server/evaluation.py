@@ -15,8 +15,9 @@ from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.server import client_metrics
 from federated.server.exchange import Clients
+from federated.server.output.history import Row
 from federated.server.output.progress import log
-from federated.server.output.run_folder import Row, State
+from federated.server.output.run_folder import State
 from federated.weights import Weights
 
 

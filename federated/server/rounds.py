@@ -23,8 +23,9 @@ from federated.server.cohort import sample_clients
 from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients, RunFailed
 from federated.server.output import client_models, loggers
+from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar
-from federated.server.output.run_folder import Row, RunFolder, State
+from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.replies import Expected
 from federated.weights import all_finite

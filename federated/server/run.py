@@ -31,8 +31,9 @@ from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
 from federated.server.output import loggers
+from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar, console, evaluated_head, log, log_file, machine_is_busy
-from federated.server.output.run_folder import Row, RunFolder, State
+from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.rounds import Loop, record
 from federated.server.start import auto_options, client_statistics, initialise, resume_checks

@@ -7,21 +7,16 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 
 from federated.config.run import RunConfig, to_yaml
+from federated.server.output.history import Row
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.trackers import known_mlflow_run, mlflow_uri, remember_mlflow_run
 
-Row = dict[str, Any]
 Logger = Callable[[Row], None]
 
 TENSORBOARD = "tensorboard"
 """Folder inside the run folder that ``tensorboard --logdir`` is pointed to."""
-
-
-def nowhere(row: Row) -> None:
-    """Log nothing."""
 
 
 @contextmanager

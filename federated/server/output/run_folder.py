@@ -42,8 +42,7 @@ from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
 from federated.server.output import client_models, model_file
 from federated.server.output.curve import plot_curve
-from federated.server.output.history import Row as Row
-from federated.server.output.history import read_history as read_history
+from federated.server.output.history import Row, read_history
 from federated.weights import Weights
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError

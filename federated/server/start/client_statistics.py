@@ -13,7 +13,7 @@ from torch import Tensor
 
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
-from federated.data.partition import describe_counts
+from federated.data.partition import count_labels, describe_counts
 from federated.data.partition_plot import plot_counts
 from federated.server.exchange import Arrived, Clients, RunFailed
 from federated.server.output.progress import log
@@ -35,8 +35,7 @@ def numbers_of_examples(config: RunConfig, space: Workspace, clients: Clients) -
     """
     classes = len(space.dataset.classes)
     if config.partition != "nodes":
-        labels = space.dataset.train.labels
-        return np.stack([np.bincount(labels[part], minlength=classes) for part in space.partition])
+        return count_labels(space.partition, space.dataset.train.labels, classes)
     counts = [_counts(client, answer, classes) for client, answer in enumerate(_ask(clients, "query.labels", {}))]
     return np.array(counts, dtype=np.int64)
 
