@@ -117,7 +117,7 @@ def is_centralised(config: RunConfig) -> bool:
 
 
 def arm_key(config: RunConfig) -> str:
-    """What is tuned by itself: an initialisation, or, as ``centralised INIT``, its centralised training."""
+    """What a learning rate is tuned for: an initialisation, or, as ``centralised INIT``, its centralised training."""
     return f"centralised {config.init}" if is_centralised(config) else config.init
 
 

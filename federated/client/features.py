@@ -69,18 +69,14 @@ class FeatureCache:
         if key in self._kept:
             return self._kept[key]
         features = compute()
-        if self.size + _bytes(features) <= self._limit:
+        if self.size + features.nbytes <= self._limit:
             self._kept[key] = features
         return features
 
     @property
     def size(self) -> int:
         """Bytes that are kept."""
-        return sum(map(_bytes, self._kept.values()))
-
-
-def _bytes(tensor: Tensor) -> int:
-    return tensor.numel() * tensor.element_size()
+        return sum(features.nbytes for features in self._kept.values())
 
 
 def _are_equal(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -22,6 +22,9 @@ def fine_tune(space: Workspace, number: int, weights: Weights, server_round: int
         weights: where it starts; left as they are.
         server_round: the round that the weights are of, which fixes the batches.
 
+    Returns:
+        The state dict of the copy.
+
     Raises:
         ClientDiverged: the loss became infinite or not a number.
         ClientTimeout: it took longer than ``--client-timeout``.

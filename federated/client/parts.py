@@ -59,7 +59,7 @@ class Parts:
 
 def size_of(weights: Mapping[str, Tensor]) -> int:
     """Bytes of a state dict."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    return sum(tensor.nbytes for tensor in weights.values())
 
 
 def keeps_own_part(config: RunConfig) -> bool:

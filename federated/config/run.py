@@ -13,7 +13,7 @@ from typing import Any
 
 from federated.config import algorithm
 from federated.config.algorithm import AlgorithmFields, AlgorithmOptions
-from federated.config.data import BUILT_IN_DATASETS, DATASET_KINDS, PartitionOptions
+from federated.config.data import PartitionOptions
 from federated.config.execution import EvaluationOptions, ExecutionOptions, FailureOptions
 from federated.config.model import ModelOptions, init_name
 from federated.config.training import PersonalOptions, PrivacyOptions, StrategyOptions, TrainingOptions
@@ -22,7 +22,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import fields_of, flag, from_plain
 from fps_pretrain.models.architectures import last_stage
 
-__all__ = ["BUILT_IN_DATASETS", "DATASET_KINDS", "MAY_DIFFER_ON_RESUME", "RunConfig", "init_name"]
+__all__ = ["MAY_DIFFER_ON_RESUME", "RunConfig", "init_name"]
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,7 @@ def make_partition(config: RunConfig, labels: Indices, user_ids: NDArray[np.str_
     return partition
 
 
+# flwr-datasets has this one, and those by size and by who made the examples; these shuffle by keys of the run.
 def _iid(config: RunConfig, labels: Indices, rng: np.random.Generator) -> Partition:
     return np.array_split(rng.permutation(len(labels)), config.clients)
 

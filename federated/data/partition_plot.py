@@ -23,7 +23,7 @@ MAX_COLUMNS = 1000
 
 
 def plot_partition(path: Path, partition: Partition, labels: Indices, classes: Sequence[str]) -> None:
-    """Draw how many examples of which class each client has into a PNG file."""
+    """Draw how many examples of which class each client has, by the ``labels`` ``(N,)`` of all, into a PNG file."""
     plot_counts(path, count_labels(partition, labels, len(classes)), classes)
 
 
@@ -32,6 +32,9 @@ def plot_counts(path: Path, counts: Indices, classes: Sequence[str]) -> None:
 
     Up to ``MAX_BARS`` clients (and ``MAX_BAR_CLASSES`` classes) are stacked bars. More are a map, a column a client and
     a row a class, under a curve of their sizes, with the clients in the order of their most frequent class.
+
+    Raises:
+        OSError: it cannot be written.
     """
     few = len(counts) <= MAX_BARS and len(classes) <= MAX_BAR_CLASSES
     width = float(np.clip(2.5 + 0.35 * len(counts), 6, 14)) if few else 11.0

@@ -37,7 +37,7 @@ class InProcessGrid(Grid):
             SERVER_NODE_ID + 1 + partition: Context(
                 run_id=RUN_ID,
                 node_id=SERVER_NODE_ID + 1 + partition,
-                node_config={"partition-id": partition, "num-partitions": num_clients},
+                node_config={"partition-id": partition},
                 state=RecordDict(),
                 run_config={},
             )

@@ -30,6 +30,7 @@ from federated.config.run import RunConfig
 from federated.engines.pool import PoolGrid, Worker, WorkerDied
 from federated.engines.ray_actor import ClientActor
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.hardware import cores
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +77,7 @@ def _connected(config: RunConfig) -> Iterator[None]:
     if address:
         _check_reachable(address)
     threads = _threads(config)
-    here = min(config.processes or (os.cpu_count() or 1) // threads, config.clients) * threads
+    here = min(config.processes or cores() // threads, config.clients) * threads
     options: dict[str, Any] = {"address": address} if address else {"address": "local", "num_cpus": here}
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -110,7 +111,7 @@ def _check_reachable(address: str) -> None:
 
 
 def _threads(config: RunConfig) -> int:
-    return min(config.threads or 1, os.cpu_count() or 1)
+    return min(config.threads or 1, cores())
 
 
 class ActorWorker(Worker):

@@ -77,7 +77,7 @@ def epsilon(releases: int, noise: float, participants: int, clients: int, delta:
 
 
 def count_noise(noise: float, participants: int) -> float:
-    """Standard deviation of the noise on how many updates were below the clipping norm.
+    """Standard deviation of the noise on how many updates were below the clipping norm, in updates.
 
     A twentieth of the participants (Andrew et al. 2021), or, where those are so few that this would
     leave hardly any privacy for the updates, as much as the noise multiplier.
@@ -88,7 +88,7 @@ def count_noise(noise: float, participants: int) -> float:
 def update_noise(noise: float, participants: int) -> float:
     """The noise multiplier of the updates that, beside ``count_noise``, costs as much privacy as ``noise`` alone.
 
-    Andrew et al. 2021, theorem 1.
+    Both are in units of the clipping norm (Andrew et al. 2021, theorem 1).
     """
     return (noise**-2 - (2 * count_noise(noise, participants)) ** -2) ** -0.5
 

@@ -134,7 +134,7 @@ def pack(images: Iterable[Images], image_size: int) -> Images:
 
 
 def fit(image: NDArray[Any], size: int) -> Images:
-    """Resize the short side to ``size`` and crop the middle; an image of that size is returned as it is.
+    """An image ``(H, W, 3)`` as ``(size, size, 3)``: the short side resized, the middle cropped; as it is if it fits.
 
     Shrinking averages (INTER_AREA), enlarging interpolates linearly.
     """

@@ -8,7 +8,7 @@ tensors, so that weights go in both directions.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,7 @@ def check_encoder(encoder: nn.Module, arch: str, size: int) -> None:
         raise UserError(f"--arch {arch} gives features of shape {tuple(features.shape[1:])}: take a ResNet")
 
 
-def build_encoder(arch: str, width: int = 1, seed: int | None = None) -> Any:
+def build_encoder(arch: str, width: int = 1, seed: int | None = None) -> Encoder:
     """A freshly initialised ``Encoder``; with ``seed``, the same weights every time and the global RNG left as it was.
 
     Args:
@@ -143,7 +143,7 @@ def build_encoder(arch: str, width: int = 1, seed: int | None = None) -> Any:
     with torch.random.fork_rng(devices=[], enabled=seed is not None):
         if seed is not None:
             torch.manual_seed(seed)
-        return CifarResNet(arch, width) if is_cifar_resnet(arch) else _torchvision_encoder(arch)
+        return cast(Encoder, CifarResNet(arch, width) if is_cifar_resnet(arch) else _torchvision_encoder(arch))
 
 
 def build_classifier(encoder: Encoder, num_classes: int, seed: int) -> nn.Sequential:

@@ -80,7 +80,7 @@ def linear_accuracy(bank: Tensor, bank_labels: np.ndarray, queries: Tensor, labe
     """Accuracy of multinomial logistic regression from the bank's features to the queries'.
 
     It is solved to convergence, so that no learning rate or seed has a say in it (Kornblith et al., CVPR 2019, section
-    3), on features of unit variance with scikit-learn's default penalty.
+    3), on features of unit variance with scikit-learn's default penalty. Arguments are those of ``knn_accuracy``.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

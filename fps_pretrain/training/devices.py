@@ -9,7 +9,7 @@ import torch
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.models.hardware import Precision, settled_precision
+from fps_pretrain.models.hardware import Precision, cores, settled_precision
 
 
 def uses_gpu(config: PretrainConfig) -> bool:
@@ -46,4 +46,4 @@ def with_precision(config: PretrainConfig, native: Precision, stored: str | None
 
 def default_workers(gpu: bool, devices: int) -> int:
     """Threads that make pairs for one process: one beside a CPU that trains, up to 8 for a GPU."""
-    return max(1, min(8, (os.cpu_count() or 2) // devices - 1)) if gpu else 1
+    return max(1, min(8, cores() // devices - 1)) if gpu else 1

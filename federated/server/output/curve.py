@@ -10,7 +10,11 @@ from fps_pretrain.common import plots
 
 
 def plot_curve(path: Path, rows: Sequence[Row], title: str) -> None:
-    """Draw accuracy and loss over the rounds into a PNG file."""
+    """Draw accuracy and loss over the rounds into a PNG file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     figure = plots.new_figure(9, 3.5)
     accuracy, loss = figure.subplots(1, 2)
     for axes, quantity in ((accuracy, "accuracy"), (loss, "loss")):

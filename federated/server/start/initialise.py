@@ -20,11 +20,11 @@ from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models import shipped
 from fps_pretrain.models.architectures import is_cifar_resnet
 from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights
-from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder
+from fps_pretrain.models.encoders import Encoder, build_classifier, build_encoder, check_encoder
 from fps_pretrain.models.tensor_file import write_atomically
 
 
-def initial_encoder(config: RunConfig) -> tuple[Any, LoadReport | None]:
+def initial_encoder(config: RunConfig) -> tuple[Encoder, LoadReport | None]:
     """The encoder a run starts from, on the CPU, and what loading its weights did (None if they are random).
 
     Random weights depend on ``config.seed`` alone, or on the seed that ``config.init`` names.
@@ -111,7 +111,7 @@ def timm_weights(name: str) -> Path:
     return path
 
 
-def initial_classifier(config: RunConfig, encoder: Any, num_classes: int) -> nn.Module:
+def initial_classifier(config: RunConfig, encoder: Encoder, num_classes: int) -> nn.Module:
     """``encoder`` with a fresh head, the same for all runs of a seed, so that they differ in the encoder only."""
     return build_classifier(encoder, num_classes, seed_of(config.seed, "head"))
 
