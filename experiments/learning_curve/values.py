@@ -91,7 +91,10 @@ def write_table(path: Path, values: Sequence[Value]) -> None:
 
 
 def at_best_rates(values: Sequence[Value]) -> list[Value]:
-    """The values, of federations only those at the learning rate with the encoder's best mean over seeds at the end."""
+    """The values, of federations only those at the learning rate with the encoder's best mean over seeds at the end.
+
+    The mean over the rounds is that of the same runs, at which another rate may do better.
+    """
     ends: dict[str, dict[float, list[float]]] = {}
     for value in values:
         if value.measure == "federation":
@@ -134,7 +137,7 @@ def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> fl
 
 
 def summary(values: Sequence[Value]) -> Iterator[str]:
-    """A line for each curve and measure: where it ends, and from how many pairs on it is above random weights."""
+    """A line for each curve and measure: where its mean ends, and from how many pairs on it leads random weights."""
     for measure, title in TITLES.items():
         _, baseline, _, _ = means(values, RANDOM, measure)
         if not len(baseline):
@@ -145,7 +148,8 @@ def summary(values: Sequence[Value]) -> Iterator[str]:
             if not len(budgets):
                 continue
             where = crossing(budgets, middle, float(baseline[0]))
-            verdict = "below random weights" if where is None else f"above random weights from {where:,.0f} pairs on"
-            if where == budgets[0]:
-                verdict = "above random weights from the first on"
-            yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, {verdict}"
+            verdict = "below random weights"
+            if where is not None:  # two digits: single runs of a recipe differ by points
+                begin = "the first" if where == budgets[0] else f"about {float(f'{where:.2g}'):,.0f} pairs"
+                verdict = f"above random weights from {begin} on"
+            yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, on average {verdict}"

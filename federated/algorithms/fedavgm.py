@@ -29,12 +29,14 @@ class Options(AlgorithmOptions):
     """Momentum of the server."""
 
 
+CARRIED = ("momentum_vector",)
+
 init, combine = flower.server_step(
     FedAvgM,
     lambda setting: {
         "server_learning_rate": setting.options.server_lr,
         "server_momentum": setting.options.server_momentum,
     },
-    carried=("momentum_vector",),
+    carried=CARRIED,
     of_mean=True,
 )

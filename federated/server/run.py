@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 from flwr.serverapp import Grid
+from torch import nn
 
 from federated import algorithms
 from federated.client import workspace
 from federated.client.batch_norm import with_norm
-from federated.client.parts import size_of
 from federated.client.state import ClientStates
 from federated.config.run import RunConfig, identity
 from federated.data import sets
-from federated.data.partition import describe, make_partition
+from federated.data.partition import Partition, make_partition
 from federated.data.partition_file import digest_of
 from federated.engines import ray
 from federated.engines import start as engines
@@ -32,11 +32,12 @@ from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
 from federated.server.output import loggers
 from federated.server.output.history import Row
-from federated.server.output.progress import RoundBar, console, evaluated_head, log, log_file, machine_is_busy
+from federated.server.output.progress import RoundBar, console, evaluated_head, log, log_file
 from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.rounds import Loop, record
 from federated.server.start import auto_options, client_statistics, initialise, resume_checks
+from federated.server.start.announce import announce
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
@@ -95,28 +96,17 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         return RunResult(folder.path, rows, resumed_from=config.rounds)
 
     dataset = sets.load(config)
-    data_digest = dataset.digest()
-    if state and state.data_digest != data_digest:
+    if state and state.data_digest != dataset.digest():
         raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
     model = with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm)
     resumed_from = state.round if state else None
     if folder is None or state is None:
         partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
-        config = auto_options.with_workers(config, None, model, [] if grid else [len(part) for part in partition])
-        never = torch.zeros(config.clients, dtype=torch.int64)
-        digests = (init_digest, data_digest, digest_of(partition))
-        state = State(
-            0, weights_of(model), *digests[:2], never, partition_digest=digests[2], run=_run_of(config, *digests)
-        )
-        folder = RunFolder.create(config.folder, config, dataset, partition, state)
     else:
-        partition = folder.load_partition()
-        examples = 0 if config.partition == "nodes" else len(dataset.train)
-        resume_checks.check_partition(folder.partition_file, partition, state, config.clients, examples)
-        resume_checks.check_weights(folder.state_file, state, config, model)
-        if grid is None:
-            resume_checks.check_client_states(ClientStates(folder.client_states, state.run), state, config)
-        config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
+        partition = resume_checks.checked_partition(folder, state, config, dataset, model, elsewhere=grid is not None)
+    config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
+    if folder is None:
+        folder = _begin(config, dataset, partition, model, init_digest)
     if config.threads:
         torch.set_num_threads(config.threads)
 
@@ -126,7 +116,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         rows = folder.rewind(state.round)
         space = workspace.Workspace.build(config, dataset, partition)
         engine_name = config.engine if grid is None else "the nodes of the grid"
-        _announce(space, report, state, resumed=bool(rows), folder=folder.path, engine_name=engine_name)
+        announce(space, report, state, resumed=bool(rows), folder=folder.path, engine_name=engine_name)
         with (
             _engine(config, folder, space, state.run, grid) as engine,
             loggers.loggers(config, folder.path, rows) as publish,
@@ -142,17 +132,23 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     return RunResult(folder.path, rows, resumed_from)
 
 
+def _begin(
+    config: RunConfig, dataset: sets.Dataset, partition: Partition, model: nn.Module, init_digest: str
+) -> RunFolder:
+    """Make the folder of a new run, with its state before the first round."""
+    digests = (init_digest, dataset.digest(), digest_of(partition))
+    run_id = hashlib.sha256("\n".join((identity(config), *digests)).encode()).hexdigest()
+    never = torch.zeros(config.clients, dtype=torch.int64)
+    state = State(0, weights_of(model), *digests[:2], never, partition_digest=digests[2], run=run_id)
+    return RunFolder.create(config.folder, config, dataset, partition, state)
+
+
 def _accuracy(config: RunConfig, row: Row) -> str:
     """What came out: the accuracy on the test images, or with ``--personal head`` that of the clients' own models."""
     personal = config.personal == "head"
     found = row.get("client_accuracy_mean" if personal else "test_accuracy")
     what = "accuracy at the clients, each with its own head" if personal else "test accuracy"
     return f"{what} {'unknown' if found is None else f'{found:.4f}'}"
-
-
-def _run_of(config: RunConfig, *digests: str) -> str:
-    """Which run this is: what it is to do, and the digests of what it begins with."""
-    return hashlib.sha256("\n".join((identity(config), *digests)).encode()).hexdigest()
 
 
 def _state_of(folder: RunFolder, config: RunConfig) -> State:
@@ -220,60 +216,6 @@ def _rounds(
         privacy=None if secret is None else CentralPrivacy.of(config, secret),
     )
     return loop.run(state, folder, publish, evaluator, bar)
-
-
-def _announce(
-    space: workspace.Workspace,
-    report: LoadReport | None,
-    state: State,
-    *,
-    resumed: bool,
-    folder: Path,
-    engine_name: str,
-) -> None:
-    """Say what is about to run."""
-    config, dataset = space.config, space.dataset
-    sizes = f"{len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test examples"
-    spread = describe(space.partition, dataset.train.labels, len(dataset.classes))
-    if config.partition == "nodes":
-        spread = f"{config.clients} nodes with data of their own"
-    encoder = f"{config.arch}, width {config.width}, sha256 {state.init_digest[:12]}"
-    origin = initialise.describe_provenance(report)
-    log.info(f"data    {config.dataset}: {sizes}, {len(dataset.classes)} classes, {config.image_size} px")
-    log.info(f"clients {spread} ({config.partition})")
-    log.info(f"init    {report or 'random weights'} ({encoder}{origin})")
-    if config.init_statistics == "clients":
-        log.info("init    BatchNorm's statistics of the clients' images")
-    if config.head == "centroid":
-        log.info("head    the class means of the clients' features")
-    if said := _said_of_parts(space):
-        log.info(f"train   {said}")
-    log.info(
-        f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}{_how(config)}, in {folder}"
-    )
-    if config.threads is None and space.device.type == "cpu" and machine_is_busy():
-        # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
-        log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
-    if resumed:
-        log.info(f"resumed after round {state.round}")
-
-
-def _said_of_parts(space: workspace.Workspace) -> str:
-    """What of the model is trained, sent and kept, unless that is all, all and nothing."""
-    config, state = space.config, space.model.state_dict()
-    if not (fixed := space.parts.fixed(state)):
-        return ""
-    trained = {"all": "all", "head": "the head, on features that are computed once", "last-block": "the last block"}
-    sizes = [f"{size_of(part) / 1e6:.3f} MB" for part in (space.parts.shared(state), fixed)]
-    kept = "; each client keeps its own head" if config.personal == "head" else ""
-    return f"{trained[config.train]}: {sizes[0]} a message, {sizes[1]} sent once{kept}"
-
-
-def _how(config: RunConfig) -> str:
-    """What was resolved of how a run is computed, for its announcement."""
-    workers = f"{config.workers} workers" if config.workers else ""
-    precision = "bfloat16" if config.precision == "bf16" else ""
-    return "".join(f", {part}" for part in (workers, precision, "compiled" if config.compile else "") if part)
 
 
 @contextmanager

@@ -176,8 +176,8 @@ def test_a_curve_averages_over_checkpoints_and_seeds():
     assert np.stack([middle, low, high]).tolist() == [pytest.approx(r) for r in ([0.25, 0.6], [0.2, 0.6], [0.3, 0.6])]
     lines = list(curve_values.summary(values))
     assert lines[0] == "nearest neighbours: random weights 30.0%"
-    assert lines[1] == "  b: 90.0% after 10 pairs, above random weights from the first on"
-    assert lines[2].startswith("  moco: 60.0% after 100 pairs, above random weights from 14 pairs on")
+    assert lines[1] == "  b: 90.0% after 10 pairs, on average above random weights from the first on"
+    assert lines[2].startswith("  moco: 60.0% after 100 pairs, on average above random weights from about 14 pairs on")
 
 
 def test_a_picture_has_room_for_any_number_of_curves():

@@ -109,19 +109,46 @@ def dry_run(config: RunConfig) -> str:
     space = Workspace.build(config, dataset, partition)
     weights = weights_of(classifier)
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
-    step, example = seconds_of(space, weights)
-    workers = max(1, config.processes)
-    evaluation = f"{work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
     if config.partition == "nodes":
         spread = f"{config.clients} clients, who tell how many examples they have when the run begins"
-        amount = f"the nodes' training, {1e3 * step:.1f} ms a step here"
     else:
         spread = describe(partition, dataset.train.labels, len(dataset.classes))
+    lines = [
+        to_yaml(without_secrets(config)).rstrip(),
+        "",
+        f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
+        f"examples, {len(dataset.classes)} classes",
+        f"partition  {config.partition_title}: {spread}",
+        f"init       {report or 'random weights'}",
+        f"time       {_time(space, weights, work)}",
+        *_sizes(space, weights, work),
+        f"folder     {config.folder}",
+    ]
+    if space.device.type == "cuda":
+        lines.insert(-2, f"GPU        {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
+    return "\n".join(lines)
+
+
+def _time(space: Workspace, weights: dict[str, torch.Tensor], work: Work) -> str:
+    """What training and evaluation take, by a few steps that are timed."""
+    config, workers = space.config, max(1, space.config.processes)
+    step, example = seconds_of(space, weights)
+    if config.partition == "nodes":
+        amount = f"the nodes' training, {1e3 * step:.1f} ms a step here"
+    else:
         seconds = work.steps * step / workers + work.evaluated * example
         side_by_side = f" on {workers} workers" if workers > 1 else ""
         amount = f"{duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms{side_by_side}"
-    shared, once = space.parts.shared(weights), size_of(space.parts.fixed(weights))
-    down, up = algorithms.load(config).message_sizes(shared, space.parts.parameters)
+    return (
+        f"{amount}, {work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
+    )
+
+
+def _sizes(space: Workspace, weights: dict[str, torch.Tensor], work: Work) -> list[str]:
+    """Lines on the model, its messages and memory; the process has trained, so that its memory is that of a client."""
+    config, parts = space.config, space.parts
+    once = size_of(parts.fixed(weights))
+    down, up = algorithms.load(config).message_sizes(parts.shared(weights), parts.parameters)
     parameters = sum(weights[name].numel() for name in space.parameters)
     message = f"{down / 1e6:.1f} MB a message"
     if once:
@@ -130,25 +157,15 @@ def dry_run(config: RunConfig) -> str:
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     # Replies are added up as they arrive, in float64; only some algorithms need all of a round together.
     options = config.algorithm_options()
-    held = work.replies if options.robust or options.all_replies else min(2 + workers, work.replies)
+    all_held = options.robust or options.all_replies
+    held = work.replies if all_held else min(2 + max(1, config.processes), work.replies)
     peak = resident + 2 * down + held * up
     traffic = config.rounds * work.replies * (down + up) + config.clients * once
-    lines = [
-        to_yaml(without_secrets(config)).rstrip(),
-        "",
-        f"data       {len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test "
-        f"examples, {len(dataset.classes)} classes",
-        f"partition  {config.partition_title}: {spread}",
-        f"init       {report or 'random weights'}",
+    return [
         f"model      {parameters:,} parameters, {message}",
-        f"time       {amount}, {evaluation}",
         f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {held} replies",
         f"traffic    {traffic / 1e9:.2f} GB between server and clients",
-        f"folder     {config.folder}",
     ]
-    if space.device.type == "cuda":
-        lines.insert(-2, f"GPU        {torch.cuda.max_memory_allocated() / 1e9:.1f} GB")
-    return "\n".join(lines)
 
 
 GENTLE_LR = 1e-3

@@ -15,7 +15,8 @@ from federated.client.state import ClientStates
 from federated.config.run import RunConfig
 from federated.data.partition import Partition
 from federated.data.partition_file import digest_of
-from federated.server.output.run_folder import State
+from federated.data.sets import Dataset
+from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
@@ -110,3 +111,28 @@ def check_partition(path: Path, partition: Partition, state: State, clients: int
     else:
         return
     raise UserError(f"{path} is damaged: {why}; {ADVICE}")
+
+
+def checked_partition(
+    folder: RunFolder, state: State, config: RunConfig, dataset: Dataset, model: nn.Module, *, elsewhere: bool
+) -> Partition:
+    """The partition of a run that is resumed, once all of its files have been found to fit it.
+
+    Args:
+        folder: the run's.
+        state: what it goes on from.
+        config: the run.
+        dataset: its data.
+        model: a model of the run.
+        elsewhere: whether clients are on other machines, with what they remember.
+
+    Raises:
+        UserError: a file is damaged, or of another run.
+    """
+    partition = folder.load_partition()
+    examples = 0 if config.partition == "nodes" else len(dataset.train)
+    check_partition(folder.partition_file, partition, state, config.clients, examples)
+    check_weights(folder.state_file, state, config, model)
+    if not elsewhere:
+        check_client_states(ClientStates(folder.client_states, state.run), state, config)
+    return partition
