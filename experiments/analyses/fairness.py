@@ -19,7 +19,7 @@ import tyro
 from experiments.analyses import output
 from experiments.report.arms import Arm, group
 from experiments.report.comparable import Difference, check
-from experiments.report.runs import CLIENT_KEYS, OfRuns, Run, read_run
+from experiments.report.runs import CLIENT_WORST, OfRuns, Run, read_run
 from experiments.report.statistics import counted, paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -61,7 +61,7 @@ def fine_tuned(run: Run) -> np.ndarray:
 
 def worst_tenths(arm: Arm) -> dict[int, float]:
     """The mean accuracy of the tenth of the clients with the lowest, by seed, as the runs recorded it."""
-    return dict(zip(arm.seeds, arm.values(CLIENT_KEYS[2])[:, -1].tolist(), strict=True))
+    return dict(zip(arm.seeds, arm.values(CLIENT_WORST)[:, -1].tolist(), strict=True))
 
 
 def analyse(config: FairnessConfig) -> output.Result:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.runs import CLIENT_KEYS, Run
+from experiments.report.runs import CLIENT_MEAN, Run
 from federated.config.run import MAY_DIFFER_ON_RESUME, RunConfig, init_name, unused_beside
 from fps_pretrain.common.errors import UserError
 
@@ -89,7 +89,7 @@ def is_personal(config: RunConfig) -> bool:
 
 MEASURES = {
     "test_accuracy": "test accuracy",
-    CLIENT_KEYS[0]: "accuracy at the clients, which keep their own heads",
+    CLIENT_MEAN: "accuracy at the clients, which keep their own heads",
 }
 """What arms are compared by, by its name in metrics.jsonl."""
 
@@ -108,7 +108,7 @@ def measure_of(arms: Sequence[Arm]) -> str:
                 f"'{arm.label}' was not evaluated at its clients, and with --personal head there is nothing else to "
                 "compare by: run it with --per-client-every"
             )
-    return CLIENT_KEYS[0]
+    return CLIENT_MEAN
 
 
 def is_centralised(config: RunConfig) -> bool:

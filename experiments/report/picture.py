@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.report.arms import Arm
-from experiments.report.runs import TUNED_KEYS
+from experiments.report.runs import TUNED_MEAN
 from experiments.report.statistics import counted
 from fps_pretrain.common import plots
 
@@ -77,7 +77,7 @@ def _clients(axes: Axes, arm: Arm, colour: str) -> None:
     mean, spread = (arm.values(f"client_accuracy_{name}").mean(axis=0) for name in ("mean", "std"))
     axes.plot(rounds, mean, color=colour, marker=_marker(rounds))
     axes.fill_between(rounds, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-    axes.plot(rounds, arm.values(TUNED_KEYS[0]).mean(axis=0), color=colour, linestyle="--", marker=_marker(rounds))
+    axes.plot(rounds, arm.values(TUNED_MEAN).mean(axis=0), color=colour, linestyle="--", marker=_marker(rounds))
 
 
 def _marker(rounds: list[int]) -> str | None:

@@ -15,10 +15,12 @@ from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
 
-CLIENT_KEYS = ("client_accuracy_mean", "client_accuracy_std", "client_accuracy_worst_tenth")
+CLIENT_MEAN, CLIENT_WORST = "client_accuracy_mean", "client_accuracy_worst_tenth"
+CLIENT_KEYS = (CLIENT_MEAN, "client_accuracy_std", CLIENT_WORST)
 """What a row says of the global model's accuracy at the clients, after every ``--per-client-every`` rounds."""
 
-TUNED_KEYS = ("fine_tuned_accuracy_mean", "fine_tuned_accuracy_std", "fine_tuned_accuracy_worst_tenth")
+TUNED_MEAN = "fine_tuned_accuracy_mean"
+TUNED_KEYS = (TUNED_MEAN, "fine_tuned_accuracy_std", "fine_tuned_accuracy_worst_tenth")
 """The same of what each client makes of that model by fine-tuning it (``--fine-tune-epochs``)."""
 
 MAX_CONFIG = 2**20
@@ -66,7 +68,7 @@ class Run:
     @property
     def client_rounds(self) -> list[int]:
         """Rounds after which the global model was evaluated at each client; none without ``--per-client-every``."""
-        return self.rounds_of(CLIENT_KEYS[0])
+        return self.rounds_of(CLIENT_MEAN)
 
     def rounds_of(self, key: str) -> list[int]:
         """The rounds of ``values``."""
@@ -79,7 +81,7 @@ class Run:
     @property
     def at_each_client(self) -> list[dict[str, float | None]]:
         """``accuracy`` and ``fine_tuned_accuracy`` at each client after the last of ``client_rounds``, or None."""
-        rows = self._rows(CLIENT_KEYS[0])
+        rows = self._rows(CLIENT_MEAN)
         if not rows:
             return []
         before = rows[-1].get("client_accuracies") or []
@@ -87,7 +89,7 @@ class Run:
         return [{"accuracy": a, "fine_tuned_accuracy": b} for a, b in zip(before, after, strict=True)]
 
     def _rows(self, key: str) -> list[Row]:
-        evaluated = CLIENT_KEYS[0] if key in (*CLIENT_KEYS, *TUNED_KEYS) else "test_accuracy"
+        evaluated = CLIENT_MEAN if key in (*CLIENT_KEYS, *TUNED_KEYS) else "test_accuracy"
         return [row for row in self.history if row.get(evaluated) is not None]
 
 

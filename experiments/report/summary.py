@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.report.arms import MEASURES, Arm, is_centralised, measure_of, passes_a_round
-from experiments.report.runs import CLIENT_KEYS, TUNED_KEYS
+from experiments.report.runs import CLIENT_KEYS, CLIENT_MEAN, CLIENT_WORST, TUNED_KEYS, TUNED_MEAN
 from experiments.report.statistics import Interval, paired_difference, rounds_to, spread
 from fps_pretrain.common.errors import UserError
 
@@ -158,7 +158,7 @@ def _at_clients(arm: Arm, baseline: Arm) -> AtClients | None:
         return None
     mean, deviation, worst = (arm.values(key)[:, -1] for key in CLIENT_KEYS)
     difference = None
-    if baseline.client_rounds and (pairs := _paired(arm, baseline, "client_accuracy_worst_tenth")):
+    if baseline.client_rounds and (pairs := _paired(arm, baseline, CLIENT_WORST)):
         difference = paired_difference(pairs[0][:, -1], pairs[1][:, -1])
     tuned = _fine_tuned(arm, baseline)
     return AtClients(float(mean.mean()), float(deviation.mean()), float(worst.mean()), spread(worst), difference, tuned)
@@ -169,10 +169,10 @@ def _fine_tuned(arm: Arm, baseline: Arm) -> FineTuned | None:
     if not np.isfinite(after).all():
         return None
     difference = None
-    if baseline.client_rounds and (pairs := _paired(arm, baseline, TUNED_KEYS[0])):
+    if baseline.client_rounds and (pairs := _paired(arm, baseline, TUNED_MEAN)):
         mine, theirs = (values[:, -1] for values in pairs)
         difference = paired_difference(mine, theirs) if np.isfinite(theirs).all() else None
-    gain = after - arm.values(CLIENT_KEYS[0])[:, -1]
+    gain = after - arm.values(CLIENT_MEAN)[:, -1]
     return FineTuned(float(after.mean()), float(worst.mean()), float(gain.mean()), difference)
 
 
