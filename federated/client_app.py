@@ -15,9 +15,8 @@ import torch
 from flwr.app import ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from federated import algorithms
+from federated import algorithms, open_workspace
 from federated.client import statistics as sums_of
-from federated.client import workspace
 from federated.client.evaluation import at_client
 from federated.client.failures import CLIENT_FAILED, DISK_ERRORS, DISK_FAILED, Deadline, InjectedFailure, injected
 from federated.client.fine_tuning import fine_tune
@@ -49,7 +48,7 @@ def query(message: Message, context: Context) -> Message:
 @client_app.query("labels")
 def count_labels(message: Message, context: Context) -> Message:
     """Tell how many training examples of each class this node has."""
-    space = workspace.find(message.content.config_records["config"], context.node_config)
+    space = open_workspace.find(message.content.config_records["config"], context.node_config)
     counts = torch.bincount(space.examples_of(_partition_id(context))[1].cpu(), minlength=len(space.dataset.classes))
     return Message(RecordDict({"labels": ConfigRecord({"counts": counts.tolist()})}), reply_to=message)
 
@@ -57,7 +56,7 @@ def count_labels(message: Message, context: Context) -> Message:
 @client_app.query("class_sums")
 def class_sums(message: Message, context: Context) -> Message:
     """Sum the features of this node's training examples by class; see ``server.start.initialise.centroid_head``."""
-    space = workspace.find(message.content.config_records["config"], context.node_config)
+    space = open_workspace.find(message.content.config_records["config"], context.node_config)
     weights = from_record(message.content.array_records["arrays"])
     images, labels = space.examples_of(_partition_id(context))
     sums, counts = sums_of.class_sums(
@@ -69,7 +68,7 @@ def class_sums(message: Message, context: Context) -> Message:
 @client_app.query("batch_norm_sums")
 def sum_up_for_batch_norm(message: Message, context: Context) -> Message:
     """Add up what goes into each BatchNorm over its images for ``server.start.initialise.pooled_statistics``."""
-    space = workspace.find(message.content.config_records["config"], context.node_config)
+    space = open_workspace.find(message.content.config_records["config"], context.node_config)
     weights = from_record(message.content.array_records["arrays"])
     number = _partition_id(context)
     images, _ = space.examples_of(number)
@@ -100,7 +99,7 @@ def train(message: Message, context: Context) -> Message:
 
 def _train(message: Message, context: Context) -> ClientUpdate:
     message_config = message.content.config_records["config"]
-    space = workspace.find(message_config, context.node_config)
+    space = open_workspace.find(message_config, context.node_config)
     config, number = space.config, _partition_id(context)
     algorithm = algorithms.load(config)
     server_round = int(str(message_config["server-round"]))
@@ -146,7 +145,7 @@ def _train(message: Message, context: Context) -> ClientUpdate:
 def evaluate(message: Message, context: Context) -> Message:
     """Evaluate the weights on this client's held-out examples, and, if asked, again after fine-tuning a copy."""
     message_config = message.content.config_records["config"]
-    space = workspace.find(message_config, context.node_config)
+    space = open_workspace.find(message_config, context.node_config)
     number, config = _partition_id(context), space.config
     states = _states(message_config, context, space) if keeps_own_part(config) else None
     state = states.load(number, int(str(message_config["state-round"]))) if states else {}

@@ -13,8 +13,8 @@ PRETRAIN = (
     "common", "images", "models", "fractals", "config", "pairs", "methods", "probing", "training", "publish",
 )  # fmt: skip
 FEDERATED = (
-    "config", "data", "weights", "client", "messages", "node_state", "algorithms", "client_app", "engines", "server",
-    "results", "server_app", "predict", "export",
+    "config", "data", "weights", "client", "messages", "node_state", "open_workspace", "algorithms", "client_app",
+    "engines", "server", "results", "server_app", "predict", "export",
 )  # fmt: skip
 EXPERIMENTS = ("learning_curve", "report", "analyses", "comparison", "probe", "curve", "table", "compare")
 ORDERS = {"fps_pretrain": PRETRAIN, "federated": FEDERATED, "experiments": EXPERIMENTS}

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from flwr.app import ArrayRecord, ConfigRecord, Message
 
-from federated.client import workspace
+from federated import open_workspace
 from federated.client.state import ClientStates
 from federated.client.workspace import Workspace
 from federated.client_app import client_app
@@ -46,7 +46,7 @@ class ClientActor:
         with warnings.catch_warnings():
             # PyTorch warns of read-only memory. Nobody writes to it.
             warnings.filterwarnings("ignore", message=".*not writable.*")
-            workspace.share(message_config, Workspace.build(config, dataset, partition))
+            open_workspace.share(message_config, Workspace.build(config, dataset, partition))
         self._grid = InProcessGrid(client_app, num_clients)
 
     def ready(self) -> None:

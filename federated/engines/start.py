@@ -12,7 +12,7 @@ import torch
 from flwr.app import ConfigRecord
 from flwr.serverapp import Grid
 
-from federated.client import workspace
+from federated import open_workspace
 from federated.client.workspace import Workspace
 from federated.client_app import client_app
 from federated.config.run import RunConfig
@@ -55,10 +55,10 @@ def start(
         UserError: its workers cannot be started.
     """
     uses_processes = config.engine == "inprocess" and config.processes > 0
-    message_config = workspace.message_config(
+    message_config = open_workspace.message_config(
         config, partition_file, training_data if uses_processes else None, client_states, run=run
     )
-    workspace.share(message_config, space)
+    open_workspace.share(message_config, space)
     if config.engine == "ray":
         with ray.ray_grid(config, space, message_config) as grid:
             yield Engine(grid, message_config)
@@ -85,6 +85,6 @@ def remote(config: RunConfig, space: Workspace, partition_file: Path, run: str, 
         grid: has a node for each client.
     """
     classes: Sequence[str] = space.dataset.classes if config.partition == "nodes" else ()
-    message_config = workspace.message_config(config, partition_file, classes=classes, run=run)
-    workspace.share(message_config, space)
+    message_config = open_workspace.message_config(config, partition_file, classes=classes, run=run)
+    open_workspace.share(message_config, space)
     return Engine(grid, message_config, remote=True)

@@ -17,7 +17,7 @@ from types import ModuleType
 import torch
 from flwr.app import ConfigRecord, Message
 
-from federated.client import workspace
+from federated import open_workspace
 from federated.client_app import client_app
 from federated.engines.inprocess import InProcessGrid
 from federated.engines.pool import PoolGrid, Worker, WorkerDied
@@ -132,7 +132,7 @@ def _work(connection: Connection, num_clients: int, message_config: ConfigRecord
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if gpu is not None:
         torch.cuda.set_device(gpu)
-    workspace.find(message_config)
+    open_workspace.find(message_config)
     grid = InProcessGrid(client_app, num_clients)
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         connection.send(None)  # ready

@@ -13,7 +13,7 @@ import torch
 from flwr.serverapp import Grid
 from torch import nn
 
-from federated import algorithms
+from federated import algorithms, open_workspace
 from federated.client import workspace
 from federated.client.batch_norm import with_norm
 from federated.client.state import ClientStates
@@ -72,7 +72,7 @@ def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: 
         try:
             return _run(config, quiet, grid)
         finally:
-            workspace.close()
+            open_workspace.close()
             torch.set_num_threads(threads)
 
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from federated import open_workspace
 from federated.algorithms.averaging import Mean
-from federated.client import workspace
 from federated.config.run import RunConfig
 from federated.results import evaluation
 from federated.server.output import run_folder
@@ -98,4 +98,4 @@ def federate(tmp_path: Path) -> Iterator[Callable[..., Federated]]:
         return Federated(problem, tmp_path / f"federation{len(list(tmp_path.iterdir()))}", fields)
 
     yield build
-    workspace.close()
+    open_workspace.close()

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from federated import algorithms
+from federated import algorithms, open_workspace
 from federated.client import workspace
 from federated.client.training import ClientHyperparameters, Problem
 from federated.client_app import client_app
@@ -136,8 +136,8 @@ class Federated:
             train,
             Problem(_inputs, _loss),
         )
-        message_config = workspace.message_config(self.config, self.folder, client_states=self.folder / "clients")
-        workspace.share(message_config, space)
+        message_config = open_workspace.message_config(self.config, self.folder, client_states=self.folder / "clients")
+        open_workspace.share(message_config, space)
         grid = InProcessGrid(client_app, problem.clients)
         self.loop = Loop(
             config=self.config,

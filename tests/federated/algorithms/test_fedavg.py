@@ -9,7 +9,7 @@ from flwr.app import ConfigRecord
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from federated import algorithms
+from federated import algorithms, open_workspace
 from federated.algorithms.averaging import Mean, Sum, mean_metrics, weighted_sum
 from federated.client import workspace
 from federated.client.training import normalise
@@ -128,7 +128,7 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
     centralised = weights_of(model)
 
     message_config = ConfigRecord({"run-config": "shared", "partition-file": ""})
-    workspace.share(message_config, space)
+    open_workspace.share(message_config, space)
     loop = Loop(
         config=config,
         space=space,
@@ -139,7 +139,7 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
     )
     with RoundBar(1, 0, quiet=True) as bar:
         result = loop.round(1, State(0, start, "", "", torch.zeros(clients, dtype=torch.int64)), bar)
-    workspace.close()
+    open_workspace.close()
 
     for name, tensor in result.state.weights.items():
         torch.testing.assert_close(tensor, centralised[name], atol=1e-5, rtol=0)

@@ -12,7 +12,7 @@ import yaml
 from flwr.app import ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from torch import nn
 
-from federated import client_app
+from federated import client_app, open_workspace
 from federated.client import workspace
 from federated.client.batch_norm import (
     buffers_of,
@@ -125,7 +125,7 @@ def answer(kind: str, space: workspace.Workspace, weights: dict[str, torch.Tenso
     """A client's answer to a message with these weights."""
     fixed = {"run-config": "shared", "partition-file": "", "server-round": 1, "run": "this"}
     message_config = ConfigRecord({**fixed, **more})
-    workspace.share(message_config, space)
+    open_workspace.share(message_config, space)
     content = RecordDict({"arrays": ArrayRecord(weights), "config": message_config})
     InProcessGrid(client_app.client_app, 1)
     message = Message(content, 2, kind)
@@ -142,7 +142,7 @@ def test_statistics_for_the_server_do_not_leave_the_client(tiny: Tiny) -> None:
     space = space_of(tiny(bn_stats="server"))
     weights = classifier().state_dict()
     reply = answer("train", space, weights, **{"state-round": 0})
-    workspace.close()
+    open_workspace.close()
     assert set(reply.content.array_records["arrays"]) == space.parameters
 
 
@@ -162,7 +162,7 @@ def test_clients_are_judged_by_their_own_statistics(tiny: Tiny, tmp_path: Path) 
     assert losses[1] == evaluate(space.model, own, images, labels, 256)[0]
     assert losses[0] != losses[1]
     again = answer("evaluate", space, weights, **{**more, "state-round": 1})
-    workspace.close()
+    open_workspace.close()
     assert not again.has_error(), "evaluating removed what the client remembers"
 
 

@@ -85,7 +85,7 @@ def test_a_worker_that_hangs_is_replaced(tiny: Tiny, monkeypatch: pytest.MonkeyP
 
 def test_an_idle_worker_that_died_is_noticed(tiny: Tiny, tmp_path: Path) -> None:
     folder = run(tiny(rounds=1), quiet=True).folder
-    from federated.client.workspace import message_config
+    from federated.open_workspace import message_config
 
     config = message_config(tiny(rounds=1), folder / "partition.npz")
     with workers.WorkerGrid(3, 1, config, None) as grid:
