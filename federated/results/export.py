@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
 
@@ -19,13 +19,16 @@ from fps_pretrain.common.files import check_output
 PROG = "federated.export"
 
 
+Format = Literal["onnx", "safetensors", "pt"]
+
+
 @dataclass(frozen=True)
 class Command:
     """What the command line says."""
 
     source: tyro.conf.Positional[Path]
     """Run folder, classifier file, or encoder checkpoint."""
-    format: Literal["onnx", "safetensors", "pt"] = "onnx"
+    format: Format = "onnx"
     """Format of the file."""
     part: Literal["classifier", "encoder"] | None = None
     """What is written (default: the classifier, if there is one). An encoder as safetensors is what --init reads."""
@@ -48,6 +51,9 @@ class Command:
             raise UserError("--half is for --format safetensors and pt: an onnx file computes in float32")
         if self.output is not None:
             check_output("--output", self.output)
+            suffix = self.output.suffix.removeprefix(".").lower()
+            if suffix in get_args(Format) and suffix != self.format:
+                raise UserError(f"--output {self.output} is named as --format {suffix}, not --format {self.format}")
 
 
 def main(command: Command) -> int:

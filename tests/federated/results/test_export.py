@@ -137,6 +137,13 @@ def test_without_the_libraries(config: RunConfig, monkeypatch: pytest.MonkeyPatc
         export.main(export.Command(config.folder, output=tmp_path / "model.onnx"))
 
 
+@pytest.mark.parametrize(("form", "name"), [("pt", "a.safetensors"), ("safetensors", "a.PT"), ("onnx", "a.pt")])
+def test_a_name_says_no_other_format(tmp_path: Path, form: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"is named as --format {name.lower()[2:]}, not --format {form}"):
+        export.Command(tmp_path, form, output=tmp_path / name)  # type: ignore[arg-type]
+    assert export.Command(tmp_path, form, output=tmp_path / "a.model").output  # type: ignore[arg-type]
+
+
 def test_what_cannot_be_exported(config: RunConfig, tmp_path: Path) -> None:
     save_encoder(tmp_path / "fps.pt", build_encoder("resnet20", seed=3), "resnet20", 1, {})
     with pytest.raises(UserError, match="has no classifier"):
