@@ -59,6 +59,7 @@ class Command:
 def main(command: Command) -> int:
     """Write the file and say what it is; returns the exit code."""
     from federated.results import exported, onnx_file
+    from federated.results.own_files import check_not_own
     from fps_pretrain.models import checkpoint, safetensors_file
     from fps_pretrain.models.tensor_file import write_atomically
 
@@ -73,6 +74,7 @@ def main(command: Command) -> int:
         raise UserError(f"--output {output} is a folder: name a file")
     if output.resolve() == source.path.resolve():
         raise UserError(f"{output} is what is exported: name another file with --output")
+    check_not_own("--output", output)
     payload = source.payload
     if command.half:
         if source.part != "encoder":
