@@ -123,7 +123,7 @@ _MENDABLE = frozenset(
         # the disk: full, over quota, read-only, broken, a file too large, a network file system that has gone away
         *("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG", "ESTALE", "ENOLCK", "ENODEV", "ENXIO"),
         # permissions and names
-        *("EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "ELOOP", "EXDEV"),
+        *("EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "EXDEV"),
         # limits of the machine or the account, and a port that is taken
         *("ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EADDRINUSE"),
     )

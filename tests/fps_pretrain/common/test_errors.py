@@ -12,6 +12,7 @@ import torch
 
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import TrainingDiverged, UserError
+from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.config.pretrain import PretrainConfig
 from tests.conftest import REPOSITORY
 
@@ -48,6 +49,17 @@ def test_an_os_error_that_is_a_bug_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         cli.run("program", main, None)
+
+
+def test_a_folder_in_a_files_place_is_one_line(tmp_path, capsys):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.run("program", lambda path: write_text_atomically(path, "text"), tmp_path / "a.csv")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("program: error: Is a directory: ")
+    assert said.endswith(f"{tmp_path / 'a.csv'}\n")
+    assert said.count("\n") == 1
 
 
 @pytest.fixture
