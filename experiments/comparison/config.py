@@ -12,10 +12,10 @@ import tyro
 from experiments.comparison import slurm
 from experiments.report.arms import arm_key, centralise, is_personal
 from experiments.report.comparable import Difference
+from experiments.report.runs import check_report_folder
 from experiments.report.summary import check_targets
 from federated.config.run import RunConfig, init_name
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import check_output
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ class CompareConfig:
         if self.lrs and not self.run.validation:
             raise UserError("--lrs needs --validation above 0: the split that the choice is made on")
         check_targets(self.targets)
-        check_output("--output", self.folder)
-        if (self.folder / "config.yaml").exists():
-            raise UserError(f"{self.folder} is the folder of a run: choose another --output")
+        check_report_folder(self.folder)
         if self.tuning_rounds is not None and not 1 <= self.tuning_rounds <= self.run.rounds:
             raise UserError(f"--tuning-rounds must lie between 1 and --rounds, got {self.tuning_rounds}")
         if self.jobs < 1:

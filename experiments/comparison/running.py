@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from federated.config.run import RunConfig, init_name, to_yaml
 from fps_pretrain.common.errors import EXIT_FAILED
+from fps_pretrain.common.files import locked
 
 POLL_SECONDS = 0.2
 """Pause between looks at the processes."""
@@ -103,7 +105,7 @@ class Here:
     shared = True
 
     def start(self, config: Path, errors: Path, threads: int, slot: int) -> Process:
-        """Begin a process in a session of its own, so that only ``_stop`` ends it."""
+        """Begin a process in a session of its own, so that only ``_stop``, or the end of this process, ends it."""
         from fps_pretrain.models.hardware import gpu_of
 
         environment = {"OMP_NUM_THREADS": str(threads), **os.environ, **gpu_of(slot)}
@@ -159,12 +161,12 @@ def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None
     waiting, running = [run for run in reversed(runs) if not is_finished(run)], list[_Job]()
     failures: dict[Path, Failure] = {}
     launcher = launcher or Here()
-    with tempfile.TemporaryDirectory(dir=launcher.scratch) as scratch, _total_bar(len(waiting)) as total:
+    with _scratch(launcher) as scratch, _total_bar(len(waiting)) as total:
         try:
             while waiting or running:
                 while waiting and len(running) < jobs:
                     slot = min(set(range(1, jobs + 1)) - {job.slot for job in running})
-                    running.append(_start(waiting.pop(), Path(scratch), slot, launcher))
+                    running.append(_start(waiting.pop(), scratch, slot, launcher))
                 time.sleep(POLL_SECONDS)
                 for job in list(running):
                     job.show()
@@ -175,6 +177,13 @@ def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None
         finally:
             _stop(running)
     return failures
+
+
+@contextlib.contextmanager
+def _scratch(launcher: Launcher) -> Iterator[Path]:
+    """A folder for the configuration files. Its lock tells the runs of this machine that this process lives."""
+    with tempfile.TemporaryDirectory(dir=launcher.scratch) as name, locked(Path(name)):
+        yield Path(name)
 
 
 def _total_bar(count: int) -> Any:

@@ -1,16 +1,21 @@
 """One run of a comparison as a process of its own: ``python -m experiments.comparison.single_run CONFIG.yaml``.
 
-It says nothing unless it fails: its progress is what it writes into its run folder.
+It says nothing unless it fails: its progress is what it writes into its run folder. When the comparison is gone,
+however that ended, it saves its state and ends.
 """
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from pathlib import Path
 
 from federated.config.run import from_yaml
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import EXIT_FAILED
+from fps_pretrain.common.files import LOCK, wait_for_unlock
 
 PROG = "experiments.comparison.single_run"
 
@@ -30,5 +35,18 @@ def main(path: str) -> int:
     return 0
 
 
+def main_here(path: str) -> int:
+    """``main`` for as long as the comparison lives, which keeps the file's folder locked; returns the exit code."""
+    folder = Path(path).parent
+    if (folder / LOCK).exists():  # else somebody has started this by hand
+        threading.Thread(target=_end_with_comparison, args=(folder,), daemon=True).start()
+    return main(path)
+
+
+def _end_with_comparison(folder: Path) -> None:
+    wait_for_unlock(folder)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
 if __name__ == "__main__":
-    sys.exit(cli.run(PROG, main, sys.argv[1]))
+    sys.exit(cli.run(PROG, main_here, sys.argv[1]))

@@ -9,11 +9,10 @@ from pathlib import Path
 
 from experiments.report.comparable import Difference, check
 from experiments.report.page import CURVES, PAGE, write
-from experiments.report.runs import OfRuns, read_run
+from experiments.report.runs import OfRuns, check_report_folder, read_run
 from experiments.report.summary import check_targets
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import check_output
 
 PROG = "experiments.report"
 
@@ -35,11 +34,11 @@ class ReportConfig(OfRuns):
         """Check ranges.
 
         Raises:
-            UserError: no run is given, or a target is no share.
+            UserError: no run is given, a target is no share, or no report can be written to the output.
         """
         super().__post_init__()
         check_targets(self.targets)
-        check_output("--output", self.output)
+        check_report_folder(self.output)
         if self.output.is_file():
             raise UserError(f"--output {self.output} is a file: name a folder")
 

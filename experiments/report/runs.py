@@ -13,7 +13,7 @@ from federated.config.run import RunConfig, from_yaml
 from federated.server.output.history import Row, read_history
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_text
+from fps_pretrain.common.files import check_output, read_text
 
 CLIENT_MEAN, CLIENT_WORST = "client_accuracy_mean", "client_accuracy_worst_tenth"
 CLIENT_KEYS = (CLIENT_MEAN, "client_accuracy_std", CLIENT_WORST)
@@ -91,6 +91,17 @@ class Run:
     def _rows(self, key: str) -> list[Row]:
         evaluated = CLIENT_MEAN if key in (*CLIENT_KEYS, *TUNED_KEYS) else "test_accuracy"
         return [row for row in self.history if row.get(evaluated) is not None]
+
+
+def check_report_folder(folder: Path) -> None:
+    """Refuse a folder that no report can be written into.
+
+    Raises:
+        UserError: as ``check_output``, or it is the folder of a run.
+    """
+    check_output("--output", folder)
+    if (folder / "config.yaml").exists():
+        raise UserError(f"{folder} is the folder of a run: choose another --output")
 
 
 def read_config(folder: Path) -> RunConfig:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import tyro
 
@@ -19,13 +19,16 @@ from fps_pretrain.common.files import check_output
 PROG = "federated.export"
 
 
+Format = Literal["onnx", "safetensors", "pt"]
+
+
 @dataclass(frozen=True)
 class Command:
     """What the command line says."""
 
     source: tyro.conf.Positional[Path]
     """Run folder, classifier file, or encoder checkpoint."""
-    format: Literal["onnx", "safetensors", "pt"] = "onnx"
+    format: Format = "onnx"
     """Format of the file."""
     part: Literal["classifier", "encoder"] | None = None
     """What is written (default: the classifier, if there is one). An encoder as safetensors is what --init reads."""
@@ -48,11 +51,15 @@ class Command:
             raise UserError("--half is for --format safetensors and pt: an onnx file computes in float32")
         if self.output is not None:
             check_output("--output", self.output)
+            suffix = self.output.suffix.removeprefix(".").lower()
+            if suffix in get_args(Format) and suffix != self.format:
+                raise UserError(f"--output {self.output} is named as --format {suffix}, not --format {self.format}")
 
 
 def main(command: Command) -> int:
     """Write the file and say what it is; returns the exit code."""
     from federated.results import exported, onnx_file
+    from federated.results.own_files import check_not_own
     from fps_pretrain.models import checkpoint, safetensors_file
     from fps_pretrain.models.tensor_file import write_atomically
 
@@ -67,6 +74,7 @@ def main(command: Command) -> int:
         raise UserError(f"--output {output} is a folder: name a file")
     if output.resolve() == source.path.resolve():
         raise UserError(f"{output} is what is exported: name another file with --output")
+    check_not_own("--output", output)
     payload = source.payload
     if command.half:
         if source.part != "encoder":

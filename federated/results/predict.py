@@ -62,6 +62,7 @@ def main(command: Command) -> int:
     from federated.results.classifier import load_classifier
 
     paths = find_images(command.images)
+    _check_outputs(command, paths)
     names = read_classes(command.classes) if command.classes else None
     classifier = load_classifier(
         command.run, best=command.best, client=command.client, classes=names, device=command.device
@@ -83,6 +84,25 @@ def main(command: Command) -> int:
     else:
         sys.stdout.buffer.write(content)
     return 0
+
+
+def _check_outputs(command: Command, images: Sequence[Path]) -> None:
+    """Refuse to write over what is read, or what a run owns.
+
+    Raises:
+        UserError: as said, or both outputs are one file.
+    """
+    from federated.results.own_files import check_not_own
+
+    if command.output and command.sheet and command.output.resolve() == command.sheet.resolve():
+        raise UserError(f"--output and --sheet are both {command.sheet}: name two files")
+    read = {path.resolve() for path in (*images, command.run, command.classes) if path is not None}
+    for flag, path in (("--output", command.output), ("--sheet", command.sheet)):
+        if path is None:
+            continue
+        if path.resolve() in read:
+            raise UserError(f"{flag} {path} is read, too: name another file")
+        check_not_own(flag, path)
 
 
 def find_images(given: Sequence[Path]) -> list[Path]:

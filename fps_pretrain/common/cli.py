@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
@@ -122,7 +123,7 @@ _MENDABLE = frozenset(
         # the disk: full, over quota, read-only, broken, a file too large, a network file system that has gone away
         *("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG", "ESTALE", "ENOLCK", "ENODEV", "ENXIO"),
         # permissions and names
-        *("EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "ELOOP", "EXDEV"),
+        *("EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "EXDEV"),
         # limits of the machine or the account, and a port that is taken
         *("ENOMEM", "EMFILE", "ENFILE", "EAGAIN", "EADDRINUSE"),
     )
@@ -151,14 +152,26 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def _take_signals() -> None:
+    """Have SIGTERM, from a batch system, and SIGHUP, from a terminal that is closed, do what Ctrl-C does."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it
+        signal.signal(signal.SIGHUP, _hang_up)
+
+
+def _hang_up(number: int, frame: FrameType | None) -> NoReturn:
+    """Stop, once: the shell of a closed terminal sends SIGHUP, and then the kernel does."""
+    signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
 def run(prog: str, main: Callable[[Any], int | None], config: Any) -> int:
     """Call ``main(config)`` and return the process's exit code.
 
-    What the user can mend is one line on stderr: ``UserError``, Ctrl-C, lack of memory, and those OSErrors that come
-    from the machine (a full disk, a missing permission). Anything else is a bug and keeps its traceback.
+    What the user can mend is one line on stderr: ``UserError``, Ctrl-C and the like, lack of memory, and those OSErrors
+    that come from the machine (a full disk, a missing permission). Anything else is a bug and keeps its traceback.
     """
-    # A batch system asks with SIGTERM what a person asks with Ctrl-C: both leave a state to resume from.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    _take_signals()
     # A name of a file may hold what UTF-8 does not.
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")

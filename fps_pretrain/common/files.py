@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import fcntl
 import io
 import os
 import re
@@ -217,6 +218,16 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def wait_for_unlock(folder: Path) -> None:
+    """Wait until no process keeps ``folder`` locked; see ``locked``. The lock is not kept.
+
+    Raises:
+        OSError: it never was locked, or has no lock that can be waited for.
+    """
+    with (folder / LOCK).open("rb+") as file:  # network file systems lock only what may be written
+        fcntl.flock(file, fcntl.LOCK_EX)  # as FileLock does on POSIX systems
 
 
 def read_regular_file(path: Path, max_bytes: int, name: str = "") -> bytes:

@@ -7,6 +7,7 @@ no memory.
 from __future__ import annotations
 
 import io
+import os
 import struct
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -35,8 +36,15 @@ MAX_FILE_BYTES = 2**29
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 
+_PNG_END = b"IEND\xaeB`\x82"
+"""The last chunk of every PNG. OpenCV refuses a file without it, but libpng first prints a line of its own."""
+
 # Pillow reads headers only. Its warnings of large images and odd metadata would add lines to our one.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+
+# So would what OpenCV logs of a damaged image; whoever wants to see that says so, as OpenCV has it.
+if "OPENCV_LOG_LEVEL" not in os.environ:
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 
 def read_image_file(path: Path) -> bytes:
@@ -73,6 +81,8 @@ def decode(encoded: bytes, name: object) -> Images:
             f"{name} is an image of {width} x {height} pixels; "
             f"at most {MAX_PIXELS:,} are read, and a long side of {MAX_ASPECT} times the short one"
         )
+    if encoded.startswith(_PNG) and encoded.rfind(_PNG_END) < 0:
+        raise _no_image(name)
     try:
         image = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:

@@ -24,13 +24,13 @@ def write_atomically(path: Path, payload: object) -> None:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open_atomically(path) as file:
+    with open_atomically(path) as file:
+        try:
             torch.save(payload, file)
-    except RuntimeError as error:
-        # torch's archive writer reports its half archive as a RuntimeError. Raise what cut it short instead: Ctrl-C, or
-        # a full disk.
-        raise error.__context__ or error from None
+        except RuntimeError as error:
+            # torch's archive writer reports its half archive as a RuntimeError. Raise instead what cut it short: Ctrl-C
+            # or a full disk, whose error gets the file's name from ``open_atomically``.
+            raise error.__context__ or error from None
 
 
 def write_checkpoint(path: Path, payload: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import create_folder_atomically, write_bytes_atomically
 from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.fractals.batch import augment_pair
 from fps_pretrain.fractals.codes import Codes, load_codes
@@ -69,16 +70,18 @@ def _sheet(pairs: list[np.ndarray], labels: list[str]) -> np.ndarray:
     return sheet
 
 
-def _write(path: Path, image: np.ndarray) -> None:
-    if not cv2.imwrite(str(path), image[:, :, ::-1]):
-        raise UserError(f"{path} cannot be written")
+def png(image: np.ndarray) -> bytes:
+    """An image, ``(H, W, 3)``, uint8 RGB, as a PNG file's bytes."""
+    done, data = cv2.imencode(".png", image[:, :, ::-1])
+    assert done
+    return data.tobytes()
 
 
 def write_pairs(folder: Path, recipe: Recipe, seed: int, count: int, *, codes: Codes, augmented: bool = True) -> None:
     """Write the first pairs of epoch 0: ``pair-NNN-view-{a,b}.png`` and ``sheet.png`` with all, labelled by class.
 
     Args:
-        folder: where to write; it is made if it does not exist.
+        folder: the folder to make; an empty one is replaced. It is whole when it appears.
         recipe: what pairs look like.
         seed: the seed of codes and pairs.
         count: number of pairs.
@@ -86,18 +89,21 @@ def write_pairs(folder: Path, recipe: Recipe, seed: int, count: int, *, codes: C
         augmented: show the views as the network sees them instead of as composed.
 
     Raises:
-        UserError: an image cannot be written.
+        UserError: it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     pairs, labels = [], []
     for index in range(count):
         views, key, classes = composed(recipe, seed, 0, index, codes)
         pairs.append(to_images(augment_pair(views, key, numbers=recipe.augment)) if augmented else unpack(views))
         labels.append(f"{index}: " + " ".join(map(str, classes)))
-    for index, pair in enumerate(pairs):
-        for view, name in enumerate("ab"):
-            _write(folder / f"pair-{index:03d}-view-{name}.png", pair[view])
-    _write(folder / "sheet.png", _sheet(pairs, labels))
+    try:
+        with create_folder_atomically(folder.resolve()) as partial:
+            for index, pair in enumerate(pairs):
+                for view, name in enumerate("ab"):
+                    write_bytes_atomically(partial / f"pair-{index:03d}-view-{name}.png", png(pair[view]))
+            write_bytes_atomically(partial / "sheet.png", png(_sheet(pairs, labels)))
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from error
 
 
 def preview(config: PreviewConfig) -> int:
@@ -107,7 +113,7 @@ def preview(config: PreviewConfig) -> int:
         The process's exit code, 0.
 
     Raises:
-        UserError: the folder is not empty, or the file of codes cannot be read.
+        UserError: the folder is not empty or cannot be written, or the file of codes cannot be read.
     """
     recipe, folder = config.recipe(), config.output
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

@@ -9,13 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.common.serve import RELOAD
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.pairs.gallery import neighbour_sheet, to_images
+from fps_pretrain.pairs.gallery import neighbour_sheet, png, to_images
 from fps_pretrain.probing.curves import draw_curves, read_log
 
 PAGE = "training.html"
@@ -43,9 +42,7 @@ class Neighbours:
             {2 + int(np.flatnonzero(o)[0])} if (o := self.order[i, :NEAREST] == i).any() else set()
             for i in range(count)
         ]
-        done, data = cv2.imencode(".png", neighbour_sheet(rows, marked)[:, :, ::-1])
-        assert done
-        return data.tobytes()
+        return png(neighbour_sheet(rows, marked))
 
 
 def write_page(

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from signal import SIGINT, SIGTERM, SIGUSR1, Handlers, getsignal, signal
+from signal import SIGHUP, SIGINT, SIGTERM, SIGUSR1, Handlers, getsignal, signal
 from types import FrameType
 from typing import Any
 
@@ -97,10 +97,11 @@ class StateIO(CheckpointIO):
 
 
 class KeepState(Callback):
-    """Saves the state every so many seconds; on Ctrl-C or SIGTERM finishes the step, saves and stops.
+    """Saves the state every so many seconds; on Ctrl-C, SIGTERM or SIGHUP finishes the step, saves and stops.
 
-    A second signal stops at once. Under Slurm, SIGUSR1 does what Lightning does with it, save and requeue, but between
-    two steps: that is what makes a state exact. When several devices train, rank 0 decides for all of them.
+    A second signal stops at once, unless it is SIGHUP, which a closed terminal sends twice. Under Slurm, SIGUSR1 does
+    what Lightning does with it, save and requeue, but between two steps: that is what makes a state exact. When several
+    devices train, rank 0 decides for all of them.
 
     Args:
         folder: the run folder.
@@ -118,13 +119,15 @@ class KeepState(Callback):
         self._before: dict[int, Callable[[int, FrameType | None], Any] | int | None] = {}
 
     def _ask(self, signum: int, frame: FrameType | None) -> None:
-        if self._asked and signum != SIGUSR1:
+        if self._asked and signum not in (SIGUSR1, SIGHUP):
             raise KeyboardInterrupt
         self._asked = signum
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the signals for the time of training."""
         signals = [SIGINT, SIGTERM]
+        if getsignal(SIGHUP) != Handlers.SIG_IGN:  # as nohup has it
+            signals.append(SIGHUP)
         if getsignal(SIGUSR1) not in (None, Handlers.SIG_DFL, Handlers.SIG_IGN):
             signals.append(SIGUSR1)
         self._before = {s: signal(s, self._ask) for s in signals}

@@ -21,6 +21,7 @@ from federated.client.failures import injected
 from federated.config.run import RunConfig
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import locked
 from tests.tools import warm
 
 TINY = RunConfig(
@@ -162,6 +163,38 @@ def test_an_interruption_reaches_the_processes(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         side_by_side([replace(TINY, output=tmp_path / str(n)) for n in range(2)], 2)
     assert stopped == [0, 0]
+
+
+def test_a_run_ends_with_its_comparison(tmp_path):
+    flags = [*FLAGS, "--rounds", "1000", "--inits", "random", "--seeds", "0", "--jobs", "2"]
+    comparison = warm.Program(["-m", "experiments.compare", *flags, "--output", tmp_path / "c"])
+    folder = tmp_path / "c" / "runs" / "random-s0"
+    try:
+        wait_until(lambda: lines_of(folder) > 1)
+    finally:
+        comparison.kill()
+    wait_until(lambda: is_free(folder))
+    assert lines_of(folder) < 1000
+
+
+def wait_until(condition):
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def lines_of(folder):
+    metrics = folder / "metrics.jsonl"
+    return metrics.read_text().count("\n") if metrics.exists() else 0
+
+
+def is_free(folder):
+    try:
+        with locked(folder):
+            return True
+    except UserError:
+        return False
 
 
 def test_a_second_interruption_leaves_no_process_behind(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.report.__main__ import ReportConfig
 from experiments.report.arms import group
 from experiments.report.comparable import check
 from experiments.report.headline import cautions, sentences
@@ -121,6 +122,13 @@ def test_twice_the_rounds_of_half_the_epochs_are_the_same_budget(tmp_path):
     one = write_run(tmp_path / "a", replace(BASE, rounds=1, local_epochs=2), [0.1, 0.2])
     two = write_run(tmp_path / "b", replace(BASE, rounds=2, local_epochs=1), [0.1, 0.2, 0.3])
     check([one, two])
+
+
+def test_a_report_is_not_written_into_a_run(tmp_path):
+    (run,) = make(tmp_path, {"random": 0.3}, seeds=1)
+    with pytest.raises(UserError, match="is the folder of a run: choose another --output"):
+        ReportConfig((run.folder,), output=run.folder)
+    assert ReportConfig((run.folder,), output=run.folder / "report").output
 
 
 def test_the_page_needs_no_network_and_takes_any_name(tmp_path):

@@ -15,6 +15,7 @@ from federated import load_classifier
 from federated.config.run import RunConfig
 from federated.data import sets
 from federated.results import export, onnx_file
+from federated.results.own_files import OWN
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import load_encoder, save_encoder
@@ -135,6 +136,25 @@ def test_without_the_libraries(config: RunConfig, monkeypatch: pytest.MonkeyPatc
     without(monkeypatch, "onnxscript")
     with pytest.raises(UserError, match=r"pip install 'fps-federated\[onnx\]'"):
         export.main(export.Command(config.folder, output=tmp_path / "model.onnx"))
+
+
+@pytest.mark.parametrize(("form", "name"), [("pt", "a.safetensors"), ("safetensors", "a.PT"), ("onnx", "a.pt")])
+def test_a_name_says_no_other_format(tmp_path: Path, form: str, name: str) -> None:
+    with pytest.raises(UserError, match=f"is named as --format {name.lower()[2:]}, not --format {form}"):
+        export.Command(tmp_path, form, output=tmp_path / name)  # type: ignore[arg-type]
+    assert export.Command(tmp_path, form, output=tmp_path / "a.model").output  # type: ignore[arg-type]
+
+
+def test_no_file_of_a_run_is_written_over(config: RunConfig, copied: Callable[[], Path], tmp_path: Path) -> None:
+    assert {path.name for path in config.folder.iterdir()} <= OWN
+    folder = copied()
+    (tmp_path / "link").symlink_to(folder)
+    before = (folder / "state.pt").read_bytes()
+    for output in (folder / "state.pt", tmp_path / "link" / "best.pt", folder / "clients" / "0" / "3.pt"):
+        with pytest.raises(UserError, match=f"--output {output} belongs to the run in {folder.resolve()}"):
+            export.main(export.Command(config.folder, "pt", "encoder", output=output))
+    assert (folder / "state.pt").read_bytes() == before
+    export.main(export.Command(config.folder, "pt", "encoder", output=tmp_path / "state.pt"))  # in no run's folder
 
 
 def test_what_cannot_be_exported(config: RunConfig, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from functools import partial
@@ -60,6 +61,27 @@ def test_nothing_but_a_file_is_written_over(tmp_path: Path, flag: str) -> None:
     places[flag] = tmp_path
     with pytest.raises(UserError, match="is a folder: name a file"):
         predict_program.Command(tmp_path, (tmp_path,), **places)
+
+
+def test_what_is_read_is_not_written_over(copied: Callable[[], Path], photos: Path, tmp_path: Path) -> None:
+    folder, images, names = copied(), Path(shutil.copytree(photos, tmp_path / "photos")), tmp_path / "names.txt"
+    names.write_text("\n".join("abcdefghij"))
+    (tmp_path / "link.png").symlink_to(images / "00.png")
+    model = Path(shutil.copy(folder / "model.pt", tmp_path / "moved.pt"))
+    places = (
+        (folder, {"output": images / "00.png"}, "--output .* is read, too"),
+        (folder, {"sheet": tmp_path / "link.png"}, "--sheet .* is read, too"),
+        (folder, {"output": names, "classes": names}, "--output .* is read, too"),
+        (model, {"output": model}, "--output .* is read, too"),
+        (folder, {"sheet": folder / "curve.png"}, "--sheet .* belongs to the run"),
+        (folder, {"output": folder / "model.pt"}, "--output .* belongs to the run"),
+        (folder, {"output": tmp_path / "x.csv", "sheet": tmp_path / "photos" / ".." / "x.csv"}, "are both"),
+    )
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for run, flags, words in places:
+        with pytest.raises(UserError, match=words):
+            predict_program.main(predict_program.Command(run, (images,), **flags))
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 @pytest.mark.parametrize("what", ["unfinished", "no image", "classes", "empty", "nothing", "missing"])

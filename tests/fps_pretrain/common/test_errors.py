@@ -2,6 +2,8 @@
 
 import errno
 import io
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import torch
 
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import TrainingDiverged, UserError
+from fps_pretrain.common.files import write_text_atomically
 from fps_pretrain.config.pretrain import PretrainConfig
 from tests.conftest import REPOSITORY
 
@@ -51,6 +54,46 @@ def test_an_os_error_that_is_a_bug_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         cli.run("program", main, None)
+
+
+def test_a_folder_in_a_files_place_is_one_line(tmp_path, capsys):
+    (tmp_path / "a.csv").mkdir()
+    with pytest.raises(SystemExit) as ended:
+        cli.run("program", lambda path: write_text_atomically(path, "text"), tmp_path / "a.csv")
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert said.startswith("program: error: Is a directory: ")
+    assert said.endswith(f"{tmp_path / 'a.csv'}\n")
+    assert said.count("\n") == 1
+
+
+@pytest.fixture
+def keeps_signals():
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_what_ends_programs_is_as_ctrl_c(number, keeps_signals, capsys):
+    assert cli.run("program", lambda _: os.kill(os.getpid(), number), None) == cli.EXIT_INTERRUPTED
+    assert "the same command goes on" in capsys.readouterr().err
+
+
+def test_a_closed_terminal_interrupts_once_and_never_under_nohup(keeps_signals):
+    def clean_up(_):
+        try:
+            os.kill(os.getpid(), signal.SIGHUP)
+        finally:
+            os.kill(os.getpid(), signal.SIGHUP)
+            cleaned.append(True)
+
+    cleaned = []
+    assert cli.run("program", clean_up, None) == cli.EXIT_INTERRUPTED
+    assert cleaned
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert cli.run("program", lambda _: os.kill(os.getpid(), signal.SIGHUP), None) == 0
 
 
 def allocate_too_much():

@@ -65,6 +65,15 @@ def test_what_is_no_image_or_too_large_is_refused_before_it_costs_memory(content
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "TIFF", "BMP", "PPM"])
+@pytest.mark.parametrize("left", [0.5, 0.99, 0.999])
+def test_nothing_is_printed_of_a_file_that_was_cut(kind: str, left: float, capfd: pytest.CaptureFixture[str]) -> None:
+    content = encoded(np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8), kind)
+    with pytest.raises(UserError, match="is not an image"):
+        decode.decode(content[: int(left * len(content))], "x")
+    assert capfd.readouterr().err == ""
+
+
 def test_the_first_unreadable_of_many_files_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(grey(7))
     (tmp_path / "b.png").write_bytes(b"torn")

@@ -1,5 +1,7 @@
 """Encoder checkpoints that are written and read, ours and those of others."""
 
+import errno
+import io
 import os
 from pathlib import Path
 
@@ -66,6 +68,19 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
         tensor_file.write_atomically(path, {"a": 2})
     assert path.read_bytes() == old
     assert os.listdir(tmp_path) == ["a.pt"]
+
+
+def test_a_full_disk_is_reported_with_the_file(tmp_path, monkeypatch):
+    class FullDisk(io.BytesIO):
+        def write(self, content):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    save = torch.save
+    monkeypatch.setattr(torch, "save", lambda payload, file: save(payload, FullDisk()))
+    with pytest.raises(OSError, match="No space left") as error:
+        tensor_file.write_atomically(tmp_path / "a.pt", {"a": torch.ones(2)})
+    assert error.value.filename == str(tmp_path / "a.pt")
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize("cause", [KeyboardInterrupt, OSError])

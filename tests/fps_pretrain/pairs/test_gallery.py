@@ -1,12 +1,15 @@
 import dataclasses
+import errno
 
 import numpy as np
 import pytest
 
+from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.fractals.code_file import write_codes
 from fps_pretrain.fractals.codes import fill_code_table
 from fps_pretrain.fractals.recipe_numbers import CodeNumbers
+from fps_pretrain.pairs import gallery
 from fps_pretrain.pairs.gallery import preview
 
 CHANGES = {
@@ -55,3 +58,28 @@ def test_the_seeds_own_codes_from_a_file_give_the_same_pairs(tmp_path):
     from_file = written(tmp_path / "a", codes=tmp_path / "codes.npz")
     assert from_file == written(tmp_path / "b", classes=500)
     assert written(tmp_path / "c", codes=tmp_path / "codes.npz", classes=50) == written(tmp_path / "d", classes=50)
+
+
+@pytest.mark.parametrize("before", ["nothing", "empty folder", "link"])
+def test_a_full_disk_leaves_nothing_in_the_way(tmp_path, monkeypatch, before):
+    folder = tmp_path / "a"
+    if before == "link":
+        (tmp_path / "b").mkdir()
+        folder.symlink_to(tmp_path / "b")
+    elif before == "empty folder":
+        folder.mkdir()
+    write = gallery.write_bytes_atomically
+
+    def full_disk(path, content):
+        if path.name == "sheet.png":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, content)
+
+    there = set(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr(gallery, "write_bytes_atomically", full_disk)
+        with pytest.raises(UserError, match=f"{folder} cannot be written: No space left on device"):
+            written(folder)
+    assert set(tmp_path.iterdir()) == there
+    assert "sheet.png" in written(folder)
+    assert not any(path.name.startswith(".") for path in tmp_path.iterdir())

@@ -241,3 +241,20 @@ def test_a_file_that_is_no_state_of_the_run_is_refused_before_anything_is_writte
     next(iter(content["state_dict"].values())).add_(1e-6)
     torch.save(content, path)
     assert state.newest_state(tmp_path / "run") != path, "its checksum is another"
+
+
+def test_a_closed_terminal_asks_once_and_never_under_nohup(tmp_path):
+    keep = state.KeepState(tmp_path, interval=60, every=1)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        keep.on_train_start(None, None)
+        signal.raise_signal(signal.SIGHUP)
+        signal.raise_signal(signal.SIGHUP)  # once from the shell, once from the kernel
+        assert keep._asked == signal.SIGHUP
+        keep.teardown(None, None, "fit")
+        assert signal.signal(signal.SIGHUP, signal.SIG_IGN) == signal.SIG_DFL
+        keep.on_train_start(None, None)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        keep.teardown(None, None, "fit")
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -90,7 +90,8 @@ def _everything(folder: Path) -> dict[str, tuple[int, int]]:
 def _here(program: str, arguments: list[str]) -> tuple[int, str]:
     from fps_pretrain.common import cli
 
-    said, handler, argv = io.StringIO(), signal.getsignal(signal.SIGTERM), sys.argv
+    said, argv = io.StringIO(), sys.argv
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
             sys.argv = [program, *arguments]
@@ -110,7 +111,8 @@ def _here(program: str, arguments: list[str]) -> tuple[int, str]:
             traceback.print_exc()
         finally:
             sys.argv = argv
-            signal.signal(signal.SIGTERM, handler)
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
     return code, said.getvalue()
 
 
