@@ -17,7 +17,7 @@ from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.server.output import client_models, model_file
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.seal import why_misfit
+from fps_pretrain.models.checksum import why_misfit
 
 Weights = Mapping[str, Tensor]
 

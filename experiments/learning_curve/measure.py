@@ -35,7 +35,8 @@ def candidates(encoders: Sequence[str], arch: str, width: int) -> list[Candidate
     Raises:
         UserError: a file is no checkpoint of run_pretrain.py for that architecture, or one is named twice.
     """
-    from fps_pretrain.models.checkpoint import digest, load_encoder_weights
+    from fps_pretrain.models.checkpoint import load_encoder_weights
+    from fps_pretrain.models.checksum import digest
     from fps_pretrain.models.encoders import build_encoder
 
     found = []

@@ -16,8 +16,8 @@ from pathlib import Path
 from federated.client.training import ClientState
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import write_bytes_atomically
-from fps_pretrain.models.seal import KEY, sealed
-from fps_pretrain.models.tensor_file import read_sealed, write_atomically
+from fps_pretrain.models.checksum import KEY, with_checksum
+from fps_pretrain.models.tensor_file import read_with_checksum, write_atomically
 
 WHOSE = "whose"
 """The entry of a file that names its run, client and round."""
@@ -44,7 +44,7 @@ class ClientStates:
         if not server_round:
             return {}
         path = self._path(client, server_round)
-        content = read_sealed(path)
+        content = read_with_checksum(path)
         content.pop(KEY, None)
         if content.pop(WHOSE, None) != self._whose(client, server_round) and self.run:
             raise UserError(f"{path} is not what client {client} kept after round {server_round} of this run")
@@ -66,7 +66,7 @@ class ClientStates:
     def save(self, client: int, server_round: int, state: ClientState) -> None:
         """Write a client's state after ``server_round``, atomically."""
         content = {**state, WHOSE: self._whose(client, server_round)}
-        write_atomically(self._path(client, server_round), sealed(content))
+        write_atomically(self._path(client, server_round), with_checksum(content))
 
     def pack(self, client: int, server_round: int) -> bytes | None:
         """A client's state after ``server_round`` as a file's content, to be sent elsewhere; None if there is none."""

@@ -25,7 +25,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.images.decode import pack, read_image
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.images.table import Images
-from fps_pretrain.models.seal import why_misfit
+from fps_pretrain.models.checksum import why_misfit
 
 AnyImage = Images | str | Path | Image.Image
 """uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey, the path of an image file, or one of Pillow's images."""

@@ -16,6 +16,7 @@ from federated.server.output.model_file import Model
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
 from fps_pretrain.models import checkpoint
+from fps_pretrain.models.checksum import digest
 
 Part = Literal["classifier", "encoder"]
 
@@ -79,7 +80,7 @@ def _classifier(model: Model) -> Export:
     check_head(model)
     content = {n: value for n, value in checkpoint.read_file(model.path).items() if n != "personal"}
     described = {"norm": model.norm, "image_size": model.image_size, "provenance": provenance(model)}
-    described["digest"] = checkpoint.digest(model.weights)
+    described["digest"] = digest(model.weights)
     payload = {**content, **described, "state_dict": dict(model.weights)}
     return Export(model.path, "classifier", model.path.stem, build_module(model), model.image_size, payload)
 
@@ -95,7 +96,7 @@ def _encoder_of(model: Model) -> Export:
         "width": model.width,
         "norm": model.norm,
         "state_dict": state,
-        "provenance": {**provenance(model), "digest": checkpoint.digest(state)},
+        "provenance": {**provenance(model), "digest": digest(state)},
     }
     return Export(model.path, "encoder", "encoder", encoder, model.image_size, payload)
 

@@ -19,7 +19,7 @@ from federated.messages import FIXED, copy_of, to_record
 from federated.server.output.progress import log
 from federated.server.replies import reason_of
 from fps_pretrain.common.errors import EXIT_FAILED, UserError
-from fps_pretrain.models.seal import digest
+from fps_pretrain.models.checksum import digest
 
 NO_ANSWER = "gave no answer in time"
 

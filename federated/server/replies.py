@@ -18,7 +18,7 @@ from torch import Tensor
 from federated.algorithms.base import Algorithm, Update
 from federated.messages import read_array
 from fps_pretrain.common.errors import printable
-from fps_pretrain.models.seal import LARGEST
+from fps_pretrain.models.checksum import LARGEST
 
 TRAINING_METRICS = ("train_loss", "train_accuracy")
 """What every client reports of its training."""

@@ -42,7 +42,8 @@ from federated.server.start.initialise import initial_classifier, initial_encode
 from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.trackers import check_installed
-from fps_pretrain.models.checkpoint import LoadReport, digest
+from fps_pretrain.models.checkpoint import LoadReport
+from fps_pretrain.models.checksum import digest
 
 
 @dataclass(frozen=True)

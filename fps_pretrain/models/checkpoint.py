@@ -24,10 +24,9 @@ from torch import Tensor, nn
 from fps_pretrain.common.errors import UserError, printable
 from fps_pretrain.common.files import keep_existing
 from fps_pretrain.models import shipped
+from fps_pretrain.models.checksum import as_weights, check_digest, digest
 from fps_pretrain.models.encoders import Encoder, build_encoder
 from fps_pretrain.models.provenance import plain_provenance
-from fps_pretrain.models.seal import as_weights, check_digest
-from fps_pretrain.models.seal import digest as digest
 from fps_pretrain.models.tensor_file import read_file, write_checkpoint
 
 FORMAT = "fps-encoder"

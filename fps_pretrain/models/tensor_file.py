@@ -14,7 +14,7 @@ import torch
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import open_atomically
 from fps_pretrain.models import safetensors_file
-from fps_pretrain.models.seal import check_seal, has_a_wrong_checksum
+from fps_pretrain.models.checksum import check_checksum, has_a_wrong_checksum
 
 
 def write_atomically(path: Path, payload: object) -> None:
@@ -82,8 +82,8 @@ def read_file(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_sealed(path: Path) -> dict[str, Any]:
-    """``read_file`` of what ``seal.sealed`` has given a checksum; a file of an earlier version may have none.
+def read_with_checksum(path: Path) -> dict[str, Any]:
+    """``read_file`` of what ``checksum.with_checksum`` made; a file of an earlier version may have no checksum.
 
     Raises:
         UserError: it is missing, cannot be read, or is not as it was written.
@@ -91,5 +91,5 @@ def read_sealed(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} does not exist")
     content = read_file(path)
-    check_seal(path, content)
+    check_checksum(path, content)
     return content

@@ -18,8 +18,8 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.seal import sealed, why_misfit
-from fps_pretrain.models.tensor_file import read_sealed, write_atomically
+from fps_pretrain.models.checksum import why_misfit, with_checksum
+from fps_pretrain.models.tensor_file import read_with_checksum, write_atomically
 
 STATE = "state.ckpt"
 PREVIOUS = "state.previous.ckpt"
@@ -33,7 +33,7 @@ def newest_state(folder: Path) -> Path | None:
 def _is_whole(path: Path) -> bool:
     """Whether a file can be read and is as it was written."""
     try:
-        read_sealed(path)
+        read_with_checksum(path)
     except UserError:
         return False
     return True
@@ -50,7 +50,7 @@ def check_state(path: Path, like: Mapping[str, Tensor], total_steps: int) -> Non
     Raises:
         UserError: as said; the message names what is wrong.
     """
-    content = read_sealed(path)
+    content = read_with_checksum(path)
     step, optimizers = content.get("global_step"), content.get("optimizer_states")
     loops = content.get("loops")
     if type(step) is not int or not 0 <= step <= total_steps or not isinstance(loops, dict) or "fit_loop" not in loops:
@@ -81,7 +81,7 @@ class StateIO(CheckpointIO):
         state, previous = self.folder / STATE, self.folder / PREVIOUS
         aside = self.folder / f".{STATE}.{os.getpid()}.partial"
         try:
-            write_atomically(aside, sealed(checkpoint))
+            write_atomically(aside, with_checksum(checkpoint))
             if state.exists():
                 os.replace(state, previous)
             os.replace(aside, state)
@@ -90,7 +90,7 @@ class StateIO(CheckpointIO):
 
     def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
         """Tensors and plain values of a state; nothing else is ever unpickled."""
-        return read_sealed(Path(path))
+        return read_with_checksum(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         """Nothing: the state is replaced, never removed."""

@@ -11,7 +11,8 @@ import torch
 import yaml
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.checkpoint import digest, load_encoder, save_encoder
+from fps_pretrain.models.checkpoint import load_encoder, save_encoder
+from fps_pretrain.models.checksum import digest
 from fps_pretrain.models.encoders import build_encoder
 from fps_pretrain.publish import Command, main
 from tests.fps_pretrain.models.hub_server import Hub, point_to, serving

@@ -17,8 +17,8 @@ from pathlib import Path
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.seal import sealed, why_misfit
-from fps_pretrain.models.tensor_file import read_sealed, write_atomically
+from fps_pretrain.models.checksum import why_misfit, with_checksum
+from fps_pretrain.models.tensor_file import read_with_checksum, write_atomically
 
 FOLDER = "client_models"
 """Name of the folder in a run folder."""
@@ -69,7 +69,7 @@ def save(run_folder: Path, models: ClientModels, keep: int = KEEP) -> Path:
     content["start"], content["result"] = dict(models.start), dict(models.result)
     content["updates"] = [dict(update) for update in models.updates]
     path = folder / f"round-{models.round:06d}.pt"
-    write_atomically(path, sealed(content))
+    write_atomically(path, with_checksum(content))
     kept = rounds(run_folder)
     while len(kept) > max(keep, 2):
         middle = min(range(1, len(kept) - 1), key=lambda i: kept[i + 1] - kept[i - 1])
@@ -97,7 +97,7 @@ def load(run_folder: Path, number: int) -> ClientModels:
         UserError: the file is missing, damaged or something else.
     """
     path = run_folder / FOLDER / f"round-{number:06d}.pt"
-    content = read_sealed(path)
+    content = read_with_checksum(path)
     if missing := {field.name for field in fields(ClientModels)} - content.keys():
         raise UserError(f"{path} does not hold the clients' models of a round: it lacks {', '.join(sorted(missing))}")
     models = ClientModels(**{field.name: content[field.name] for field in fields(ClientModels)})

@@ -21,7 +21,7 @@ from federated.config.data import MAX_IMAGE_SIZE
 from federated.config.run import RunConfig, from_yaml
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
-from fps_pretrain.models.seal import check_digest, digest
+from fps_pretrain.models.checksum import check_digest, digest
 from fps_pretrain.models.tensor_file import read_file, write_atomically
 
 FORMAT = "fps-classifier"

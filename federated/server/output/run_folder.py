@@ -53,8 +53,8 @@ from fps_pretrain.common.files import (
     read_text,
     write_text_atomically,
 )
-from fps_pretrain.models.seal import sealed
-from fps_pretrain.models.tensor_file import read_sealed, write_atomically
+from fps_pretrain.models.checksum import with_checksum
+from fps_pretrain.models.tensor_file import read_with_checksum, write_atomically
 
 STATE_FORMAT = "fps-run"
 VERSION = 2
@@ -204,7 +204,7 @@ class RunFolder:
             UserError: state.pt is missing, damaged or of another version.
         """
         path = self.state_file
-        content = {"run": "", **read_sealed(path)}
+        content = {"run": "", **read_with_checksum(path)}
         if content.get("format") != STATE_FORMAT or content.get("version") != VERSION:
             raise UserError(f"{path} is not the state of a run, version {VERSION}")
         if missing := [one.name for one in fields(State) if one.name not in content]:
@@ -214,7 +214,7 @@ class RunFolder:
     def save_state(self, state: State) -> None:
         """Replace state.pt, atomically."""
         payload = {"format": STATE_FORMAT, "version": VERSION, **vars(state)}
-        write_atomically(self.state_file, sealed(payload))
+        write_atomically(self.state_file, with_checksum(payload))
 
     def append(self, row: Row) -> None:
         """Add a round's line to metrics.jsonl, on disk before this returns; numbers that are not finite become null."""

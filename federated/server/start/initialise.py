@@ -19,7 +19,8 @@ from fps_pretrain.common.errors import UserError, one_line, printable
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models import shipped
 from fps_pretrain.models.architectures import is_cifar_resnet
-from fps_pretrain.models.checkpoint import LoadReport, digest, load_encoder_weights
+from fps_pretrain.models.checkpoint import LoadReport, load_encoder_weights
+from fps_pretrain.models.checksum import digest
 from fps_pretrain.models.encoders import Encoder, build_classifier, build_encoder, check_encoder
 from fps_pretrain.models.tensor_file import write_atomically
 

@@ -20,7 +20,7 @@ from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.seal import why_misfit
+from fps_pretrain.models.checksum import why_misfit
 
 ADVICE = "remove the run folder and start the run again"
 

@@ -72,7 +72,7 @@ def flip_a_byte(path: Path) -> None:
     path.write_bytes(content)
 
 
-def without_seal(path: Path) -> None:
+def without_checksum(path: Path) -> None:
     content = torch.load(path, weights_only=True)
     torch.save({"control": content["control"]}, path)
 
@@ -84,7 +84,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "empty": (lambda path: path.write_bytes(b""), "is truncated"),
     "another client": (lambda path: shutil.copy(path.parent.parent / "0" / "2.pt", path), "is not what client 1 kept"),
     "another round": (lambda path: shutil.copy(path.with_name("1.pt"), path), "after round 2 of this run"),
-    "without a seal": (without_seal, "is not what client 1 kept"),
+    "without a checksum": (without_checksum, "is not what client 1 kept"),
     "gone": (lambda path: path.unlink(), "does not exist"),
 }
 
@@ -164,7 +164,7 @@ def test_runs_that_began_before_go_on(whole: Path, tmp_path: Path) -> None:
     content = torch.load(folder / "state.pt", weights_only=True)
     torch.save({name: value for name, value in content.items() if name not in ("run", "checksum")}, folder / "state.pt")
     for path in (folder / "clients").rglob("*.pt"):
-        without_seal(path)
+        without_checksum(path)
     rows = run(config_in(folder, strategy="scaffold"), quiet=True).history
     assert [row["failures"] for row in rows] == [[]] * 4
     new = shutil.copytree(whole, tmp_path / "new")

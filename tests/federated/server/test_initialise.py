@@ -20,7 +20,8 @@ from federated.server.start.initialise import centroid_head, initial_classifier,
 from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.images.pixels import normalise
-from fps_pretrain.models.checkpoint import digest, save_encoder
+from fps_pretrain.models.checkpoint import save_encoder
+from fps_pretrain.models.checksum import digest
 from fps_pretrain.models.encoders import build_encoder
 from tests.federated.conftest import outcome, run_quietly
 

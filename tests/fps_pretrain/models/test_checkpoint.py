@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models import checkpoint, tensor_file
+from fps_pretrain.models import checkpoint, checksum, tensor_file
 from fps_pretrain.models.encoders import build_classifier, build_encoder, check_encoder
 from tests.fps_pretrain.models.trained import same, trained
 
@@ -34,7 +34,7 @@ def test_round_trip(tmp_path, arch, width):
     assert report.matched == len(source.state_dict())
     assert not report.missing
     assert not report.unexpected
-    assert report.provenance["digest"] == digest == checkpoint.digest(target.state_dict())
+    assert report.provenance["digest"] == digest == checksum.digest(target.state_dict())
     assert report.provenance["method"] == "simsiam"
 
 

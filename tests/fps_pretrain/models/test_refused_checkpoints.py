@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models import checkpoint
+from fps_pretrain.models import checkpoint, checksum
 from fps_pretrain.models.encoders import build_encoder
 from tests.fps_pretrain.models.trained import trained
 
@@ -105,7 +105,7 @@ def test_another_version_of_the_format_is_refused(tmp_path):
 def payload(**changes):
     """The content of an encoder checkpoint of this version, changed."""
     state = trained().state_dict()
-    provenance = {"digest": checkpoint.digest(state), "method": "simsiam", "pairs_seen": 10}
+    provenance = {"digest": checksum.digest(state), "method": "simsiam", "pairs_seen": 10}
     whole = {"format": "fps-encoder", "version": 1, "arch": "resnet20", "width": 1, "state_dict": state}
     return whole | {"provenance": provenance} | changes
 
@@ -171,7 +171,7 @@ def test_tensors_that_are_no_weights_are_refused(tmp_path, words):
 
 
 def endless():
-    content: dict = {"digest": checkpoint.digest(trained().state_dict())}
+    content: dict = {"digest": checksum.digest(trained().state_dict())}
     content["self"] = [content, content]
     return content
 

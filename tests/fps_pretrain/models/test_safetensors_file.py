@@ -3,7 +3,7 @@ import torch
 from safetensors.torch import save_file
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models import checkpoint
+from fps_pretrain.models import checkpoint, checksum
 from fps_pretrain.models.encoders import build_encoder
 
 
@@ -21,7 +21,7 @@ def test_round_trip_with_provenance(tmp_path):
     target = build_encoder("resnet20", 1, 9)
     report = checkpoint.load_encoder_weights(path, target, "resnet20", 1)
     assert report.provenance == {**made, "digest": digest}
-    assert digest == checkpoint.digest(target.state_dict())
+    assert digest == checksum.digest(target.state_dict())
     assert checkpoint.save_encoder(path, source, "resnet20", 1, made)[1] is None
     assert checkpoint.save_encoder(path, target.train(), "resnet20", 1, {})[1] is None  # the same weights
     with pytest.raises(UserError, match="--arch resnet20 --width 1"):

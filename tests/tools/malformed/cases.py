@@ -16,7 +16,7 @@ from federated.config.run import RunConfig, to_yaml
 from fps_pretrain.common.options import OptionSet, fields_of
 from fps_pretrain.common.options.types import bounds, members
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.models.checkpoint import digest
+from fps_pretrain.models.checksum import digest
 from fps_pretrain.models.encoders import build_encoder
 from tests.tools.malformed.attempt import Case
 from tests.tools.malformed.data import data_cases

@@ -14,7 +14,7 @@ from torch import Tensor
 from fps_pretrain.common.errors import UserError
 
 KEY = "checksum"
-"""The entry of a sealed dictionary that holds the checksum of all others."""
+"""The entry of a dictionary that holds the checksum of all others."""
 
 
 def has_a_wrong_checksum(path: Path) -> bool:
@@ -73,20 +73,20 @@ def _add(sha: Any, value: Any) -> None:
         sha.update(f"{value!r}\n".encode("utf-8", "backslashreplace"))
 
 
-def sealed(content: Mapping[str, Any]) -> dict[str, Any]:
+def with_checksum(content: Mapping[str, Any]) -> dict[str, Any]:
     """``content`` with its checksum."""
     return {**content, KEY: checksum(content)}
 
 
 def is_intact(content: Mapping[str, Any]) -> bool:
-    """Whether sealed content is as it was written; content without a checksum, from an earlier version, is."""
+    """Whether content is as it was written; content without a checksum, from an earlier version, is."""
     try:
         return KEY not in content or content[KEY] == checksum({n: v for n, v in content.items() if n != KEY})
     except (ValueError, RuntimeError, TypeError):  # RecursionError is a RuntimeError
         return False
 
 
-def check_seal(path: object, content: Mapping[str, Any]) -> None:
+def check_checksum(path: object, content: Mapping[str, Any]) -> None:
     """Refuse content that is not as it was written.
 
     Raises:
