@@ -6,7 +6,7 @@ import pytest
 
 from experiments import compare
 from experiments.comparison.running import side_by_side
-from experiments.comparison.slurm import Arm, Cluster
+from experiments.comparison.slurm import Cluster, RunTask
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
 from tests.experiments import fake_slurm
@@ -58,7 +58,7 @@ def test_an_interruption_cancels_the_jobs(tmp_path, slurm, monkeypatch):
 
 
 def test_a_job_whose_time_is_up_is_the_same_again(tmp_path):
-    arm = Arm(tmp_path / "run.yaml", 2)
+    arm = RunTask(tmp_path / "run.yaml", 2)
     again = arm.checkpoint()
     assert again.function is arm
 

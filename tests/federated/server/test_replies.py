@@ -190,7 +190,7 @@ def test_what_was_asked_for_is_read() -> None:
         ("Traceback\n  x\nValueError: no", "ValueError: no"),
         ("   \n \n", "no reason given"),
         ("", "no reason given"),
-        ("\x1b[31mred\x07\x00 alert\u202e", "[31mred alert"),
+        ("\x1b[31mred\x07\x00 alert\u202e", r"\x1b[31mred\x07\x00 alert\u202e"),
         ("x" * 10_000, "x" * LONGEST_REASON),
     ],
 )
