@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from federated import algorithms
 from federated.algorithms.base import ServerState, Setting, Weights
-from federated.client.parts import Parts
+from federated.client.parts import Parts, keeps_own_part
 from federated.client.state import ClientStates
 from federated.config.run import RunConfig
 from federated.data.partition import Partition
@@ -88,7 +88,9 @@ def check_client_states(states: ClientStates, state: State, config: RunConfig) -
     Raises:
         UserError: a file is missing, damaged, or not what that client kept.
     """
-    if not algorithms.clients_remember(config):
+    # After the last round those that are no part of clients' models are removed, before the run is finished.
+    needed = keeps_own_part(config) if state.round == config.rounds else algorithms.clients_remember(config)
+    if not needed:
         return
     for client, server_round in enumerate(state.client_rounds.tolist()):
         try:

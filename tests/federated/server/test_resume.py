@@ -17,6 +17,7 @@ from federated import algorithms
 from federated.client.state import ClientStates
 from federated.config.algorithm import options_class
 from federated.config.run import RunConfig
+from federated.server.output import model_file
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
@@ -130,6 +131,26 @@ def test_a_lost_client_state_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyP
     (folder.client_states / "2" / "2.pt").unlink()
     with pytest.raises(UserError, match=r"clients/2/2.pt does not exist; remove the run folder"):
         run(config, quiet=True)
+
+
+def test_a_run_that_is_killed_while_it_finishes_needs_no_client_states(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are removed before model.pt is written."""
+    config = tiny(strategy="scaffold")
+    with monkeypatch.context() as patch:
+        patch.setattr(model_file, "write", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run(config, quiet=True)
+    folder = RunFolder(config.folder)
+    assert not folder.client_states.exists()
+    assert not folder.has_model
+    run(config, quiet=True)
+    assert folder.has_model
+
+
+def _interrupted(*arguments: object) -> None:
+    raise KeyboardInterrupt
 
 
 def test_versions_of_a_client_state(tmp_path: Path) -> None:
