@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from federated import algorithms
-from federated.algorithms.base import Replies, Setting, Update
+from federated.algorithms.base import Algorithm, Replies, Setting, Update
 from federated.config.run import RunConfig
 from tests.federated.least_squares import Federated, LeastSquares, Vector
 
@@ -87,46 +87,44 @@ def test_multikrum_chooses_among_those_that_answer(selected: int | None) -> None
     assert combined.params["w"].abs().max() < 0.2
 
 
+def hardly_moved(algorithm: Algorithm) -> Iterator[tuple[np.ndarray, torch.Tensor]]:
+    """Five rounds of seven clients: what each sent ``(7, N)``, float32, and what the server makes of it ``(N,)``."""
+    rng = np.random.default_rng(0)
+    start = rng.normal(size=100_000).astype(np.float32) * 3
+    for _ in range(5):
+        steps = rng.normal(size=(7, 1)) * rng.normal(size=(7, len(start))) * 3e-6
+        sent = np.stack([(start + step).astype(np.float32) for step in steps])
+        updates = [Update({"w": torch.tensor(values)}, 10, METRICS) for values in sent]
+        setting = Setting(algorithm.options, 7, 7, 0.1, server_round=1)
+        yield sent, algorithm.combine({}, {"w": torch.tensor(start)}, Replies.of(updates), setting).params["w"]
+
+
 @pytest.mark.parametrize("fields", [{"strategy": "krum"}, {"strategy": "multikrum", "selected": 1}])
 def test_krum_tells_models_apart_that_have_hardly_moved(fields: dict[str, Any]) -> None:
     """In float32 the squared distances, 1e-6, are lost beside the squared norms, 1e6."""
-    algorithm = algorithms.load(RunConfig(clients=7, malicious=2, **fields))
-    rng = np.random.default_rng(0)
-    start = rng.normal(size=100_000).astype(np.float32) * 3
-    for _ in range(5):
-        steps = rng.normal(size=(7, 1)) * rng.normal(size=(7, len(start))) * 3e-6
-        sent = np.stack([(start + step).astype(np.float32) for step in steps])
-        updates = [Update({"w": torch.tensor(values)}, 10, METRICS) for values in sent]
-        setting = Setting(algorithm.options, 7, 7, 0.1, server_round=1)
-        combined = algorithm.combine({}, {"w": torch.tensor(start)}, Replies.of(updates), setting)
+    for sent, combined in hardly_moved(algorithms.load(RunConfig(clients=7, malicious=2, **fields))):
         best = krum_order(sent.astype(np.float64), 2)[0]
-        assert combined.params["w"].dtype == torch.float32
-        assert torch.equal(combined.params["w"], torch.tensor(sent[best]))
+        assert combined.dtype == torch.float32
+        assert torch.equal(combined, torch.tensor(sent[best]))
 
 
 def test_bulyan_tells_models_apart_that_have_hardly_moved() -> None:
-    algorithm = algorithms.load(RunConfig(strategy="bulyan", clients=7, malicious=1))
-    rng = np.random.default_rng(0)
-    start = rng.normal(size=100_000).astype(np.float32) * 3
-    for _ in range(5):
-        steps = rng.normal(size=(7, 1)) * rng.normal(size=(7, len(start))) * 3e-6
-        sent = np.stack([(start + step).astype(np.float32) for step in steps])
-        updates = [Update({"w": torch.tensor(values)}, 10, METRICS) for values in sent]
-        setting = Setting(algorithm.options, 7, 7, 0.1, server_round=1)
-        combined = algorithm.combine({}, {"w": torch.tensor(start)}, Replies.of(updates), setting)
+    for sent, combined in hardly_moved(algorithms.load(RunConfig(strategy="bulyan", clients=7, malicious=1))):
         chosen = sent[krum_order(sent.astype(np.float64), 1)[:5]].astype(np.float64)
-        nearest = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[:3]
-        expected = np.take_along_axis(chosen, nearest, axis=0).mean(0)
-        assert np.mean(np.abs(combined.params["w"].numpy() - expected) > 1e-6) < 1e-3
+        assert np.mean(np.abs(combined.numpy() - mean_of_nearest(chosen)) > 1e-6) < 1e-3
+
+
+def mean_of_nearest(chosen: np.ndarray) -> np.ndarray:
+    """Of five models ``(5, N)`` the mean of the three values nearest to the median, each coordinate by itself."""
+    nearest = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[:3]
+    return np.take_along_axis(chosen, nearest, axis=0).mean(0)
 
 
 def test_bulyan(federate: Federate) -> None:
     problem = with_liars(1)
     (computed,) = federate(problem, strategy="bulyan", malicious=1).run(1)
     sent = local(problem)
-    chosen = sent[krum_order(sent, 1)[:5]]
-    nearest = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[:3]
-    np.testing.assert_allclose(computed, np.take_along_axis(chosen, nearest, axis=0).mean(0))
+    np.testing.assert_allclose(computed, mean_of_nearest(sent[krum_order(sent, 1)[:5]]))
 
 
 @pytest.mark.parametrize("strategy", ["median", "trimmedmean", "krum", "multikrum", "bulyan"])
