@@ -12,7 +12,7 @@ import numpy as np
 from experiments.learning_curve.config import CurveConfig
 from experiments.learning_curve.values import RANDOM, Value
 from federated.config.run import RunConfig
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import UserError, printable
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def candidates(encoders: Sequence[str], arch: str, width: int) -> list[Candidate
         pairs = said.get("pairs_seen")
         if type(pairs) is not int or not 0 <= pairs <= MOST_PAIRS:
             raise UserError(f"{path} does not say how many pairs it has seen: name checkpoints of run_pretrain.py")
-        name = label or " ".join(str(said.get("method", "unknown")).split())[:80]
+        name = label or printable(said.get("method", "unknown"))[:80]
         if name == RANDOM:
             raise UserError(f"{path}: the label {RANDOM} is that of random weights: choose another")
         found.append(Candidate(name, pairs, path, digest(encoder.state_dict())))
