@@ -39,9 +39,21 @@ def of_several_encoders(path):
     return f"{points(crossed_difference(lead))} {' '.join(deviations)}"
 
 
+def of_gaps(path):
+    """The numbers that ``analyses.gap`` says of such a table."""
+    gaps = {}
+    for row in table(path):
+        gaps.setdefault(row["init"], []).append(float(row["centralised_accuracy"]) - float(row["federated_accuracy"]))
+    baseline, *others = map(np.array, gaps.values())
+    found = [paired_difference(gap, np.zeros_like(gap)) for gap in (baseline, *others)]
+    return " ".join(map(points, [*found, *(paired_difference(gap, baseline) for gap in others)]))
+
+
 def test_every_number_with_decimals_in_the_text_stands_in_a_table_or_is_an_option():
     text = DOCUMENT.read_text()
-    tables = " ".join([*BLOCK.findall(text), *map(of_several_encoders, RESULTS.glob("*/encoders.csv"))])
+    derived = [of_several_encoders(path) for path in RESULTS.glob("*/encoders.csv")]
+    derived += [of_gaps(path) for path in RESULTS.glob("*/gap.csv")]
+    tables = " ".join([*BLOCK.findall(text), *derived])
     prose, _, unbacked = BLOCK.sub("", text).partition(WITHOUT_A_FILE)
     prose = re.sub(
         r"```.*?```|`[^`]*`|Dirichlet\([^)]*\)|\]\([^)]*\)|\b(?:torch|flwr|lr|momentum) [\d.]+", "", prose, flags=re.S
