@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from federated import algorithms, open_workspace
 from federated.client import statistics as sums_of
 from federated.client.evaluation import at_client
-from federated.client.failures import CLIENT_FAILED, DISK_ERRORS, DISK_FAILED, Deadline, InjectedFailure, injected
+from federated.client.failures import CLIENT_FAILED, DISK_FAILED, Deadline, InjectedFailure, injected
 from federated.client.fine_tuning import fine_tune
 from federated.client.parts import keeps_own_part, own_part, with_own_part
 from federated.client.state import ClientStates
@@ -34,6 +34,7 @@ from federated.config.run import identity
 from federated.messages import FIXED, from_record, to_record
 from federated.node_state import NodeState, States
 from federated.weights import Weights
+from fps_pretrain.common.errors import DISK_ERRORS
 
 client_app = ClientApp()
 

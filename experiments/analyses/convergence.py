@@ -21,6 +21,7 @@ from experiments.report.comparable import Difference, check
 from experiments.report.runs import OfRuns, Run, read_run
 from experiments.report.statistics import counted, rounds_to
 from experiments.report.summary import check_targets, default_targets
+from federated.server.output import file_names
 from fps_pretrain.common import cli, plots
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def message_sizes(run: Run) -> MessageSizes:
 
     model = model_structure(run.config.arch, run.config.width, run.config.norm, 10)
     # An unfinished run has no model file: ten classes are assumed, and only the head's size is not exact.
-    weights = final_weights(run.folder) if (run.folder / "model.pt").is_file() else model.state_dict()
+    weights = final_weights(run.folder) if (run.folder / file_names.MODEL).is_file() else model.state_dict()
     parts = Parts.of(model, run.config)
     down, up = algorithms.load(run.config).message_sizes(parts.shared(weights), parts.parameters)
     return MessageSizes(down, up, size_of(parts.fixed(weights)))

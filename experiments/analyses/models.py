@@ -15,7 +15,7 @@ from federated.client.evaluation import evaluate
 from federated.client.parts import freeze
 from federated.config.run import RunConfig
 from federated.data import sets as data
-from federated.server.output import client_models, model_file
+from federated.server.output import client_models, file_names, model_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checksum import why_misfit
 
@@ -28,9 +28,9 @@ def final_weights(run: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the run is not finished, or its model damaged.
     """
-    if not (run / "model.pt").is_file():
+    if not (run / file_names.MODEL).is_file():
         raise UserError(f"{run} has no model.pt: finish the run first")
-    weights = dict(model_file.read(run / "model.pt").weights)
+    weights = dict(model_file.read(run / file_names.MODEL).weights)
     if not weights or (why := why_misfit(weights, weights)):
         raise UserError(f"{run / 'model.pt'} is damaged: {why if weights else 'it has no weights'}")
     return weights
@@ -44,7 +44,7 @@ def kept_rounds(run: Path) -> list[int]:
     """
     if found := client_models.rounds(run):
         return found
-    raise UserError(f"{run} has no {client_models.FOLDER}/: run it with --keep-clients-every")
+    raise UserError(f"{run} has no {file_names.CLIENT_MODELS}/: run it with --keep-clients-every")
 
 
 def combine(models: Sequence[Weights], coefficients: Sequence[float]) -> dict[str, Tensor]:

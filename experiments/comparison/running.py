@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 from tqdm import tqdm
 
 from federated.config.run import RunConfig, init_name, to_yaml
+from federated.server.output import file_names
 from fps_pretrain.common.errors import EXIT_FAILED
 from fps_pretrain.common.files import locked
 
@@ -134,7 +135,7 @@ class _Job:
 def done_rounds(run: RunConfig) -> int:
     """How many rounds a run's folder holds, the evaluation before the first left out."""
     try:
-        with (run.folder / "metrics.jsonl").open("rb") as file:
+        with (run.folder / file_names.METRICS).open("rb") as file:
             return max(0, sum(1 for _ in file) - 1)
     except OSError:
         return 0
@@ -142,7 +143,7 @@ def done_rounds(run: RunConfig) -> int:
 
 def is_finished(run: RunConfig) -> bool:
     """Whether a run needs no more than to be read."""
-    return done_rounds(run) == run.rounds and (run.folder / "evaluation.json").is_file()
+    return done_rounds(run) == run.rounds and (run.folder / file_names.EVALUATION).is_file()
 
 
 def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, Failure]:

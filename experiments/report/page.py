@@ -19,6 +19,7 @@ from experiments.report.statistics import percent, points
 from experiments.report.summary import Summary, default_targets, summarise
 from experiments.report.tables import clients_csv, rounds_csv, summary_csv
 from federated.config.run import MAY_DIFFER_ON_RESUME
+from federated.server.output import file_names
 from fps_pretrain.common import environment
 from fps_pretrain.common.files import write_bytes_atomically, write_text_atomically
 from fps_pretrain.common.serve import RELOAD
@@ -125,7 +126,7 @@ def _partitions(arms: Sequence[Arm]) -> list[dict[str, str]]:
     for arm in arms:
         run = arm.runs[0]
         try:
-            content = (run.folder / "partition.png").read_bytes()
+            content = (run.folder / file_names.PARTITION_PICTURE).read_bytes()
         except OSError:
             continue
         caption = f"{run.config.partition_title}, {run.config.clients} clients, seed {run.config.seed}"
@@ -139,7 +140,7 @@ def _analyses(folder: Path, runs: Sequence[Run]) -> list[dict[str, str]]:
     Those that are older than the last of the runs cannot be of all of them, and are left out.
     """
     found = []
-    last = max(((run.folder / "metrics.jsonl").stat().st_mtime for run in runs), default=0.0)
+    last = max(((run.folder / file_names.METRICS).stat().st_mtime for run in runs), default=0.0)
     for text in sorted(folder.glob("*.txt")):
         if text.stat().st_mtime < last:
             continue

@@ -10,6 +10,7 @@ import numpy as np
 import tyro
 
 from federated.config.run import RunConfig, from_yaml
+from federated.server.output import file_names
 from federated.server.output.history import Row, read_history
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
@@ -100,7 +101,7 @@ def check_report_folder(folder: Path) -> None:
         UserError: as ``check_output``, or it is the folder of a run.
     """
     check_output("--output", folder)
-    if (folder / "config.yaml").exists():
+    if (folder / file_names.CONFIG).exists():
         raise UserError(f"{folder} is the folder of a run: choose another --output")
 
 
@@ -111,7 +112,7 @@ def read_config(folder: Path) -> RunConfig:
         UserError: there is none, or it is damaged.
     """
     try:
-        text = read_text(folder / "config.yaml", MAX_CONFIG)
+        text = read_text(folder / file_names.CONFIG, MAX_CONFIG)
     except UserError as error:
         raise UserError(f"{folder} is not a run folder: it has no config.yaml that can be read") from error
     try:

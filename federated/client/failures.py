@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import math
 import time
 from typing import Literal
@@ -17,8 +16,6 @@ CLIENT_FAILED = 2
 
 DISK_FAILED = 102
 """Error code of ours for a client that cannot write what it must remember."""
-
-DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 
 HANG_GRACE = 30.0
 """Seconds beyond ``--client-timeout`` after which a client that does not stop by itself is given up."""

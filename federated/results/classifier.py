@@ -17,7 +17,7 @@ from federated.client.batch_norm import model_structure
 from federated.client.parts import with_own_part
 from federated.client.state import ClientStates
 from federated.client.workspace import resolve_device
-from federated.server.output import model_file
+from federated.server.output import file_names, model_file
 from federated.server.output.model_file import Model
 from federated.server.output.run_folder import RunFolder
 from federated.server.start.resume_checks import check_counts
@@ -136,17 +136,17 @@ def find_model(run: Path, *, best: bool, client: int | None = None) -> Model:
         if client is not None:
             raise UserError(f"{run} is a file: the models of clients are in a run folder")
         if best:
-            raise UserError(f"{run} is a file: name the run folder for its best round, or the file {model_file.BEST}")
+            raise UserError(f"{run} is a file: name the run folder for its best round, or the file {file_names.BEST}")
         return model_file.read(run)
-    if not (run / "config.yaml").is_file():
+    if not (run / file_names.CONFIG).is_file():
         raise UserError(f"{run} is not a run: it has no config.yaml")
-    if not (run / model_file.MODEL).is_file():
-        raise UserError(f"{run} has not finished: the command that began it goes on and writes {model_file.MODEL}")
+    if not (run / file_names.MODEL).is_file():
+        raise UserError(f"{run} has not finished: the command that began it goes on and writes {file_names.MODEL}")
     if best and client is not None:
         raise UserError("--best does not go with --client: of clients only what they had at the end is kept")
-    if best and not (run / model_file.BEST).is_file():
-        raise UserError(f"{run} has no {model_file.BEST}: it ran without --keep-best")
-    model = model_file.read(run / (model_file.BEST if best else model_file.MODEL))
+    if best and not (run / file_names.BEST).is_file():
+        raise UserError(f"{run} has no {file_names.BEST}: it ran without --keep-best")
+    model = model_file.read(run / (file_names.BEST if best else file_names.MODEL))
     return model if client is None else _of_client(run, model, client)
 
 

@@ -21,14 +21,11 @@ from torchmetrics.functional.classification import multiclass_accuracy, multicla
 from federated.config.run import RunConfig
 from federated.data import sets
 from federated.results.classifier import load_classifier
-from federated.server.output import model_file
+from federated.server.output import file_names
 from federated.server.output.run_folder import RunFolder
 from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked, write_text_atomically
-
-FILE = "evaluation.json"
-PICTURE = "confusion.png"
 
 MOST_NAMES = 30
 """Classes whose names still fit beside the picture."""
@@ -86,10 +83,10 @@ def evaluate(config: RunConfig) -> Path | None:
     Raises:
         UserError: the data are not there any more or have changed, or another process is at it.
     """
-    folder, file = config.folder, config.folder / FILE
+    folder, file = config.folder, config.folder / file_names.EVALUATION
     if file.is_file():
         return file
-    if not (folder / model_file.MODEL).is_file() or config.personal == "head":
+    if not (folder / file_names.MODEL).is_file() or config.personal == "head":
         return None
     dataset = sets.load(config)
     if RunFolder(folder).load_state().data_digest != dataset.digest():
@@ -108,7 +105,7 @@ def evaluate(config: RunConfig) -> Path | None:
     predicted = torch.from_numpy(np.concatenate(parts).argmax(1))
     found = measure(predicted, torch.from_numpy(test.labels), classifier.classes)
     with locked(folder):
-        draw(folder / PICTURE, np.array(found.confusion), classifier.classes, title=folder.name)
+        draw(folder / file_names.CONFUSION, np.array(found.confusion), classifier.classes, title=folder.name)
         write_text_atomically(file, json.dumps(asdict(found), indent=1, ensure_ascii=False) + "\n")
     return file
 

@@ -30,7 +30,7 @@ from federated.server.client_metrics import reported
 from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
-from federated.server.output import loggers
+from federated.server.output import file_names, loggers
 from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar, console, evaluated_head, log, log_file
 from federated.server.output.run_folder import RunFolder, State
@@ -111,7 +111,7 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     if config.threads:
         torch.set_num_threads(config.threads)
 
-    with folder.locked(), log_file(folder.path / "log.txt"):
+    with folder.locked(), log_file(folder.path / file_names.LOG):
         state = _state_of(folder, config)  # Reload under the lock.
         resume_checks.check_weights(folder.state_file, state, config, model)
         rows = folder.rewind(state.round)
@@ -195,7 +195,7 @@ def _rounds(
         if state.round == 0:
             state = client_statistics.prepare(config, space, clients, counts, state, folder, bar.client)
     if state.round == 0:
-        initialise.write_record(folder.path / "init.yaml", config, report, state.weights)
+        initialise.write_record(folder.path / file_names.INIT, config, report, state.weights)
     if clients:
         clients = clients.with_fixed(space.parts.fixed(state.weights))
     evaluator = Evaluator(config, space, clients, states)

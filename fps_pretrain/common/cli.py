@@ -20,7 +20,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 
 import tyro
 
-from fps_pretrain.common.errors import EXIT_USAGE, UserError, printable
+from fps_pretrain.common.errors import DISK_ERRORS, EXIT_USAGE, UserError, printable
 from fps_pretrain.common.options import OptionField, OptionSet, fields_of
 from fps_pretrain.common.options.text import facts, help_of
 
@@ -117,11 +117,9 @@ def _help(options: type, name: str) -> str:
     return help_of(options).get(name, "")
 
 
-_MENDABLE = frozenset(
+_MENDABLE = DISK_ERRORS | frozenset(
     getattr(errno, name)
     for name in (
-        # the disk: full, over quota, read-only, broken, a file too large, a network file system that has gone away
-        *("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG", "ESTALE", "ENOLCK", "ENODEV", "ENXIO"),
         # permissions and names
         *("EACCES", "EPERM", "ENAMETOOLONG", "ENOTDIR", "EISDIR", "ELOOP", "EXDEV"),
         # limits of the machine or the account, and a port that is taken

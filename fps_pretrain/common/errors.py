@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import logging
 from collections.abc import Iterator
@@ -12,6 +13,13 @@ EXIT_USAGE = 2
 
 EXIT_FAILED = 3
 """Exit code where training could not go on, as when it diverges."""
+
+DISK_ERRORS = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EROFS", "EIO", "EFBIG", "ESTALE", "ENOLCK", "ENODEV", "ENXIO")
+)
+"""Error numbers of a disk that is full, over quota, read-only or broken, of a file that is too large for it, and of a
+network file system that has gone away."""
 
 RESUMABLE = "the same command goes on from the last completed round"
 """What is said of a federation that could not go on, and of one that was stopped."""

@@ -11,6 +11,8 @@ from fps_pretrain.common.files import write_text_atomically
 
 MLFLOW_ID = "mlflow-run"
 """File inside the run folder with the id that MLflow gave the run."""
+MLFLOW_STORE = "mlflow.db"
+"""File inside the run folder in which MLflow keeps the run, where no server is named."""
 
 
 def check_installed(*, wandb: bool = False, mlflow: bool = False) -> None:
@@ -27,7 +29,7 @@ def check_installed(*, wandb: bool = False, mlflow: bool = False) -> None:
 
 def mlflow_uri(folder: Path) -> str:
     """Where MLflow keeps runs: at ``MLFLOW_TRACKING_URI``, or without it in the run folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder.resolve() / MLFLOW_STORE}"
 
 
 def known_mlflow_run(folder: Path) -> str | None:

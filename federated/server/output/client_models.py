@@ -16,12 +16,10 @@ from pathlib import Path
 
 from torch import Tensor
 
+from federated.server.output import file_names
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checksum import why_misfit, with_checksum
 from fps_pretrain.models.tensor_file import read_with_checksum, write_atomically
-
-FOLDER = "client_models"
-"""Name of the folder in a run folder."""
 
 KEEP = 5
 """Rounds that are kept at most."""
@@ -63,7 +61,7 @@ def save(run_folder: Path, models: ClientModels, keep: int = KEEP) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    folder = run_folder / FOLDER
+    folder = run_folder / file_names.CLIENT_MODELS
     folder.mkdir(exist_ok=True)
     content = {field.name: getattr(models, field.name) for field in fields(ClientModels)}
     content["start"], content["result"] = dict(models.start), dict(models.result)
@@ -79,7 +77,7 @@ def save(run_folder: Path, models: ClientModels, keep: int = KEEP) -> Path:
 
 def rounds(run_folder: Path) -> list[int]:
     """The rounds that a run folder has models of, in order; none without ``--keep-clients-every``."""
-    found = (_NAME.fullmatch(path.name) for path in (run_folder / FOLDER).glob("round-*.pt"))
+    found = (_NAME.fullmatch(path.name) for path in (run_folder / file_names.CLIENT_MODELS).glob("round-*.pt"))
     return sorted(int(match[1]) for match in found if match)
 
 
@@ -87,7 +85,7 @@ def rewind(run_folder: Path, last_round: int) -> None:
     """Remove the models of rounds after ``last_round``, which an interrupted run will do again."""
     for number in rounds(run_folder):
         if number > last_round:
-            (run_folder / FOLDER / f"round-{number:06d}.pt").unlink()
+            (run_folder / file_names.CLIENT_MODELS / f"round-{number:06d}.pt").unlink()
 
 
 def load(run_folder: Path, number: int) -> ClientModels:
@@ -96,7 +94,7 @@ def load(run_folder: Path, number: int) -> ClientModels:
     Raises:
         UserError: the file is missing, damaged or something else.
     """
-    path = run_folder / FOLDER / f"round-{number:06d}.pt"
+    path = run_folder / file_names.CLIENT_MODELS / f"round-{number:06d}.pt"
     content = read_with_checksum(path)
     if missing := {field.name for field in fields(ClientModels)} - content.keys():
         raise UserError(f"{path} does not hold the clients' models of a round: it lacks {', '.join(sorted(missing))}")

@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from federated.server.output import file_names
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
 
@@ -29,7 +30,7 @@ def read_history(folder: Path) -> list[Row]:
     Raises:
         UserError: there is no such file, or a line is damaged, unless it is the last and incomplete.
     """
-    path = folder / "metrics.jsonl"
+    path = folder / file_names.METRICS
     try:
         lines = read_text(path, MAX_HISTORY).splitlines()
     except UserError as error:

@@ -9,14 +9,12 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from federated.config.run import RunConfig, to_yaml
+from federated.server.output import file_names
 from federated.server.output.history import Row
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.trackers import known_mlflow_run, mlflow_uri, remember_mlflow_run
 
 Logger = Callable[[Row], None]
-
-TENSORBOARD = "tensorboard"
-"""Folder inside the run folder that ``tensorboard --logdir`` is pointed to."""
 
 
 @contextmanager
@@ -58,8 +56,8 @@ def _tensorboard(folder: Path, done: Sequence[Row]) -> Iterator[Logger]:
     from torch.utils.tensorboard import SummaryWriter
 
     # Written anew from the rows, which are few: an interrupted run may have logged a round that is repeated now.
-    shutil.rmtree(folder / TENSORBOARD, ignore_errors=True)
-    with SummaryWriter(str(folder / TENSORBOARD)) as writer:
+    shutil.rmtree(folder / file_names.TENSORBOARD, ignore_errors=True)
+    with SummaryWriter(str(folder / file_names.TENSORBOARD)) as writer:
 
         def log(row: Row) -> None:
             for name, value in scalars(row).items():

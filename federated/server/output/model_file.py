@@ -19,6 +19,7 @@ from torch import Tensor
 
 from federated.config.data import MAX_IMAGE_SIZE
 from federated.config.run import RunConfig, from_yaml
+from federated.server.output import file_names
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
 from fps_pretrain.models.checksum import check_digest, digest
@@ -26,9 +27,6 @@ from fps_pretrain.models.tensor_file import read_file, write_atomically
 
 FORMAT = "fps-classifier"
 VERSION = 2
-
-MODEL = "model.pt"
-BEST = "best.pt"
 
 
 @dataclass(frozen=True)
@@ -108,7 +106,7 @@ def keep_best(
     """
     best = best_row(rows)
     if best is not None and best["round"] == round_:
-        write(folder / BEST, config, classes, round_, weights, val_accuracy=best["val_accuracy"])
+        write(folder / file_names.BEST, config, classes, round_, weights, val_accuracy=best["val_accuracy"])
 
 
 def read(path: Path) -> Model:
@@ -152,7 +150,7 @@ def _from_config(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     """What an older file lacks, from the run's configuration beside it."""
     if {"norm", "image_size"} <= content.keys():
         return {}
-    beside = path.parent / "config.yaml"
+    beside = path.parent / file_names.CONFIG
     try:
         config = from_yaml(read_text(beside))
     except UserError as error:

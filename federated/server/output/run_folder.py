@@ -1,17 +1,4 @@
-"""A run's folder: everything needed to resume, to report and to reproduce it.
-
-    config.yaml    the configuration as resolved, and environment.json, the code and the machine it began with
-    metrics.jsonl  one line a round, round 0 being the evaluation before training
-    partition.npz  which client holds which example, and partition.png, its picture
-    state.pt       the last completed round: its weights, what the strategy carries, whose client states count, the
-                   digest of the partition, and a checksum of all this
-    secret         with --dp: a number that only the server knows, readable by its owner alone
-    client_models/ with --keep-clients-every: the clients' models of some rounds, see client_models.py
-    clients/       what clients remember, with algorithms that need it, until the run is finished; see client/state.py
-    best.pt        with --keep-best: the classifier of the round with the highest validation accuracy so far
-    model.pt       the final classifier, once finished, and curve.png; evaluation.json and confusion.png follow
-    log.txt        the log, Flower's messages among it
-    .lock          held by the process that works on the run
+"""A run's folder: everything needed to resume, to report and to reproduce it. ``file_names`` says what is in it.
 
 A folder is made aside and renamed, so that it is complete when it appears. From then on a round's line is written
 before the state. A run that is killed between the two cuts the line off and repeats the round.
@@ -40,7 +27,7 @@ from federated.data.partition import Partition
 from federated.data.partition_file import load_partition, save_partition
 from federated.data.partition_plot import plot_partition
 from federated.data.sets import Dataset
-from federated.server.output import client_models, model_file
+from federated.server.output import client_models, file_names, model_file
 from federated.server.output.curve import plot_curve
 from federated.server.output.history import Row, read_history
 from federated.weights import Weights
@@ -105,10 +92,10 @@ class RunFolder:
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
         advice = "choose another --output or remove it"
-        if not (path / "config.yaml").is_file():
+        if not (path / file_names.CONFIG).is_file():
             raise UserError(f"{path} exists and is not a run: {advice}")
         try:
-            saved = from_yaml(read_text(path / "config.yaml"))
+            saved = from_yaml(read_text(path / file_names.CONFIG))
         except UserError as error:
             raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
         if differing := differences(saved, without_secrets(config)):
@@ -128,12 +115,12 @@ class RunFolder:
         try:
             with create_folder_atomically(path) as partial:
                 folder = cls(partial)
-                write_text_atomically(partial / "config.yaml", to_yaml(config, for_clients=True))
+                write_text_atomically(partial / file_names.CONFIG, to_yaml(config, for_clients=True))
                 if config.dp != "none":
                     folder._write_secret(config.dp_secret)
-                (partial / "metrics.jsonl").touch()
-                save_partition(partial / "partition.npz", partition)
-                plot_partition(partial / "partition.png", partition, data.train.labels, data.classes)
+                (partial / file_names.METRICS).touch()
+                save_partition(partial / file_names.PARTITION, partition)
+                plot_partition(partial / file_names.PARTITION_PICTURE, partition, data.train.labels, data.classes)
                 folder.save_state(state)
                 environment.record(partial)
         except OSError as error:
@@ -144,7 +131,7 @@ class RunFolder:
 
     def config(self) -> RunConfig:
         """The configuration that the run began with, as resolved."""
-        return from_yaml(read_text(self.path / "config.yaml"))
+        return from_yaml(read_text(self.path / file_names.CONFIG))
 
     def locked(self) -> contextlib.AbstractContextManager[None]:
         """Keep other processes from working on this run; see ``common.files.locked``."""
@@ -153,12 +140,12 @@ class RunFolder:
     @property
     def state_file(self) -> Path:
         """The last completed round."""
-        return self.path / "state.pt"
+        return self.path / file_names.STATE
 
     @property
     def partition_file(self) -> Path:
         """Which client holds which example."""
-        return self.path / "partition.npz"
+        return self.path / file_names.PARTITION
 
     def secret(self) -> int:
         """The number that only the server knows, from which the noise of ``--dp`` is drawn.
@@ -166,7 +153,7 @@ class RunFolder:
         Raises:
             UserError: the run has none.
         """
-        path = self.path / "secret"
+        path = self.path / file_names.SECRET
         try:
             number, *check = read_text(path).split()
             if check and check != [_check_of(number)]:
@@ -177,7 +164,7 @@ class RunFolder:
 
     def _write_secret(self, given: int | None) -> None:
         secret = secrets.randbits(SECRET_BITS) if given is None else given
-        descriptor = os.open(self.path / "secret", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        descriptor = os.open(self.path / file_names.SECRET, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w") as file:
             file.write(f"{secret}\n{_check_of(str(secret))}\n")
             file.flush()
@@ -186,7 +173,7 @@ class RunFolder:
     @property
     def client_states(self) -> Path:
         """Where clients keep what they remember."""
-        return self.path / "clients"
+        return self.path / file_names.CLIENT_STATES
 
     @property
     def training_data(self) -> Path:
@@ -222,7 +209,7 @@ class RunFolder:
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in row.items()
         }
-        with (self.path / "metrics.jsonl").open("a") as file:
+        with (self.path / file_names.METRICS).open("a") as file:
             file.write(json.dumps(row, allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
@@ -254,15 +241,15 @@ class RunFolder:
         for left_over in self.path.glob(".*.partial"):
             shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
         text = "".join(json.dumps(row) + "\n" for row in rows)
-        if text != (self.path / "metrics.jsonl").read_text():
-            write_text_atomically(self.path / "metrics.jsonl", text)
+        if text != (self.path / file_names.METRICS).read_text():
+            write_text_atomically(self.path / file_names.METRICS, text)
         client_models.rewind(self.path, last_round)
         return rows
 
     @property
     def has_model(self) -> bool:
         """Whether the final model was written, the last thing a run does."""
-        return (self.path / model_file.MODEL).is_file()
+        return (self.path / file_names.MODEL).is_file()
 
     def keep_best(self, config: RunConfig, classes: tuple[str, ...], state: State) -> None:
         """With ``--keep-best``, write best.pt if the last completed round is the best so far."""
@@ -274,14 +261,14 @@ class RunFolder:
 
         With ``--bn-stats local`` or ``--personal head`` the states stay: they belong to the clients' final models.
         """
-        plot_curve(self.path / "curve.png", self.history(), title=self.path.name)
+        plot_curve(self.path / file_names.CURVE, self.history(), title=self.path.name)
         if keeps_own_part(config):
             states = ClientStates(self.client_states, state.run)
             for client, last_round in enumerate(state.client_rounds.tolist()):
                 states.keep(client, last_round)
         else:  # no later command reads them
             shutil.rmtree(self.client_states, ignore_errors=True)
-        model_file.write(self.path / model_file.MODEL, config, classes, state.round, state.weights)
+        model_file.write(self.path / file_names.MODEL, config, classes, state.round, state.weights)
 
 
 def _check_of(number: str) -> str:

@@ -16,6 +16,7 @@ from federated.config.run import RunConfig
 from federated.data.partition import count_labels, describe_counts
 from federated.data.partition_plot import plot_counts
 from federated.server.exchange import Arrived, Clients, RunFailed
+from federated.server.output import file_names
 from federated.server.output.progress import log
 from federated.server.output.run_folder import RunFolder, State
 from federated.server.replies import BadReply, read_sums
@@ -67,7 +68,7 @@ def prepare(
         RunFailed: a client does not answer.
     """
     if config.partition == "nodes":
-        plot_counts(folder.path / "partition.png", counts, space.dataset.classes)
+        plot_counts(folder.path / file_names.PARTITION_PICTURE, counts, space.dataset.classes)
         log.info(f"clients {describe_counts(counts)}")
     weights = state.weights
     assert config.image_size is not None

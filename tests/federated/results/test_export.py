@@ -15,7 +15,7 @@ from federated import load_classifier
 from federated.config.run import RunConfig
 from federated.data import sets
 from federated.results import export, onnx_file
-from federated.results.own_files import OWN
+from federated.server.output import file_names
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import load_encoder, save_encoder
@@ -146,7 +146,7 @@ def test_a_name_says_no_other_format(tmp_path: Path, form: str, name: str) -> No
 
 
 def test_no_file_of_a_run_is_written_over(config: RunConfig, copied: Callable[[], Path], tmp_path: Path) -> None:
-    assert {path.name for path in config.folder.iterdir()} <= OWN
+    assert {path.name for path in config.folder.iterdir()} <= file_names.ALL
     folder = copied()
     (tmp_path / "link").symlink_to(folder)
     before = (folder / "state.pt").read_bytes()

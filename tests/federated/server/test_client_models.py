@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from federated.server.output import client_models
+from federated.server.output import client_models, file_names
 from federated.server.output.client_models import ClientModels
 from federated.server.run import run
 from fps_pretrain.common.errors import UserError
@@ -47,8 +47,8 @@ def test_rounds_that_will_be_done_again_go(tmp_path):
 
 
 def test_another_file_is_refused(tmp_path):
-    (tmp_path / client_models.FOLDER).mkdir()
-    torch.save({"round": 1}, tmp_path / client_models.FOLDER / "round-000001.pt")
+    (tmp_path / file_names.CLIENT_MODELS).mkdir()
+    torch.save({"round": 1}, tmp_path / file_names.CLIENT_MODELS / "round-000001.pt")
     with pytest.raises(UserError, match="lacks clients"):
         client_models.load(tmp_path, 1)
     with pytest.raises(UserError):

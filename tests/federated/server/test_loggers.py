@@ -12,7 +12,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from federated.config.run import RunConfig
-from federated.server.output import loggers
+from federated.server.output import file_names, loggers
 from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.trackers import MLFLOW_ID
@@ -22,7 +22,7 @@ Tiny = Callable[..., RunConfig]
 
 def logged(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard shows: steps and values by name."""
-    events = EventAccumulator(str(folder / loggers.TENSORBOARD))
+    events = EventAccumulator(str(folder / file_names.TENSORBOARD))
     events.Reload()
     return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -52,7 +52,7 @@ def test_tensorboard_has_each_round_once_however_often_a_run_is_resumed(
 
 
 def test_no_tensorboard_unless_asked_for(tiny: Tiny) -> None:
-    assert not (run(tiny(rounds=1), quiet=True).folder / loggers.TENSORBOARD).exists()
+    assert not (run(tiny(rounds=1), quiet=True).folder / file_names.TENSORBOARD).exists()
 
 
 def test_only_numbers_are_logged() -> None:
