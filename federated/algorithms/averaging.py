@@ -95,7 +95,9 @@ def lower_median(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
 
 
 def mean_metrics(metrics: Sequence[Mapping[str, float]], counts: Sequence[float]) -> dict[str, float]:
-    """Mean of the clients' metrics weighted by ``counts``, added up in the order given."""
+    """Mean of the clients' metrics weighted by ``counts``, added up in the order given; nothing of no clients."""
+    if not metrics:
+        return {}
     total = sum(counts)
     shares = [count / total for count in counts]
     return {

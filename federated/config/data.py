@@ -94,11 +94,11 @@ class PartitionOptions(DataOptions):
     min_partition_size: Count = 2
     """Fewest examples a client may have."""
     participation: Annotated[float, Gt(0), Le(1)] = 1.0
-    """Share of the clients that train in a round."""
+    """Share of the clients that train in a round; with --dp the probability with which each client does."""
 
     @property
     def participants(self) -> int:
-        """How many clients train in a round: a share of them, at least one."""
+        """How many clients train in a round, with ``--dp`` on average: a share of them, at least one."""
         return max(1, round(self.participation * self.clients))
 
     @property

@@ -12,3 +12,12 @@ def sample_clients(seed: int, server_round: int, clients: int, count: int) -> li
     """
     chosen = numpy_rng(seed, "participants", server_round).choice(clients, count, replace=False)
     return sorted(int(client) for client in chosen)
+
+
+def sample_each_client(seed: int, server_round: int, clients: int, probability: float) -> list[int]:
+    """The clients that train in a round where each is drawn by itself, with the same probability (Poisson sampling).
+
+    A function of (seed, round), in order. Their number varies, and may be 0.
+    """
+    drawn = numpy_rng(seed, "each participant", server_round).random(clients) < probability
+    return [int(client) for client in drawn.nonzero()[0]]

@@ -131,7 +131,7 @@ class Clients:
     ) -> Iterator[Message]:
         """Send messages; the replies as they arrive, error replies among them, for ``patience`` seconds at most."""
         end = math.inf if patience is None else time.monotonic() + patience
-        pending = set(self.engine.grid.push_messages(messages))
+        pending = set(self.engine.grid.push_messages(messages)) if messages else set()
         done = 0
         while pending and time.monotonic() < end:
             new = list(self.engine.grid.pull_messages(pending))

@@ -1,8 +1,10 @@
 """Central differential privacy of clients: what the server publishes tells little about who took part, or with what.
 
-Each participant's update is clipped and Gaussian noise is added to their sum (McMahan et al. 2018, "Learning
-Differentially Private Recurrent Language Models", algorithm 1). The clipping norm is fixed, or follows a quantile of
-the updates' norms (Andrew et al. 2021, "Differentially Private Learning with Adaptive Clipping", algorithm 1).
+Each client is drawn by itself, its update is clipped, Gaussian noise is added to the sum of the updates, and the sum is
+divided by the number of clients that was to be expected (McMahan et al. 2018, "Learning Differentially Private
+Recurrent Language Models", algorithm 1, with its estimator f_f). So one client more or less changes one term of the sum
+and nothing else. The clipping norm is fixed, or follows a quantile of the updates' norms (Andrew et al. 2021,
+"Differentially Private Learning with Adaptive Clipping", algorithm 1).
 
 Flower's wrappers are not used for four reasons, seen in 1.41: they add the noise behind the server's optimizer, where
 its size no longer fits what one client can change; they draw it from NumPy's global generator, so that no run could be
@@ -12,8 +14,10 @@ away from the quantile; and with their accountant they refuse every strategy but
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 
@@ -22,6 +26,7 @@ from torch import Tensor
 
 from federated.algorithms.base import Replies, ServerState, Update
 from federated.config.run import RunConfig
+from federated.server.cohort import sample_each_client
 from federated.weights import Weights
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
@@ -43,43 +48,45 @@ def check_installed() -> None:
 
 
 @cache
-def epsilon(releases: int, noise: float, participants: int, clients: int, delta: float) -> float:
-    """The epsilon that belongs to ``delta`` after a number of rounds, for one client's updates replaced by zeros.
+def epsilon(rounds: int, noise: float, probability: float, delta: float) -> float:
+    """The epsilon that belongs to ``delta`` after a number of rounds, for one client more or less.
 
-    With an adaptive norm the client's part of the count of updates below it is replaced by a half (Andrew et al. 2021,
-    theorem 1).
-
-    Two bounds hold, and the smaller is given: Gaussian noise without regard to sampling; and Gaussian noise amplified
-    by sampling clients without replacement (Wang et al. 2019, "Subsampled Renyi Differential Privacy and Analytical
-    Moments Accountant"), which counts a client that takes another's place and so twice the sensitivity.
+    Gaussian noise, amplified by drawing each client by itself (Mironov, Talwar and Zhang 2019, "Renyi Differential
+    Privacy of the Sampled Gaussian Mechanism").
 
     Args:
-        releases: rounds so far.
+        rounds: rounds so far.
         noise: the noise multiplier, relative to the clipping norm.
-        participants: clients that are asked in a round.
-        clients: clients that there are.
+        probability: with which a client takes part in a round.
         delta: the probability with which the bound may fail.
     """
-    from dp_accounting import GaussianDpEvent, NeighboringRelation, SampledWithoutReplacementDpEvent
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
     from dp_accounting.rdp import RdpAccountant
 
-    if not releases:
+    if not rounds:
         return 0.0
-    plain = RdpAccountant()
-    plain.compose(GaussianDpEvent(noise), releases)
-    bounds = [plain.get_epsilon(delta)]
-    if participants < clients:
-        sampled = RdpAccountant(neighboring_relation=NeighboringRelation.REPLACE_ONE)
-        event = SampledWithoutReplacementDpEvent(clients, participants, GaussianDpEvent(noise / 2))
-        sampled.compose(event, releases)
-        bounds.append(sampled.get_epsilon(delta))
-    return float(min(bounds))
+    accountant, event = RdpAccountant(), GaussianDpEvent(noise)
+    with _quiet_accountant():
+        accountant.compose(PoissonSampledDpEvent(probability, event) if probability < 1 else event, rounds)
+    return float(accountant.get_epsilon(delta))
+
+
+@contextmanager
+def _quiet_accountant() -> Iterator[None]:
+    """Drop its warnings, one for each Renyi order that it leaves out; the bound holds with those that are left."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def count_noise(noise: float, participants: int) -> float:
     """Standard deviation of the noise on how many updates were below the clipping norm, in updates.
 
-    A twentieth of the participants (Andrew et al. 2021), or, where those are so few that this would
+    A twentieth of the participants to be expected (Andrew et al. 2021), or, where those are so few that this would
     leave hardly any privacy for the updates, as much as the noise multiplier.
     """
     return max(participants / 20, noise)
@@ -98,17 +105,17 @@ class CentralPrivacy:
     """Clips and noises the replies before an algorithm combines them: what it makes of them costs no further privacy.
 
     The algorithm must depend on the replies through their mean alone. They all count the same, whatever their numbers
-    of examples. The noise is a function of (secret, round), so that a resumed run draws the same; the secret stays with
-    the server, since whoever knows the noise can subtract it.
+    of examples. Noise and participants are functions of (secret, round), so that a resumed run draws the same; the
+    secret stays with the server, since whoever knows the noise can subtract it.
 
     Args:
         noise: the noise multiplier, relative to the clipping norm.
         clip: the clipping norm of the first round.
         quantile: the share of updates that the clipping norm should leave unclipped; None for a fixed norm.
         delta: the probability with which the reported epsilon may fail.
-        participants: clients that are asked in a round.
+        participants: how many clients are to be expected in a round.
         clients: clients that there are.
-        secret: fixes the noise.
+        secret: fixes the noise, and who takes part.
     """
 
     noise: float
@@ -135,34 +142,47 @@ class CentralPrivacy:
             secret=secret,
         )
 
+    @property
+    def probability(self) -> float:
+        """With which a client takes part in a round."""
+        return self.participants / self.clients
+
+    def sample_clients(self, server_round: int) -> list[int]:
+        """Who takes part in a round: each client by itself, so that nobody's part depends on another's."""
+        return sample_each_client(self.secret, server_round, self.clients, self.probability)
+
     def init(self) -> ServerState:
         """The state before the first round."""
         return self.state_of(self.clip, 0)
 
     def release(self, state: Mapping[str, Weights], params: Weights, server_round: int) -> Release:
         """What may be published of a round's updates of ``params``."""
-        clip, releases = float(state["privacy"]["clip"]), int(state["privacy"]["releases"]) + 1
-        return Release(self, params, server_round, clip, releases)
+        clip, rounds = float(state["privacy"]["clip"]), int(state["privacy"]["rounds"]) + 1
+        return Release(self, params, server_round, clip, rounds)
 
     def add_noise(self, change: Weights, clip: float, server_round: int) -> None:
-        """Add a round's noise to the sum's first update, in place."""
+        """Add a round's noise to the sum of the updates, in place."""
         multiplier = self.noise if self.quantile is None else update_noise(self.noise, self.participants)
         rng = numpy_rng(self.secret, "privacy", server_round)
         for tensor in change.values():
             tensor += torch.from_numpy(rng.normal(0.0, multiplier * clip, tuple(tensor.shape)))
 
     def next_clip(self, clip: float, below: int, count: int, server_round: int) -> float:
-        """The clipping norm moved towards the quantile, by a noisy count of the updates below it (Andrew et al.)."""
+        """The clipping norm moved towards the quantile, by a noisy count of the updates below it (Andrew et al.).
+
+        An update counts as plus or minus a half, one that is not there as 0 (theorem 1).
+        """
         if self.quantile is None:
             return clip
         rng = numpy_rng(self.secret, "privacy-count", server_round)
         noise = float(rng.normal(0, count_noise(self.noise, self.participants)))
-        return clip * math.exp(-CLIP_RATE * ((below + noise) / count - self.quantile))
+        share = 0.5 + (below - count / 2 + noise) / self.participants
+        return clip * math.exp(-CLIP_RATE * (share - self.quantile))
 
     @staticmethod
-    def state_of(clip: float, releases: int) -> ServerState:
+    def state_of(clip: float, rounds: int) -> ServerState:
         """A clipping norm, and how many rounds were published, as the server remembers them."""
-        return {"privacy": {"clip": torch.tensor(clip, dtype=torch.float64), "releases": torch.tensor(releases)}}
+        return {"privacy": {"clip": torch.tensor(clip, dtype=torch.float64), "rounds": torch.tensor(rounds)}}
 
 
 def clip_(update: Mapping[str, Tensor], norm: float) -> float:
@@ -176,45 +196,48 @@ def clip_(update: Mapping[str, Tensor], norm: float) -> float:
 
 @dataclass
 class Release:
-    """What may be published of a round's updates: clipped, with the noise of their sum in the first.
+    """What may be published of a round's updates: the sum of the clipped ones with its noise, in shares of a client.
 
     Args:
         privacy: how they are clipped and noised.
         params: what they are updates of.
         server_round: the round, which fixes the noise.
         clip: this round's clipping norm.
-        releases: rounds that are published with this one.
+        rounds: rounds that are published with this one.
     """
 
     privacy: CentralPrivacy
     params: Weights
     server_round: int
     clip: float
-    releases: int
+    rounds: int
     _below: int = 0
     _count: int = 0
 
     def of(self, replies: Replies) -> Replies:
-        """The updates as they may be published, one by one; all count the same."""
-        return Replies(self._updates(replies), [1] * len(replies.expected_examples))
+        """One update in the place of all, of which it is the mean, but for the number that they are divided by."""
+        return Replies(self._published(replies), [1])
 
-    def _updates(self, updates: Iterable[Update]) -> Iterator[Update]:
+    def _published(self, updates: Iterable[Update]) -> Iterator[Update]:
+        total = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in self.params.items()}
+        self.privacy.add_noise(total, self.clip, self.server_round)
         for update in updates:
             change = {name: tensor.double() - self.params[name].double() for name, tensor in update.weights.items()}
             self._below += clip_(change, self.clip) <= self.clip
-            if self._count == 0:
-                self.privacy.add_noise(change, self.clip, self.server_round)
             self._count += 1
-            weights = {name: (tensor.double() + change[name]).to(tensor.dtype) for name, tensor in self.params.items()}
-            yield update._replace(weights=weights, num_examples=1)
+            for name, tensor in change.items():
+                total[name] += tensor
+        share = 1 / self.privacy.participants
+        weights = {name: (old.double() + share * total[name]).to(old.dtype) for name, old in self.params.items()}
+        yield Update(weights, 1, {})
 
     def state(self) -> ServerState:
         """The clipping norm of the next round and how many rounds were published; once all updates are through."""
         clip = self.privacy.next_clip(self.clip, self._below, self._count, self.server_round)
-        return self.privacy.state_of(clip, self.releases)
+        return self.privacy.state_of(clip, self.rounds)
 
     def metrics(self) -> dict[str, float]:
         """``dp_epsilon``, spent so far, and ``dp_clip``, this round's clipping norm."""
         private = self.privacy
-        spent = epsilon(self.releases, private.noise, private.participants, private.clients, private.delta)
+        spent = epsilon(self.rounds, private.noise, private.probability, private.delta)
         return {"dp_epsilon": spent, "dp_clip": self.clip}

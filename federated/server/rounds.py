@@ -27,7 +27,7 @@ from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
-from federated.server.replies import Expected
+from federated.server.replies import TRAINING_METRICS, Expected
 from federated.weights import all_finite
 
 
@@ -62,8 +62,7 @@ class Loop:
         algorithm: what clients and server do.
         clients: the clients, at their nodes.
         most_examples: how many training examples each client has.
-        sampling_seed: fixes who takes part; with ``--dp`` the server's secret, else the run's seed.
-        privacy: clips and noises the replies, or None.
+        privacy: draws the participants, clips and noises their replies, or None.
     """
 
     config: RunConfig
@@ -71,7 +70,6 @@ class Loop:
     algorithm: Algorithm
     clients: Clients
     most_examples: list[int]
-    sampling_seed: int
     privacy: CentralPrivacy | None = None
 
     def run(
@@ -90,7 +88,8 @@ class Loop:
             result = self.round(server_round, state, bar)
             self._keep_client_models(folder, state, result)
             state = result.state
-            row = {**evaluator.row(state), **result.metrics, "clients": reported(result.reports)}
+            untrained = dict.fromkeys(TRAINING_METRICS)  # of a round with --dp in which nobody takes part
+            row = {**evaluator.row(state), **untrained, **result.metrics, "clients": reported(result.reports)}
             row["participants"] = result.participants
             row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
             record(self.config, row, started, folder, publish, bar)
@@ -128,7 +127,7 @@ class Loop:
                 replies is not finite.
         """
         config = self.config
-        participants = sample_clients(self.sampling_seed, server_round, config.clients, config.participants)
+        participants = self._participants(server_round)
         told = {
             client: {"server-round": server_round, "state-round": int(state.client_rounds[client])}
             for client in participants
@@ -168,6 +167,11 @@ class Loop:
         following = replace(state, round=server_round, weights=weights, client_rounds=client_rounds, server=server)
         return Round(following, participants, arrivals.failures, arrivals.reports, metrics, arrivals.models)
 
+    def _participants(self, server_round: int) -> list[int]:
+        if self.privacy:
+            return self.privacy.sample_clients(server_round)
+        return sample_clients(self.config.seed, server_round, self.config.clients, self.config.participants)
+
     def _expected(self) -> Expected:
         parts, buffers = self.space.parts, self.config.bn_stats != "server"
         like = parts.shared(self.space.model.state_dict())
@@ -183,13 +187,15 @@ class Loop:
         """
         yield from arrivals.updates(replies)
         config, failures, good = self.config, arrivals.failures, len(arrivals.reports)
-        if good < config.min_clients:
-            asked, first = good + len(failures), next(iter(failures))
+        asked = good + len(failures)
+        # With --dp fewer clients may be asked, even none, in whose place there is noise.
+        if good < min(config.min_clients, asked):
+            first = next(iter(failures))
             raise RunFailed(
                 f"{len(failures)} of {asked} clients failed in round {server_round} and --min-clients is "
                 f"{config.min_clients}; client {first}: {failures[first]}"
             )
-        if good < config.least_replies:
+        if good < min(config.least_replies, asked):
             raise RunFailed(f"{good} replies in round {server_round} are too few for --strategy {config.strategy}")
 
     def _combine(
@@ -205,9 +211,8 @@ class Loop:
         if release:
             replies = release.of(replies)
         combined = self.algorithm.combine(state.server, params, replies, self._setting(server_round))
-        metrics = combined.metrics
-        if metrics is None:
-            reports = arrivals.reports.values()
+        metrics, reports = combined.metrics, arrivals.reports.values()
+        if release or metrics is None:
             counts = [1 if release else report.num_examples for report in reports]
             metrics = mean_metrics([report.metrics for report in reports], counts)
         weights = {**state.weights, **arrivals.buffers(), **combined.params}

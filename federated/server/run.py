@@ -213,7 +213,6 @@ def _rounds(
         algorithm=algorithms.load(config),
         clients=clients,
         most_examples=counts.sum(axis=1).tolist(),
-        sampling_seed=config.seed if secret is None else secret,
         privacy=None if secret is None else CentralPrivacy.of(config, secret),
     )
     return loop.run(state, folder, publish, evaluator, bar)

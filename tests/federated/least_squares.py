@@ -145,7 +145,6 @@ class Federated:
             algorithm=algorithms.load(self.config),
             clients=Clients.find(Engine(grid, message_config), self.config),
             most_examples=[len(part) for part in problem.targets],
-            sampling_seed=self.config.seed,
         )
         weights = {"head.weight": torch.zeros(1, problem.dim, dtype=torch.float64)}
         never = torch.zeros(problem.clients, dtype=torch.int64)

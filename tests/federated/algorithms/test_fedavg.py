@@ -135,7 +135,6 @@ def test_a_full_batch_round_is_a_centralised_step(clients: int) -> None:
         algorithm=algorithms.load(config),
         clients=Clients.find(Engine(InProcessGrid(client_app, clients), message_config), config),
         most_examples=[len(part) for part in partition],
-        sampling_seed=0,
     )
     with RoundBar(1, 0, quiet=True) as bar:
         result = loop.round(1, State(0, start, "", "", torch.zeros(clients, dtype=torch.int64)), bar)

@@ -89,7 +89,6 @@ def loop(strategy: str, grid: InProcessGrid | None = None, **fields: Any) -> Loo
         algorithm=algorithms.load(config),
         clients=Clients.find(Engine(grid or Answering(strategy), ConfigRecord({"run-config": "x"})), config),
         most_examples=[1000] * CLIENTS,
-        sampling_seed=config.seed,
     )
 
 
