@@ -49,10 +49,12 @@ class Command:
 
 def main(command: Command) -> int:
     """Publish; returns the exit code."""
+    from fps_pretrain.models.card import federation_command
+
     hub.parse(command.name)
     content = readable(command.checkpoint)
     upload(command, content)
-    print(f"published; start a federation: python run_fl.py --init {command.name} --arch {content['arch']}")
+    print(f"published; start a federation: {federation_command(content, command.name)}")
     return 0
 
 
