@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import LOCK, keep_existing, locked, read_text
+from fps_pretrain.common.files import LOCK, PARTIALS, keep_existing, locked, read_text, remove_partials
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.models.checkpoint import digest_held
@@ -58,8 +58,7 @@ def open_run(
     state = newest_state(folder)
     if state is not None:
         check_state(state, like, config.total_steps)
-    for path in _partials(folder):
-        path.unlink(missing_ok=True)
+    remove_partials(folder)
     write_yaml(folder / CONFIG, config)
     torn = folder / STATE
     if torn.exists() and state != torn:
@@ -74,10 +73,6 @@ def _keep_aside(folder: Path) -> Path | None:
         return keep_existing(folder)
 
 
-def _partials(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name.startswith(".") and path.suffix == ".partial"]
-
-
 def _examine(config: PretrainConfig, native: Precision) -> PretrainConfig:
     """The configuration with its precision resolved, if its run folder is empty or holds its run.
 
@@ -89,7 +84,7 @@ def _examine(config: PretrainConfig, native: Precision) -> PretrainConfig:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--run-dir {folder} is not a folder: name another one")
     # A process killed at the start leaves the lock's file and what it was writing.
-    if not folder.exists() or not set(folder.iterdir()) - {*_partials(folder), folder / LOCK}:
+    if not folder.exists() or not set(folder.iterdir()) - {*folder.glob(PARTIALS), folder / LOCK}:
         return _with_precision_of(None, config, native)
     if not (folder / CONFIG).is_file():
         raise UserError(f"--run-dir {folder} exists and is not a pre-training run: name another folder")
