@@ -21,7 +21,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from federated.client.state import ClientStates
@@ -199,7 +198,7 @@ class RayGrid(PoolGrid):
         self._options: dict[str, Any] = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
         if device == "cuda":
             self._options["num_gpus"] = _gpu_share(config, resources.get("GPU", 0), workers)
-        empty = space.dataset.train.take(torch.empty(0, dtype=torch.int64).numpy())
+        empty = space.dataset.train.none()
         test = space.dataset.test if config.asks_clients else empty
         shown = dataclasses.replace(space.dataset, validation=empty, test=test)
         data, partition = ray.put(shown), ray.put(space.partition)
