@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import importlib.util
 import logging
 import os
 import signal
@@ -35,16 +34,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a cluster's machine to answer."""
-
-
-def check_installed() -> None:
-    """Refuse the Ray engine where Ray is not installed.
-
-    Raises:
-        UserError: there is no Ray.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--engine ray needs Ray: pip install 'fps-federated[ray]'")
 
 
 @contextlib.contextmanager
