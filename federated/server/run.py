@@ -42,6 +42,7 @@ from fps_pretrain.common.errors import UserError, check_installed
 from fps_pretrain.common.trackers import check_trackers
 from fps_pretrain.models.checkpoint import LoadReport
 from fps_pretrain.models.checksum import digest
+from fps_pretrain.models.hardware import resolve_device
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ def _check_here(config: RunConfig, grid: Grid | None) -> None:
     check_trackers(wandb=config.wandb, mlflow=config.mlflow)
     if config.dp != "none":
         check_installed("--dp", "dp-accounting", "dp_accounting", extra="dp")
-    workspace.resolve_device(config.device)
+    resolve_device(config.device)
 
 
 def _rounds(
