@@ -200,7 +200,7 @@ def _rounds(
     evaluator = Evaluator(config, space, clients, states)
     if not evaluated:
         started = time.perf_counter()
-        row = evaluator.first_row(state)
+        row = evaluator.row(state)
         row.update(train_loss=None, train_accuracy=None, clients=reported({}), participants=[], failures=[])
         record(config, row, started, folder, publish, bar)
     if clients is None:
