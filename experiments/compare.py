@@ -98,10 +98,11 @@ def main(config: CompareConfig) -> int:
     from federated.server.output.run_folder import RunFolder
     from federated.server.start.initialise import initial_encoder
 
-    for run in [*config.candidates(), *config.runs({})]:  # refuse now what would be refused hours from now
+    planned = [*config.candidates(), *config.runs({})]
+    for run in planned:  # refuse now what would be refused hours from now
         RunFolder.find(run.folder, run)
         initial_encoder(run)
-    check_revisions([run.folder for run in (*config.candidates(), *config.runs({}))], config.allow_different)
+    check_revisions([run.folder for run in planned], config.allow_different)
     with serving(config.folder, config.run.serve):
         return _run(config)
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import cast
 
-import numpy as np
 import torch
 from flwr.app import ConfigRecord
 
@@ -103,7 +102,7 @@ def find(message: ConfigRecord, node: Mapping[str, object] = MappingProxyType({}
 
 def _of_node(config: RunConfig, classes: Sequence[str], node: Mapping[str, object]) -> Workspace:
     train, test = data.load_of_node(Path(str(node["data"])), config, classes)
-    return Workspace.build(config, data.Dataset(train, train.take(np.empty(0, np.int64)), test, tuple(classes)), [])
+    return Workspace.build(config, data.Dataset(train, train.none(), test, tuple(classes)), [])
 
 
 def _key(message: ConfigRecord, node: Mapping[str, object] = MappingProxyType({})) -> tuple[str, str, str]:

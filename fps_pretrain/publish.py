@@ -16,7 +16,7 @@ from typing import Any
 import tyro
 
 from fps_pretrain.common import cli
-from fps_pretrain.common.errors import UserError, one_line
+from fps_pretrain.common.errors import UserError, check_installed, one_line
 from fps_pretrain.models import hub
 
 PROG = "fps_pretrain.publish"
@@ -49,10 +49,12 @@ class Command:
 
 def main(command: Command) -> int:
     """Publish; returns the exit code."""
+    from fps_pretrain.models.card import federation_command
+
     hub.parse(command.name)
     content = readable(command.checkpoint)
     upload(command, content)
-    print(f"published; start a federation: python run_fl.py --init {command.name} --arch {content['arch']}")
+    print(f"published; start a federation: {federation_command(content, command.name)}")
     return 0
 
 
@@ -99,11 +101,10 @@ def upload(command: Command, content: dict[str, Any]) -> None:
 
     card = model_card(content, command.name, command.license)
     with one_line(f"cannot publish {command.repository}"), tempfile.TemporaryDirectory() as folder:
-        try:
-            from huggingface_hub import CommitOperationAdd, HfApi
-            from huggingface_hub.errors import HfHubHTTPError
-        except ImportError as error:
-            raise UserError("publishing needs huggingface_hub: pip install 'fps-federated[hub]'") from error
+        check_installed("publishing", "huggingface_hub", "huggingface_hub", extra="hub")
+        from huggingface_hub import CommitOperationAdd, HfApi
+        from huggingface_hub.errors import HfHubHTTPError
+
         weights = Path(folder, hub.USUAL_FILE)
         safetensors_file.write(weights, content)
         files = [CommitOperationAdd(hub.USUAL_FILE, str(weights)), CommitOperationAdd("README.md", card.encode())]

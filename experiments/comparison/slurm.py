@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from fps_pretrain.common import cli
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import UserError, check_installed
 
 MOST_RESTARTS = 100
 """How often a job whose time is up is queued again."""
@@ -91,10 +91,9 @@ class Cluster:
     shared = False
 
     def __init__(self, options: Sequence[str], folder: Path) -> None:
-        try:
-            import submitit
-        except ImportError:
-            raise UserError("--slurm needs submitit: pip install -e '.[slurm]'") from None
+        check_installed("--slurm", "submitit", "submitit", extra="slurm")
+        import submitit
+
         self.scratch: Path | None = folder
         try:
             self._executor = submitit.SlurmExecutor(folder, max_num_timeout=MOST_RESTARTS)

@@ -21,8 +21,7 @@ from federated.config.training import FEATURE_CACHE
 from federated.data import sets as data
 from federated.data.partition import Partition
 from federated.weights import Weights
-from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.hardware import Precision, native_precision
+from fps_pretrain.models.hardware import Precision, fix_algorithms, native_precision, resolve_device
 
 Forward = Callable[[nn.Module, Tensor], Tensor]
 """An encoder and images to features."""
@@ -66,9 +65,7 @@ class Workspace:
         """Put the training examples and a model of any weights on the configured device."""
         device = resolve_device(config.device)
         if device.type == "cuda":
-            # cuDNN may otherwise choose another algorithm, with other roundings, the next time.
-            torch.backends.cudnn.deterministic = True
-            torch.backends.cudnn.benchmark = False
+            fix_algorithms()
         model = model_structure(config.arch, config.width, config.norm, len(dataset.classes))
         encoder = model.get_submodule("encoder")
         forward = _forward_in_bfloat16 if precision_of(config, device) == "bf16" else _forward
@@ -171,20 +168,7 @@ def _compiled_in_training(forward: Forward) -> Forward:
 def _forward_in_bfloat16(encoder: nn.Module, images: Tensor) -> Tensor:
     """What the encoder's own ``forward`` does, under autocast; features in 32 bits."""
     with torch.autocast(images.device.type, torch.bfloat16):
-        return cast(Tensor, type(encoder).forward(encoder, images)).float()
-
-
-def resolve_device(name: str) -> torch.device:
-    """The device of that name; auto is a GPU if there is one.
-
-    Raises:
-        UserError: cuda was asked for and there is none.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
-    return torch.device(name)
+        return _forward(encoder, images).float()
 
 
 def _on_device(split: data.Split, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from federated.config.run import FIELDS, RunConfig, unused_beside
 from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.options import check_value, from_plain
+from fps_pretrain.common.options import check_value, flag, from_plain
 from fps_pretrain.common.suggest import suggest
 
 ConfigT = TypeVar("ConfigT")
@@ -51,8 +51,8 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
     rest = list(arguments)
     files = []
     for index in reversed(range(len(rest))):
-        flag, equals, value = rest[index].partition("=")
-        if flag != FLAG:
+        option, equals, value = rest[index].partition("=")
+        if option != FLAG:
             continue
         if not equals and index + 1 == len(rest):
             raise UserError(f"{FLAG} needs a file")
@@ -64,7 +64,7 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
         raise UserError(f"{FLAG} may be given once")
     values = read_file(Path(files[0]), lists)
     given = (argument.partition("=")[0] for argument in rest if argument.startswith("--"))
-    flags = {flag.removeprefix("--").replace("-", "_") for flag in given}
+    flags = {option.removeprefix("--").replace("-", "_") for option in given}
     dropped = unused_beside(values, flags) | _following(values) | set(left_out)
     # Single values last, so that a positional argument that follows is not taken for one more of a list.
     names = sorted(set(values) - dropped, key=lambda name: (name not in lists, name))
@@ -119,11 +119,10 @@ def _checked(name: str, value: Any, source: str) -> Any:
 
 
 def _as_flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
     if value is None:
         return []
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
+        return [flag(name if value else f"no_{name}")]
     if isinstance(value, list):
-        return [f"--{flag}", *map(str, value)]
-    return [f"--{flag}={value}"]
+        return [flag(name), *map(str, value)]
+    return [f"{flag(name)}={value}"]

@@ -25,9 +25,8 @@ def export_memmap(dataset: Dataset, folder: Path, *, test: bool) -> None:
 def import_memmap(folder: Path) -> Dataset:
     """What ``export_memmap`` wrote, mapped into memory; there are no other splits."""
     train = _read(folder, "train")
-    nothing = train.take(np.empty(0, np.int64))
-    test = _read(folder, "test") if (folder / "test-images.npy").is_file() else nothing
-    return Dataset(train, nothing, test, tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8"))))
+    test = _read(folder, "test") if (folder / "test-images.npy").is_file() else train.none()
+    return Dataset(train, train.none(), test, tuple(json.loads((folder / "classes.json").read_text(encoding="utf-8"))))
 
 
 def _read(folder: Path, name: str) -> Split:

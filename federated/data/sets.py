@@ -149,7 +149,7 @@ def load_of_node(where: Path, config: RunConfig, classes: Sequence[str]) -> tupl
     assert config.image_size is not None
     splits = [index.read(config.image_size) for index in _find_of_node(where, tuple(classes))]
     train = splits[0]
-    return train, splits[1] if len(splits) > 1 else train.take(np.empty(0, np.int64))
+    return train, splits[1] if len(splits) > 1 else train.none()
 
 
 def _find_of_node(where: Path, classes: tuple[str, ...]) -> list[ImageIndex]:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
-import importlib.util
 import logging
 import os
 import signal
@@ -21,7 +20,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 
 from federated.client.state import ClientStates
@@ -36,16 +34,6 @@ log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT = 10.0
 """Seconds to wait for a cluster's machine to answer."""
-
-
-def check_installed() -> None:
-    """Refuse the Ray engine where Ray is not installed.
-
-    Raises:
-        UserError: there is no Ray.
-    """
-    if importlib.util.find_spec("ray") is None:
-        raise UserError("--engine ray needs Ray: pip install 'fps-federated[ray]'")
 
 
 @contextlib.contextmanager
@@ -199,7 +187,7 @@ class RayGrid(PoolGrid):
         self._options: dict[str, Any] = {"num_cpus": threads, "scheduling_strategy": "SPREAD"}
         if device == "cuda":
             self._options["num_gpus"] = _gpu_share(config, resources.get("GPU", 0), workers)
-        empty = space.dataset.train.take(torch.empty(0, dtype=torch.int64).numpy())
+        empty = space.dataset.train.none()
         test = space.dataset.test if config.asks_clients else empty
         shown = dataclasses.replace(space.dataset, validation=empty, test=test)
         data, partition = ray.put(shown), ray.put(space.partition)

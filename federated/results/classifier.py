@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from federated.client.batch_norm import model_structure
 from federated.client.parts import with_own_part
 from federated.client.state import ClientStates
-from federated.client.workspace import resolve_device
 from federated.server.output import file_names, model_file
 from federated.server.output.model_file import Model
 from federated.server.output.run_folder import RunFolder
@@ -26,6 +25,7 @@ from fps_pretrain.images.decode import pack, read_image
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.images.table import Images
 from fps_pretrain.models.checksum import why_misfit
+from fps_pretrain.models.hardware import resolve_device
 
 AnyImage = Images | str | Path | Image.Image
 """uint8 ``(H, W, 3)`` RGB or ``(H, W)`` grey, the path of an image file, or one of Pillow's images."""

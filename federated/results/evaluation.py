@@ -98,11 +98,9 @@ def evaluate(config: RunConfig) -> Path | None:
     try:
         torch.set_num_threads(config.threads or threads)
         classifier = load_classifier(folder, device=config.device)
-        batches = range(0, len(test), config.eval_batch_size)
-        parts = [classifier.probabilities(test.images[start : start + config.eval_batch_size]) for start in batches]
+        predicted = torch.from_numpy(classifier(test.images, config.eval_batch_size).probabilities.argmax(1))
     finally:
         torch.set_num_threads(threads)
-    predicted = torch.from_numpy(np.concatenate(parts).argmax(1))
     found = measure(predicted, torch.from_numpy(test.labels), classifier.classes)
     with locked(folder):
         draw(folder / file_names.CONFUSION, np.array(found.confusion), classifier.classes, title=folder.name)

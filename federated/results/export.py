@@ -13,7 +13,7 @@ from typing import Literal, get_args
 
 import tyro
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import UserError, check_installed
 from fps_pretrain.common.files import check_output
 
 PROG = "federated.export"
@@ -64,7 +64,7 @@ def main(command: Command) -> int:
     from fps_pretrain.models.tensor_file import write_atomically
 
     if command.format == "onnx":
-        onnx_file.check_installed()
+        check_installed("--format onnx", "onnx and onnxscript", "onnx", "onnxscript", extra="onnx")
     source = exported.find(
         command.source, command.part, best=command.best, client=command.client, image_size=command.image_size
     )

@@ -20,8 +20,6 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import write_bytes_atomically
 from fps_pretrain.images.pixels import normalise
 
-INSTALL = "pip install 'fps-federated[onnx]'"
-
 TOLERANCE = 1e-3
 """Largest difference to PyTorch's outputs, relative to the largest of them: both round in 32 bits."""
 
@@ -38,16 +36,6 @@ class WholeModel(nn.Module):
         """Images, RGB in 0..255, to probabilities ``(N, classes)`` or features ``(N, feature_dim)``."""
         output: Tensor = self.module(normalise(images))
         return output.softmax(1) if self.softmax else output
-
-
-def check_installed() -> None:
-    """Refuse an export where its libraries are missing.
-
-    Raises:
-        UserError: there is no onnx or no onnxscript.
-    """
-    if any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript")):
-        raise UserError(f"--format onnx needs onnx and onnxscript: {INSTALL}")
 
 
 def write(path: Path, export: Export) -> str:
@@ -88,7 +76,7 @@ def compare(content: bytes, model: nn.Module, size: int) -> str:
         UserError: they differ by more than ``TOLERANCE``.
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        return f"not checked, since onnxruntime is not installed ({INSTALL})"
+        return "not checked, since onnxruntime is not installed (pip install 'fps-federated[onnx]')"
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

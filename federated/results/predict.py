@@ -5,8 +5,6 @@ A CSV row for each image: its path, the most probable class and its probability,
 
 from __future__ import annotations
 
-import csv
-import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,12 +16,9 @@ import tyro
 from numpy.typing import NDArray
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import check_output, read_text, write_bytes_atomically
+from fps_pretrain.common.files import check_output, csv_text, read_text, write_bytes_atomically
 
 PROG = "federated.predict"
-
-BATCH = 256
-"""Images that are in memory at once."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +62,7 @@ def main(command: Command) -> int:
     classifier = load_classifier(
         command.run, best=command.best, client=command.client, classes=names, device=command.device
     )
-    parts = [
-        classifier.probabilities(classifier.prepare(paths[start : start + BATCH]))
-        for start in range(0, len(paths), BATCH)
-    ]
-    probabilities = np.concatenate(parts)
+    probabilities = classifier(paths).probabilities
     content = table(paths, classifier.classes, probabilities)
     for path in filter(None, (command.output, command.sheet)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -138,10 +129,8 @@ def read_classes(path: Path) -> list[str]:
 
 def table(paths: Sequence[Path], classes: Sequence[str], probabilities: NDArray[np.float32]) -> bytes:
     """The CSV file's content; a path that is not UTF-8 keeps its bytes."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "class", "probability", *classes])
-    for path, row in zip(paths, probabilities, strict=True):
-        best = int(row.argmax())
-        writer.writerow([path, classes[best], f"{row[best]:.6f}", *(f"{value:.6f}" for value in row)])
-    return text.getvalue().encode("utf-8", "surrogateescape")
+    rows = (
+        [path, classes[best], f"{row[best]:.6f}", *(f"{value:.6f}" for value in row)]
+        for path, row, best in zip(paths, probabilities, probabilities.argmax(1), strict=True)
+    )
+    return csv_text(["image", "class", "probability", *classes], rows).encode("utf-8", "surrogateescape")

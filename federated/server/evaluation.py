@@ -48,11 +48,6 @@ class Evaluator:
             row.update(self._per_client(state))
         return row
 
-    def first_row(self, state: State) -> Row:
-        """The measurements before training."""
-        row: Row = {"round": 0, **of_splits(self.space, state.weights)}
-        return {**row, **(self._per_client(state) if self.config.evaluates_clients(0) else {})}
-
     def _per_client(self, state: State) -> Row:
         """How the global model does at each client, and what each makes of it by fine-tuning it."""
         if self.config.asks_clients:

@@ -28,23 +28,10 @@ from federated.algorithms.base import Replies, ServerState, Update
 from federated.config.run import RunConfig
 from federated.server.cohort import sample_each_client
 from federated.weights import Weights
-from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
 
 CLIP_RATE = 0.2
 """Step by which the adaptive clipping norm follows the quantile, as in Andrew et al. 2021."""
-
-
-def check_installed() -> None:
-    """Refuse differential privacy where its accountant is not installed.
-
-    Raises:
-        UserError: there is no dp-accounting.
-    """
-    try:
-        import dp_accounting  # noqa: F401
-    except ImportError as error:
-        raise UserError("--dp needs dp-accounting: pip install 'fps-federated[dp]'") from error
 
 
 @cache

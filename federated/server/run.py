@@ -21,11 +21,9 @@ from federated.config.run import RunConfig, identity
 from federated.data import sets
 from federated.data.partition import Partition, make_partition
 from federated.data.partition_file import digest_of
-from federated.engines import ray
 from federated.engines import start as engines
 from federated.engines.pool import EngineFailed
 from federated.engines.start import Engine
-from federated.server import privacy
 from federated.server.client_metrics import reported
 from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients
@@ -40,10 +38,11 @@ from federated.server.start import auto_options, client_statistics, initialise, 
 from federated.server.start.announce import announce
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
-from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.trackers import check_installed
+from fps_pretrain.common.errors import UserError, check_installed
+from fps_pretrain.common.trackers import check_trackers
 from fps_pretrain.models.checkpoint import LoadReport
 from fps_pretrain.models.checksum import digest
+from fps_pretrain.models.hardware import resolve_device
 
 
 @dataclass(frozen=True)
@@ -165,13 +164,13 @@ def _check_here(config: RunConfig, grid: Grid | None) -> None:
         UserError: it lacks something; the message says what to do.
     """
     if config.engine == "ray" and grid is None:
-        ray.check_installed()
+        check_installed("--engine ray", "Ray", "ray", extra="ray")
     if config.partition == "nodes" and grid is None:
         raise UserError("--partition nodes is for flwr run, where nodes have data of their own: docs/deployment.md")
-    check_installed(wandb=config.wandb, mlflow=config.mlflow)
+    check_trackers(wandb=config.wandb, mlflow=config.mlflow)
     if config.dp != "none":
-        privacy.check_installed()
-    workspace.resolve_device(config.device)
+        check_installed("--dp", "dp-accounting", "dp_accounting", extra="dp")
+    resolve_device(config.device)
 
 
 def _rounds(
@@ -201,7 +200,7 @@ def _rounds(
     evaluator = Evaluator(config, space, clients, states)
     if not evaluated:
         started = time.perf_counter()
-        row = evaluator.first_row(state)
+        row = evaluator.row(state)
         row.update(train_loss=None, train_accuracy=None, clients=reported({}), participants=[], failures=[])
         record(config, row, started, folder, publish, bar)
     if clients is None:

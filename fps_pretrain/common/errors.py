@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib.util
 import io
 import logging
 from collections.abc import Iterator
@@ -38,6 +39,22 @@ class TrainingDiverged(UserError):
     """Loss or weights are no longer finite numbers; the message names the step."""
 
     exit_code = EXIT_FAILED
+
+
+def check_installed(what: str, library: str, *modules: str, extra: str) -> None:
+    """Refuse what needs a library that not every installation has.
+
+    Args:
+        what: an option or an action, for the message.
+        library: its name, for the message.
+        modules: what must be importable.
+        extra: the extra of this project that installs it.
+
+    Raises:
+        UserError: one of the modules is missing.
+    """
+    if any(importlib.util.find_spec(module) is None for module in modules):
+        raise UserError(f"{what} needs {library}: pip install 'fps-federated[{extra}]'")
 
 
 def printable(text: object) -> str:

@@ -27,6 +27,10 @@ LOCK = ".lock"
 """The file in a run folder that its owner locks. It stays there; only the lock on it matters."""
 
 
+PARTIALS = ".*.partial"
+"""What is half-written in a folder, as a pattern."""
+
+
 def sync_folder(folder: Path) -> None:
     """Make what was renamed in ``folder`` survive a power failure, too."""
     descriptor = os.open(folder, os.O_RDONLY)
@@ -41,6 +45,12 @@ def _partial(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.partial")
 
 
+def _check_replaceable(path: Path, shown: str = "") -> None:
+    """Refuse to write in the place of a device, FIFO or socket; messages call it ``shown``, or by its path."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise UserError(f"{shown or path} is neither a file nor a folder and is not replaced: name another place")
+
+
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """A binary file to write, which becomes ``path`` when the block ends, and disappears when the block fails.
@@ -50,8 +60,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
         UserError: a device, FIFO or socket is in its place. It is left alone.
     """
     partial = _partial(path)
-    if path.exists() and not (path.is_file() or path.is_dir()):
-        raise UserError(f"{path} is neither a file nor a folder and is not replaced: name another place")
+    _check_replaceable(path)
     try:
         partial.unlink(missing_ok=True)  # never write through a link of that name
         with partial.open("wb") as file:
@@ -120,10 +129,22 @@ def remove_stale_partials(path: Path) -> None:
         match = pattern.fullmatch(sibling.name)
         if match is None or (int(match[1]) != os.getpid() and _is_running(int(match[1]))):
             continue
-        if sibling.is_dir() and not sibling.is_symlink():
-            shutil.rmtree(sibling, ignore_errors=True)
-        else:
-            sibling.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _remove(sibling)
+
+
+def remove_partials(folder: Path) -> None:
+    """Remove what interrupted writes left in a folder that this process has locked."""
+    for path in folder.glob(PARTIALS):
+        _remove(path)
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder or a file; of a link to either, the link."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
@@ -166,15 +187,14 @@ def check_output(flag: str, path: Path) -> None:
     if max(lengths) > MAX_NAME or sum(lengths) + len(lengths) > MAX_PATH:
         raise UserError(f"{flag} {shown[:40]}... is too long: a name takes {MAX_NAME} bytes, a path {MAX_PATH}")
     try:
-        mode = path.stat().st_mode
+        path.stat()
     except FileNotFoundError:
         if path.is_symlink():
             raise UserError(f"{flag} {path} is a link to nothing: name another place") from None
         return
     except OSError as error:
         raise UserError(f"{flag} {path} cannot be used: {error.strerror}") from error
-    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
-        raise UserError(f"{flag} {path} is neither a file nor a folder and is not replaced: name another place")
+    _check_replaceable(path, f"{flag} {path}")
 
 
 def keep_existing(path: Path) -> Path | None:
@@ -188,8 +208,7 @@ def keep_existing(path: Path) -> Path | None:
     """
     if not path.exists():
         return None
-    if not (path.is_file() or path.is_dir()):
-        raise UserError(f"{path} is neither a file nor a folder and is not replaced: name another output")
+    _check_replaceable(path)
     number = 1
     while os.path.lexists(kept := path.with_name(f"{path.stem}.{number}{path.suffix}")):
         number += 1

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import check_installed
 from fps_pretrain.common.files import write_text_atomically
 
 MLFLOW_ID = "mlflow-run"
@@ -15,16 +14,16 @@ MLFLOW_STORE = "mlflow.db"
 """File inside the run folder in which MLflow keeps the run, where no server is named."""
 
 
-def check_installed(*, wandb: bool = False, mlflow: bool = False) -> None:
+def check_trackers(*, wandb: bool = False, mlflow: bool = False) -> None:
     """Refuse ``--wandb`` and ``--mlflow`` where they are not installed.
 
     Raises:
         UserError: there is no wandb, or no mlflow.
     """
-    if wandb and importlib.util.find_spec("wandb") is None:
-        raise UserError("--wandb needs Weights & Biases: pip install 'fps-federated[wandb]'")
-    if mlflow and importlib.util.find_spec("mlflow") is None:
-        raise UserError("--mlflow needs MLflow: pip install 'fps-federated[mlflow]'")
+    if wandb:
+        check_installed("--wandb", "Weights & Biases", "wandb", extra="wandb")
+    if mlflow:
+        check_installed("--mlflow", "MLflow", "mlflow", extra="mlflow")
 
 
 def mlflow_uri(folder: Path) -> str:

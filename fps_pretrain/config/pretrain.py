@@ -13,10 +13,8 @@ from fps_pretrain.common.options import fields_of
 from fps_pretrain.config.method import MethodOptions, options_of
 from fps_pretrain.config.pairs import PairOptions, read_numbers
 from fps_pretrain.config.presets import USUAL, for_short_runs, values_of
-from fps_pretrain.config.training import MAX_THREADS, ExecutionOptions, MethodChoice, RecordOptions, TrainingOptions
+from fps_pretrain.config.training import ExecutionOptions, MethodChoice, RecordOptions, TrainingOptions
 from fps_pretrain.models.architectures import check_architecture, is_cifar_resnet, short_name
-
-__all__ = ["MAX_THREADS", "MAY_DIFFER_ON_RESUME", "PretrainConfig", "read_yaml", "write_yaml"]
 
 FRACTALS = "fractals"
 SYNTHETIC = ("dead-leaves", "noise")
@@ -74,9 +72,9 @@ class PretrainConfig(  # its fields come from the last of these to the first
         if self.folder is not None and not self.folder.is_dir():
             raise UserError(f"--source {self.source}: there is no folder {self.folder}")
         given = [
-            f"--{field.name.replace('_', '-')}"
-            for field in fields(PairOptions)
-            if field.name not in ("size", "seed", "recipe_numbers") and getattr(self, field.name) != field.default
+            one.flag
+            for one in fields_of(PairOptions)
+            if one.name not in ("size", "seed", "recipe_numbers") and getattr(self, one.name) != one.default
         ]
         given += [f"--recipe-numbers {text}" for text in self.recipe_numbers if not text.startswith("augment.")]
         if given:
@@ -95,7 +93,11 @@ class PretrainConfig(  # its fields come from the last of these to the first
     @property
     def view_size(self) -> int:
         """The side of a view in pixels, given or the paper's for this encoder."""
-        return self.size if self.size is not None else 32 if is_cifar_resnet(self.arch) else 224
+        return self.size if self.size is not None else self._usual_size
+
+    @property
+    def _usual_size(self) -> int:
+        return 32 if is_cifar_resnet(self.arch) else 224
 
     @property
     def world_size(self) -> int:
@@ -138,8 +140,7 @@ class PretrainConfig(  # its fields come from the last of these to the first
         # Method options are given one by one, so that those that are left out are among them already.
         filled = {n: value for n, value in values.items() if n == "method_options" or getattr(self, n) is None}
         # What was trained is in the name, in one order everywhere: no run takes the name of a shipped encoder.
-        usual_size = 32 if is_cifar_resnet(self.arch) else 224
-        size = "" if self.view_size == usual_size else f"{self.view_size}px"
+        size = "" if self.view_size == self._usual_size else f"{self.view_size}px"
         source = "" if self.fractals else self.source if self.folder is None else self.folder.resolve().name
         method = self.method or values["method"]
         named = "" if method == "simsiam" else method

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge
 
 from fps_pretrain.common.options import (
-    MAX_THREADS,
     MAY_DIFFER,
     THREADS,
     WIDTH,
@@ -22,6 +21,7 @@ from fps_pretrain.common.options import (
     Threads,
     Whole,
     Width,
+    Workers,
 )
 from fps_pretrain.common.serve import Port
 from fps_pretrain.config.method import defaults, names
@@ -92,7 +92,7 @@ class ExecutionOptions(OptionSet):
     render: Annotated[Literal["auto", "cpu", "device"], MAY_DIFFER] = "auto"
     """Where fractal pairs are made: by the CPU's threads, or on the device that trains; auto: by the CPU, but for a GPU
     with fewer than 4 cores."""
-    workers: Annotated[Annotated[int, Ge(0), Le(MAX_THREADS)] | None, THREADS] = None
+    workers: Annotated[Workers | None, THREADS] = None
     """Threads that make pairs on the CPU while the network trains (processes, for a folder of images); 0 makes them
     between two steps. None for 1 on a CPU, cores - 1 (8 at most) with a GPU."""
     threads: Annotated[Threads | None, THREADS] = None

@@ -71,11 +71,7 @@ def read_class_folders(
 
 
 def _class_names(folder: Path) -> tuple[str, ...]:
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if _is_folder(entry))
-    except OSError as error:
-        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
+    names = sorted(entry.name for entry in _look_into(folder)[1] if _is_folder(entry))
     if not names:
         raise UserError(f"{folder} holds no folder of images for each class")
     for name in names:
@@ -117,21 +113,30 @@ def _walk(folder: Path) -> list[tuple[str, str]]:
         looked_into += 1
         if looked_into > MAX_FOLDERS:
             raise UserError(f"{folder} holds more than {MAX_FOLDERS:,} folders: does a link lead out of it?")
-        try:
-            status = os.stat(parent)
-            identity = (status.st_dev, status.st_ino)
-            if identity in above:
-                raise UserError(f"{parent} is a link that leads back to a folder above it: remove it")
-            with os.scandir(parent) as entries:
-                for entry in entries:
-                    if _is_folder(entry):
-                        pending.append((os.path.join(parent, entry.name), above | {identity}))
-                    elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
-                        _check_is_file(entry)
-                        found.append((parent, entry.name))
-        except OSError as error:
-            raise UserError(f"{parent} cannot be read: {error.strerror}") from error
+        status, entries = _look_into(parent)
+        identity = (status.st_dev, status.st_ino)
+        if identity in above:
+            raise UserError(f"{parent} is a link that leads back to a folder above it: remove it")
+        for entry in entries:
+            if _is_folder(entry):
+                pending.append((os.path.join(parent, entry.name), above | {identity}))
+            elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES:
+                _check_is_file(entry)
+                found.append((parent, entry.name))
     return found
+
+
+def _look_into(folder: str | Path) -> tuple[os.stat_result, list[os.DirEntry[str]]]:
+    """A folder's status and what it holds, in no order.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return os.stat(folder), list(entries)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be read: {error.strerror}") from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -39,6 +39,10 @@ class ImageTable:
         user_ids = None if self.user_ids is None else self.user_ids[rows]
         return ImageTable(self.images[rows], self.labels[rows], user_ids, self.classes)
 
+    def none(self) -> ImageTable:
+        """No examples, of the same size and classes."""
+        return self.take(np.empty(0, np.int64))
+
 
 @dataclass(frozen=True)
 class ImageIndex:

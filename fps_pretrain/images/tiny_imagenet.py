@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file
+from fps_pretrain.common.files import read_text
 from fps_pretrain.images.decode import decode_files
 from fps_pretrain.images.table import ImageIndex, Images, Rows
 
@@ -72,10 +72,7 @@ def _lines(root: Path, name: str) -> list[str]:
     path = root / name
     if not path.is_file():
         raise UserError(f"{root} lacks {name} of tiny-imagenet-200: see {PAGE}")
-    try:
-        return read_regular_file(path, MAX_LIST_BYTES).decode().splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is damaged: it is not a text file (UTF-8)") from error
+    return read_text(path, MAX_LIST_BYTES).splitlines()
 
 
 def _is_plain_name(name: str) -> bool:

@@ -5,6 +5,7 @@ Anybody's checkpoint may say anything: what comes from it stands in code spans, 
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from typing import Any
 
@@ -39,7 +40,7 @@ def model_card(content: Mapping[str, Any], name: str, licence: str | None) -> st
         else "An image encoder that was pre-trained by self-supervision.",
         _table("| | |", _facts(content, said)),
         _probe(said.get("probe")),
-        _use(content, said, name),
+        _use(content, name),
         _section("Options of the pre-training", said.get("config")),
         _section("Versions", said.get("versions")),
     ]
@@ -91,17 +92,28 @@ def _probe(probe: object) -> str:
     )
 
 
-def _use(content: Mapping[str, Any], said: Mapping[str, Any], name: str) -> str:
-    size = _size(said) or 32
-    flags = f" --arch {content['arch']}" + (f" --width {content['width']}" if content["width"] != 1 else "")
+def federation_command(content: Mapping[str, Any], init: str) -> str:
+    """The command that starts a federation from an encoder checkpoint, which ``--init`` finds as ``init``."""
+    flags = f"--init {shlex.quote(init)} --arch {content['arch']}"
+    if content["width"] != 1:
+        flags += f" --width {content['width']}"
     if not is_cifar_resnet(content["arch"]):
-        flags += f" --image-size {size}"
+        flags += f" --image-size {_usual_size(content)}"
+    return f"python run_fl.py {flags}"
+
+
+def _usual_size(content: Mapping[str, Any]) -> int:
+    return _size(content["provenance"]) or 32
+
+
+def _use(content: Mapping[str, Any], name: str) -> str:
+    size = _usual_size(content)
     return f"""## How to use it
 
 As the start of a federation:
 
 ```
-python run_fl.py --init {name}{flags}
+{federation_command(content, name)}
 ```
 
 In your own code:

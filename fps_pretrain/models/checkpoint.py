@@ -234,6 +234,6 @@ def load_encoder(path: Path | str, arch: str | None = None, width: int = 1) -> E
         raise UserError(f"{path} does not name its architecture: pass arch, such as 'resnet18'")
     if content.get("norm") == "group":
         raise UserError(f"{path} has GroupNorm in BatchNorm's place: start a federation from it with --norm group")
-    encoder: Encoder = build_encoder(arch, width, seed=0)
+    encoder = build_encoder(arch, width, seed=0)
     load_encoder_weights(path, encoder, arch, width)
     return encoder.eval()

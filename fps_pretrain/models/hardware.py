@@ -15,6 +15,25 @@ from fps_pretrain.common.errors import UserError
 Precision = Literal["32", "bf16"]
 
 
+def resolve_device(name: str) -> torch.device:
+    """The device of ``--device``; auto is a GPU if there is one.
+
+    Raises:
+        UserError: cuda was asked for and there is none.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: PyTorch finds no CUDA device here; use --device cpu or auto")
+    return torch.device(name)
+
+
+def fix_algorithms() -> None:
+    """Keep cuDNN from choosing another algorithm, with other roundings, the next time."""
+    torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.benchmark = False
+
+
 def native_precision(gpu: bool) -> Precision:
     """``bf16`` where the hardware multiplies bfloat16, else ``32``."""
     if gpu:

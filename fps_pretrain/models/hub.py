@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fps_pretrain.common.errors import UserError, one_line
+from fps_pretrain.common.errors import UserError, check_installed, one_line
 
 PREFIX = "hf:"
 
@@ -71,10 +71,9 @@ def download(text: str) -> Path:
     """
     name = parse(text)
     with one_line(f"{text} is not in the hub's cache and cannot be downloaded"):
-        try:
-            from huggingface_hub import errors, hf_hub_download
-        except ImportError as error:
-            raise UserError(f"{text} needs huggingface_hub: pip install 'fps-federated[hub]'") from error
+        check_installed(text, "huggingface_hub", "huggingface_hub", extra="hub")
+        from huggingface_hub import errors, hf_hub_download
+
         try:
             file, cached = (name.file, False) if name.file else _usual_file(name)
             return Path(hf_hub_download(name.repo, file, revision=name.revision, local_files_only=cached))

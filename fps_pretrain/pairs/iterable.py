@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.config.training import MAX_THREADS
+from fps_pretrain.common.options import MAX_THREADS
 from fps_pretrain.fractals.recipe import make_recipe
 from fps_pretrain.pairs.loader import PairBatches
 from fps_pretrain.pairs.sources import FractalSource

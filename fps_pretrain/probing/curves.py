@@ -114,8 +114,9 @@ def draw_curves(train: Rows, probes: Rows, data: str) -> bytes:
     figure = plots.new_figure(11, 2.6 * rows)
     for k, (panel, lines, is_probe) in enumerate(panels):
         axes = figure.add_subplot(rows, 2, k + 1)
-        if is_probe:
-            _draw_start(axes, next(iter(lines.values()))[1][0])
+        start = probes[0].get(next(iter(panel.columns))) if is_probe else None
+        if start is not None:  # a linear probe may have been asked for in an earlier part of the run alone
+            _draw_start(axes, start)
         for (name, (x, y)), colour in zip(lines.items(), _COLOURS, strict=False):
             axes.plot(x, y, marker="o" if len(x) <= 30 else None, markersize=3, color=colour, label=name)
         if len(lines) > 1:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import base64
-import csv
-import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fps_pretrain.common.files import write_text_atomically
+from fps_pretrain.common.files import csv_text, write_text_atomically
 from fps_pretrain.common.serve import RELOAD
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.pairs.gallery import neighbour_sheet, png, to_images
@@ -92,8 +90,5 @@ def write_page(
 def _write_table(path: Path, rows: list[dict[str, Any]]) -> None:
     """One CSV of the training log and the probes, in order of the steps."""
     columns = list(dict.fromkeys(["step", "pairs_seen", *(name for row in rows for name in row)]))
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(sorted(rows, key=lambda row: row["step"]))
-    write_text_atomically(path, buffer.getvalue())
+    cells = ([row.get(name) for name in columns] for row in sorted(rows, key=lambda row: row["step"]))
+    write_text_atomically(path, csv_text(columns, cells))

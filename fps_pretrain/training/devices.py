@@ -9,7 +9,7 @@ import torch
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.models.hardware import Precision, cores, settled_precision
+from fps_pretrain.models.hardware import Precision, cores, resolve_device, settled_precision
 
 
 def uses_gpu(config: PretrainConfig) -> bool:
@@ -18,9 +18,7 @@ def uses_gpu(config: PretrainConfig) -> bool:
     Raises:
         UserError: GPUs are asked for that are not there.
     """
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no CUDA device here; use --device cpu")
-    gpu = config.device != "cpu" and torch.cuda.is_available()
+    gpu = resolve_device(config.device).type == "cuda"
     if gpu and config.devices > torch.cuda.device_count():
         raise UserError(f"--devices {config.devices}: torch finds {torch.cuda.device_count()} CUDA devices here")
     return gpu

@@ -17,6 +17,7 @@ from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import MAY_DIFFER_ON_RESUME, PretrainConfig
 from fps_pretrain.methods.average import encoder_of
 from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.models.card import federation_command
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.probing.quality import QualityProbe, describe
 from fps_pretrain.training.run_folder import RESULT
@@ -126,6 +127,6 @@ def finish(method: PairMethod, trainer: L.Trainer, quality: QualityProbe, second
         f"(random weights: {describe(quality.baseline, name)})"
     )
     logger.info(f"training page: {config.run_dir / 'training.html'}")
-    logger.info(
-        f"wrote {config.output} (digest {digest[:12]}); start a federation: python run_fl.py --init {config.output}"
-    )
+    written = {"arch": config.arch, "width": config.width, "provenance": made}
+    start = federation_command(written, str(config.output))
+    logger.info(f"wrote {config.output} (digest {digest[:12]}); start a federation: {start}")

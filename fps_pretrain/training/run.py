@@ -13,7 +13,7 @@ from fps_pretrain.common.cli import EXIT_INTERRUPTED
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.common.log import logger
 from fps_pretrain.common.serve import serving
-from fps_pretrain.common.trackers import check_installed
+from fps_pretrain.common.trackers import check_trackers
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.average import EncoderAverage
@@ -61,7 +61,7 @@ def _train(config: PretrainConfig, held: ExitStack) -> int:
     images = len(list_images(config.folder)) if config.folder and config.pairs_per_epoch is None else None
     config = config.resolve(gpu, images)
     # What cannot work is refused before anything is written.
-    check_installed(mlflow=config.mlflow)
+    check_trackers(mlflow=config.mlflow)
     method = build_method(config)
     source = make_source(config, device_of_this_process(gpu))
     if config.compile:

@@ -14,8 +14,9 @@ from typing import Any
 from torch import Tensor
 
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import LOCK, keep_existing, locked, read_text
+from fps_pretrain.common.files import LOCK, PARTIALS, keep_existing, locked, read_text, remove_partials
 from fps_pretrain.common.log import logger
+from fps_pretrain.common.options import flag
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.models.checkpoint import digest_held
 from fps_pretrain.models.hardware import Precision
@@ -58,8 +59,7 @@ def open_run(
     state = newest_state(folder)
     if state is not None:
         check_state(state, like, config.total_steps)
-    for path in _partials(folder):
-        path.unlink(missing_ok=True)
+    remove_partials(folder)
     write_yaml(folder / CONFIG, config)
     torn = folder / STATE
     if torn.exists() and state != torn:
@@ -74,10 +74,6 @@ def _keep_aside(folder: Path) -> Path | None:
         return keep_existing(folder)
 
 
-def _partials(folder: Path) -> list[Path]:
-    return [path for path in folder.iterdir() if path.name.startswith(".") and path.suffix == ".partial"]
-
-
 def _examine(config: PretrainConfig, native: Precision) -> PretrainConfig:
     """The configuration with its precision resolved, if its run folder is empty or holds its run.
 
@@ -89,7 +85,7 @@ def _examine(config: PretrainConfig, native: Precision) -> PretrainConfig:
     if folder.exists() and not folder.is_dir():
         raise UserError(f"--run-dir {folder} is not a folder: name another one")
     # A process killed at the start leaves the lock's file and what it was writing.
-    if not folder.exists() or not set(folder.iterdir()) - {*_partials(folder), folder / LOCK}:
+    if not folder.exists() or not set(folder.iterdir()) - {*folder.glob(PARTIALS), folder / LOCK}:
         return _with_precision_of(None, config, native)
     if not (folder / CONFIG).is_file():
         raise UserError(f"--run-dir {folder} exists and is not a pre-training run: name another folder")
@@ -122,7 +118,7 @@ def _with_precision_of(saved: dict[str, Any] | None, config: PretrainConfig, nat
 
 def _refuse_if_different(config: PretrainConfig, saved: dict[str, Any]) -> None:
     if differing := config.differing_fields(saved):
-        flags = ", ".join("--" + name.replace("_", "-") for name in differing)
+        flags = ", ".join(map(flag, differing))
         raise UserError(
             f"--run-dir {config.run_dir} holds a run with other {flags}: "
             "name another folder, or pass --no-resume to keep it aside and start over"

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as L
-import torch
 from lightning_fabric.plugins.environments import ClusterEnvironment
 from pytorch_lightning.callbacks import Callback
 from pytorch_lightning.loggers import Logger
@@ -16,7 +15,8 @@ from pytorch_lightning.strategies import DDPStrategy
 
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.base import PairMethod, method_class
-from fps_pretrain.models.encoders import Encoder, build_encoder, check_encoder
+from fps_pretrain.models.encoders import build_encoder, check_encoder
+from fps_pretrain.models.hardware import fix_algorithms
 from fps_pretrain.training.resume import StateIO
 from fps_pretrain.training.sync_batchnorm import CpuLayerSync
 
@@ -31,7 +31,7 @@ def build_method(config: PretrainConfig) -> PairMethod:
         UserError: the encoder does not take images of this size, or the method not these options.
     """
     L.seed_everything(config.seed, workers=False, verbose=False)
-    encoder: Encoder = build_encoder(config.arch, config.width, config.seed)
+    encoder = build_encoder(config.arch, config.width, config.seed)
     check_encoder(encoder, config.arch, config.view_size)
     assert config.method is not None
     return method_class(config.method)(config, encoder)
@@ -65,9 +65,8 @@ def make_trainer(
     assert config.run_dir is not None
     _silence_lightning()
     several = config.world_size > 1
-    if gpu:  # cuDNN may otherwise choose another algorithm, with other roundings, the next time
-        torch.backends.cudnn.deterministic = True
-        torch.backends.cudnn.benchmark = False
+    if gpu:
+        fix_algorithms()
     plugins: list[Any] = [StateIO(config.run_dir)]
     if environment is not None:
         plugins.append(environment)

@@ -81,6 +81,17 @@ def test_what_is_published_can_be_loaded_and_says_what_it_is(
     assert b"license" not in there.repos["lab/fps"]["v2"]["README.md"]
 
 
+def test_the_command_that_is_told_starts_from_a_wide_encoder(
+    there: Hub, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "wide.pt"
+    save_encoder(path, build_encoder("resnet8", width=2), "resnet8", 2, SAID)
+    main(Command(str(path), "lab/wide"))
+    command = "python run_fl.py --init hf:lab/wide --arch resnet8 --width 2"
+    assert capfd.readouterr().out == f"published; start a federation: {command}\n"
+    assert command in there.repos["lab/wide"]["main"]["README.md"].decode()
+
+
 def test_a_public_repository_does_not_become_a_private_ones_home(there: Hub, checkpoint: str) -> None:
     there.repos["lab/open"] = {"main": {}}
     with pytest.raises(UserError, match="lab/open exists and is public"):

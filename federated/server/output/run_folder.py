@@ -38,6 +38,7 @@ from fps_pretrain.common.files import (
     create_folder_atomically,
     locked,
     read_text,
+    remove_partials,
     write_text_atomically,
 )
 from fps_pretrain.models.checksum import with_checksum
@@ -238,8 +239,7 @@ class RunFolder:
             UserError: rows up to ``last_round`` are missing. Nothing is changed then.
         """
         rows = self.history_until(last_round)
-        for left_over in self.path.glob(".*.partial"):
-            shutil.rmtree(left_over) if left_over.is_dir() else left_over.unlink()
+        remove_partials(self.path)
         text = "".join(json.dumps(row) + "\n" for row in rows)
         if text != (self.path / file_names.METRICS).read_text():
             write_text_atomically(self.path / file_names.METRICS, text)

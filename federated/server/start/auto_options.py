@@ -9,11 +9,11 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from federated.client.workspace import precision_of, resolve_device
+from federated.client.workspace import precision_of
 from federated.config.run import RunConfig
 from federated.server.output.progress import log
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.models.hardware import check_compiler, cores, settled_precision
+from fps_pretrain.models.hardware import check_compiler, cores, resolve_device, settled_precision
 
 SPEED = 5e10
 """Floating point operations a second of one core that trains: ResNet-20 at 191 images a second, measured on an AMD EPYC

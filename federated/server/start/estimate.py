@@ -181,6 +181,7 @@ def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[floa
     task = space.task("estimate", images, labels, weights)
     # What a server sends beside the model (SCAFFOLD's control variate) has the shapes of the shared parameters.
     beside = {name: torch.zeros_like(weights[name]) for name in space.parts.parameters}
+    algorithm = algorithms.load(config)
     client = Client(
         model=task.model,
         examples=task.examples,
@@ -188,17 +189,16 @@ def seconds_of(space: Workspace, weights: dict[str, torch.Tensor]) -> tuple[floa
         # The run's epochs may take days, and with its learning rate a step may diverge.
         hyper=replace(ClientHyperparameters.of(config, 1), local_epochs=1, lr=min(config.lr, GENTLE_LR)),
         key=(config.seed, 1, 0),
-        options=algorithms.load(config).options,
+        options=algorithm.options,
         received=defaultdict(lambda: beside),
         problem=task.problem,
         shared=space.parts.parameters,
         recorded=task.recorded,
     )
-    train = algorithms.load(config).train_client
     # The last of these is timed; on a GPU they go on until its steps have been recorded.
     for _ in range(2 + RECORD_AFTER // PROBE_BATCHES if task.recorded else 2):
         started = time.perf_counter()
-        steps = train(client, task.weights).steps
+        steps = algorithm.train_client(client, task.weights).steps
         step = (time.perf_counter() - started) / steps
     for _ in range(2):
         started = time.perf_counter()

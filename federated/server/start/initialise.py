@@ -15,7 +15,7 @@ from federated.config.model import RANDOM
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE
 from fps_pretrain.common import yaml_file
-from fps_pretrain.common.errors import UserError, one_line, printable
+from fps_pretrain.common.errors import UserError, check_installed, one_line, printable
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.models import shipped
 from fps_pretrain.models.architectures import is_cifar_resnet
@@ -100,10 +100,9 @@ def timm_weights(name: str) -> Path:
     path = CACHE / f"timm-{name.replace('/', '-')}.pt"
     if path.is_file():
         return path
-    try:
-        import timm
-    except ImportError as error:
-        raise UserError(f"--init timm:{name} needs timm: pip install 'fps-federated[timm]'") from error
+    check_installed(f"--init timm:{name}", "timm", "timm", extra="timm")
+    import timm
+
     if not timm.is_model(name.partition(".")[0]):
         raise UserError(f"--init timm:{name}: timm knows no such model")
     with one_line(f"--init timm:{name}: timm cannot load its weights"):

@@ -80,6 +80,19 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path, dead_pid: int) ->
     assert sorted(os.listdir(tmp_path)) == [".run.1.partial", ".run.x.partial"]
 
 
+def test_whoever_has_locked_a_folder_removes_all_that_is_half_written(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state.pt").write_text("whole")
+    (tmp_path / "run" / ".state.pt.1.partial").write_text("half")
+    (tmp_path / "run" / ".training-data.partial").mkdir()
+    (tmp_path / "run" / ".training-data.partial" / "images.npy").write_text("half")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "run" / ".link.partial").symlink_to(tmp_path / "other")
+    files.remove_partials(tmp_path / "run")
+    assert os.listdir(tmp_path / "run") == ["state.pt"]
+    assert (tmp_path / "other").is_dir()
+
+
 def test_an_existing_output_is_kept_beside(tmp_path: Path) -> None:
     path = tmp_path / "a.pt"
     assert files.keep_existing(path) is None

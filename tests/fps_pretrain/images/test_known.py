@@ -71,9 +71,9 @@ def test_a_partly_unpacked_tiny_imagenet_is_refused(root: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "words"),
     [
-        ("wnids.txt", os.urandom(100) + b"\xff", "not a text file"),
-        ("words.txt", b"\xff\xfe\x00", "not a text file"),
-        ("val/val_annotations.txt", b"\x80", "not a text file"),
+        ("wnids.txt", os.urandom(100) + b"\xff", "not text in UTF-8"),
+        ("words.txt", b"\xff\xfe\x00", "not text in UTF-8"),
+        ("val/val_annotations.txt", b"\x80", "not text in UTF-8"),
         ("wnids.txt", b"n01\nn01\n", "list each class's folder once"),
         ("wnids.txt", b"../../etc\n", "list each class's folder once"),
         ("wnids.txt", b"n01\0\n", "list each class's folder once"),

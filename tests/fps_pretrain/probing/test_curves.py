@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fps_pretrain.probing import curves
 from fps_pretrain.probing.curves import draw_curves
 
 
@@ -12,3 +13,13 @@ def test_the_name_of_the_data_is_shown_as_it_is(name: str) -> None:
     """Not read as mathematics, and drawn though UTF-8 cannot hold it."""
     probes = [{"pairs_seen": float(pairs), "knn_accuracy": 0.5} for pairs in (0, 10)]
     assert draw_curves([], probes, name).startswith(b"\x89PNG")
+
+
+def test_the_line_at_the_start_is_that_of_the_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many probes a point of the curve averages, and where random weights were not measured there is none."""
+    drawn: list[float] = []
+    monkeypatch.setattr(curves, "_draw_start", lambda axes, value: drawn.append(value))
+    later = {"knn_accuracy": 0.9, "linear_accuracy": 0.9}
+    probes = [{"pairs_seen": 0.0, "knn_accuracy": 0.1}, *({"pairs_seen": float(n), **later} for n in range(1, 1000))]
+    draw_curves([], probes, "digits")
+    assert drawn == [0.1]

@@ -36,6 +36,7 @@ def test_trains_an_encoder_of_torchvisions_with_moco(run_script, tmp_path, probe
         *command, "--method-options", "queue=64", "--output", tmp_path / "a.pt", "--run-dir", tmp_path / "r"
     )
     assert done.returncode == 0, done.stderr
+    assert f"run_fl.py --init {tmp_path / 'a.pt'} --arch resnet18 --image-size 32\n" in done.stderr
     encoder = checkpoint.load_encoder(tmp_path / "a.pt")
     assert encoder.feature_dim == 512
     assert checkpoint.read_file(tmp_path / "a.pt")["provenance"]["method"] == "moco"
