@@ -142,7 +142,9 @@ def done_rounds(run: RunConfig) -> int:
 
 def is_finished(run: RunConfig) -> bool:
     """Whether a run needs no more than to be read."""
-    return done_rounds(run) == run.rounds and (run.folder / "evaluation.json").is_file()
+    # With personal heads no classifier of the server's is evaluated, and the model is the last file.
+    last = "model.pt" if run.personal == "head" else "evaluation.json"
+    return done_rounds(run) == run.rounds and (run.folder / last).is_file()
 
 
 def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, Failure]:
