@@ -26,7 +26,7 @@ class ProbeConfig:
     """kNN accuracy of frozen encoders. The data options and --arch, --width and --seed of run_fl.py apply."""
 
     inits: tuple[str, ...] = ("random", "checkpoints/fps_r20.pt")
-    """Encoders: 'random' or paths of checkpoints."""
+    """Encoders, each as run_fl.py's --init takes it."""
     neighbours: int = 20
     """How many neighbours vote."""
     bn_statistics: Literal["checkpoint", "data"] = "checkpoint"

@@ -143,7 +143,9 @@ def done_rounds(run: RunConfig) -> int:
 
 def is_finished(run: RunConfig) -> bool:
     """Whether a run needs no more than to be read."""
-    return done_rounds(run) == run.rounds and (run.folder / file_names.EVALUATION).is_file()
+    # With personal heads no classifier of the server's is evaluated, and the model is the last file.
+    last = file_names.MODEL if run.personal == "head" else file_names.EVALUATION
+    return done_rounds(run) == run.rounds and (run.folder / last).is_file()
 
 
 def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, Failure]:

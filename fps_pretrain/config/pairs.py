@@ -41,15 +41,15 @@ class PairOptions(OptionSet):
     """Pairs"""
 
     size: Annotated[int, Ge(MIN_SIZE), Le(MAX_SIZE)] | None = None
-    """Side of a view in pixels; None for the paper's: 32, or 224 with an encoder of torchvision's."""
+    """Side of a view in pixels (default: the paper's, 32, or 224 with an encoder of torchvision's)."""
     classes: Annotated[
         Annotated[int, Ge(1), Le(MAX_CLASSES)] | None, Option(why="no run of 10^8 pairs would see more")
     ] = None
-    """Number of fractal codes; None for 100,000, or all of --codes."""
+    """Number of fractal codes (default: 100,000, or all of --codes)."""
     codes: Path | None = None
     """File of codes (.npz) to take instead of those of the seed."""
     objects: tuple[int, int] | None = None
-    """Fewest and most objects in a view; None for the paper's (2 2 up to 64 px, 2 5 above)."""
+    """Fewest and most objects in a view (default: the paper's, 2 2 up to 64 px, 2 5 above)."""
     colour: Literal["random", "jitter"] = "random"
     """jitter gives a class the same hue shift in both views."""
     jitter: Literal["none", "basic", "fractaldb", "svd", "sval"] = "basic"
@@ -57,13 +57,13 @@ class PairOptions(OptionSet):
     background: Literal["black", "diamond-square"] = "black"
     """What is behind the objects."""
     composed_views: Literal[1, 2] | None = None
-    """1 makes both views of one composed image (the paper's ablation); None for 2, but for moco in short runs."""
+    """1 makes both views of one composed image, the paper's ablation (default: 2; 1 for moco in short runs)."""
     pool: Annotated[int, Ge(0), Le(MAX_POOL)] = 0
     """Pairs that share a pool of images, 1024 for about what the released code does; 0 renders every object of every
     view afresh."""
     renders: Literal["fresh", "shared"] | None = None
     """shared shows the same image of a class in both views, as the released code nearly always does; fresh renders one
-    for each. None for fresh, with the paper preset shared."""
+    for each (default: fresh; shared with the preset paper)."""
     recipe_numbers: tuple[str, ...] = ()
     """Any other number of the recipe as NAME=VALUE, such as compose.scale_low=0.3 augment.grey_probability=0;
     docs/options.md lists them."""

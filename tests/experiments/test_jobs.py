@@ -49,6 +49,17 @@ def without_times(folder):
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
+@pytest.mark.parametrize(("personal", "last"), [("none", "evaluation.json"), ("head", "model.pt")])
+def test_a_run_is_finished_once_its_last_file_is_there(tmp_path, personal, last):
+    """With personal heads there is no evaluation.json, and finished runs are not started again."""
+    run = replace(TINY, personal=personal, output=tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"round": 0}\n{"round": 1}\n')
+    assert not running.is_finished(run)
+    (tmp_path / last).touch()
+    assert running.is_finished(run)
+    assert side_by_side([run], jobs=1) == {}
+
+
 def test_side_by_side(tmp_path, capsys, monkeypatch):
     """A run that fails stops no other, and the others are what they are one by one."""
     processes = SimpleNamespace(**vars(subprocess) | {"Popen": warm.Program})

@@ -24,7 +24,8 @@ alone.
 
 ## run_fl.py
 
-All of these may stand in a YAML file, too (`--config`); the programs in `experiments/` take them as well.
+All of these may stand in a YAML file, too (`--config`). `experiments.compare`, `curve` and `probe` take them as well.
+Beside them `run_fl.py` has `--config FILE`, `--dry-run`, `--quiet` and `--verbose`.
 """
 
 
