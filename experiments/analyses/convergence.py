@@ -83,7 +83,9 @@ def message_sizes(run: Run) -> MessageSizes:
     # An unfinished run has no model file: ten classes are assumed, and only the head's size is not exact.
     weights = final_weights(run.folder) if (run.folder / file_names.MODEL).is_file() else model.state_dict()
     parts = Parts.of(model, run.config)
-    down, up = algorithms.load(run.config).message_sizes(parts.shared(weights), parts.parameters)
+    down, up = algorithms.load(run.config).message_sizes(
+        parts.shared(weights), parts.parameters, buffers_back=run.config.bn_stats != "server"
+    )
     return MessageSizes(down, up, size_of(parts.fixed(weights)))
 
 

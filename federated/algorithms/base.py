@@ -121,15 +121,19 @@ class Algorithm:
     metrics: tuple[str, ...] = field(default=())
     carried: tuple[str, ...] = ()
 
-    def message_sizes(self, shared: Weights, parameters: Collection[str]) -> tuple[int, int]:
+    def message_sizes(
+        self, shared: Weights, parameters: Collection[str], *, buffers_back: bool = True
+    ) -> tuple[int, int]:
         """Bytes of what a client receives, and of what it sends, in a round.
 
         Args:
             shared: the part of the model that travels.
             parameters: which of it the state dicts beside it are shaped like: all but the buffers.
+            buffers_back: whether clients send buffers; with ``--bn-stats server`` they only receive them.
         """
         model, beside = size_of(shared), size_of({name: shared[name] for name in parameters})
-        return model + len(self.sent) * beside, model + len(self.received) * beside
+        back = model if buffers_back else beside
+        return model + len(self.sent) * beside, back + len(self.received) * beside
 
     def remembered(self, params: Weights, setting: Setting) -> ServerState:
         """What the server remembers after a round: names, shapes and types are those of every round."""

@@ -148,7 +148,9 @@ def _sizes(space: Workspace, weights: dict[str, torch.Tensor], work: Work) -> li
     """Lines on the model, its messages and memory; the process has trained, so that its memory is that of a client."""
     config, parts = space.config, space.parts
     once = size_of(parts.fixed(weights))
-    down, up = algorithms.load(config).message_sizes(parts.shared(weights), parts.parameters)
+    down, up = algorithms.load(config).message_sizes(
+        parts.shared(weights), parts.parameters, buffers_back=config.bn_stats != "server"
+    )
     parameters = sum(weights[name].numel() for name in space.parameters)
     message = f"{down / 1e6:.1f} MB a message"
     if once:

@@ -68,6 +68,16 @@ def test_what_is_sent_beside_the_model_is_traffic(tiny: Tiny) -> None:
     assert f"traffic    {20 * (size + beside) / 1e9:.2f} GB" in dry_run(config)
 
 
+def test_statistics_that_the_server_estimates_are_sent_one_way(tiny: Tiny) -> None:
+    model = build_classifier(build_encoder("resnet8", seed=0), 10, seed=0)
+    weights, parameters = model.state_dict(), {name for name, _ in model.named_parameters()}
+    size, back = (sum(w[n].nbytes for n in w) for w in (weights, {n: weights[n] for n in parameters}))
+    rounds = 10**9 // size  # so many that the difference shows
+    config = tiny(arch="resnet8", clients=2, rounds=rounds, participation=0.5, bn_stats="server")
+    assert f"traffic    {rounds * (size + back) / 1e9:.2f} GB" in dry_run(config)
+    assert f"{rounds * (size + back) / 1e9:.2f}" != f"{rounds * 2 * size / 1e9:.2f}"
+
+
 def test_a_dry_run_of_years_answers_at_once(tiny: Tiny) -> None:
     assert f"{10**9 * 3 * 3 * 3:,} steps" in dry_run(tiny(local_epochs=10**9))
 
