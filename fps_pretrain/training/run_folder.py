@@ -16,7 +16,6 @@ from torch import Tensor
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import LOCK, PARTIALS, keep_existing, locked, read_text, remove_partials
 from fps_pretrain.common.log import logger
-from fps_pretrain.common.options import flag
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.models.checkpoint import digest_held
 from fps_pretrain.models.hardware import Precision
@@ -117,10 +116,9 @@ def _with_precision_of(saved: dict[str, Any] | None, config: PretrainConfig, nat
 
 
 def _refuse_if_different(config: PretrainConfig, saved: dict[str, Any]) -> None:
-    if differing := config.differing_fields(saved):
-        flags = ", ".join(map(flag, differing))
+    if differing := config.differences(saved):
         raise UserError(
-            f"--run-dir {config.run_dir} holds a run with other {flags}: "
+            f"--run-dir {config.run_dir} is a run of another configuration, with {', '.join(differing)}: "
             "name another folder, or pass --no-resume to keep it aside and start over"
         )
 

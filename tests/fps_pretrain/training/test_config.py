@@ -110,4 +110,4 @@ def test_what_does_not_go_together_is_refused(options, words):
 def test_a_state_of_another_run_is_named_by_its_fields():
     config = PretrainConfig()
     saved = config.to_dict() | {"lr": 0.3, "arch": "resnet32", "threads": 7, "devices": 4, "probe_data": "x"}
-    assert config.differing_fields(saved) == ["arch", "lr"]
+    assert config.differences(saved) == ["--arch resnet32 (now resnet20)", f"--lr 0.3 (now {config.lr})"]
