@@ -31,7 +31,7 @@ from federated.client.training import (
 )
 from federated.client.workspace import Workspace
 from federated.config.run import identity
-from federated.messages import FIXED, from_record, to_record
+from federated.messages import FIXED, from_record, to_record, whole_number
 from federated.node_state import NodeState, States
 from federated.weights import Weights
 from fps_pretrain.common.errors import DISK_ERRORS
@@ -103,7 +103,7 @@ def _train(message: Message, context: Context) -> ClientUpdate:
     space = open_workspace.find(message_config, context.node_config)
     config, number = space.config, _partition_id(context)
     algorithm = algorithms.load(config)
-    server_round = int(str(message_config["server-round"]))
+    server_round = whole_number(message_config, "server-round")
     deadline = Deadline(config.client_timeout)
     failure = injected(config, server_round, number)
     if failure == "raise":
@@ -112,7 +112,7 @@ def _train(message: Message, context: Context) -> ClientUpdate:
         deadline.wait()
         deadline.check()
     states = _states(message_config, context, space)
-    state = states.take(number, int(str(message_config["state-round"]))) if states else {}
+    state = states.take(number, whole_number(message_config, "state-round")) if states else {}
     task = space.task_of(number, _weights(message, context, state))
     others = (name for name in message.content.array_records if name not in ("arrays", FIXED))
     client = Client(
@@ -149,13 +149,13 @@ def evaluate(message: Message, context: Context) -> Message:
     space = open_workspace.find(message_config, context.node_config)
     number, config = _partition_id(context), space.config
     states = _states(message_config, context, space) if keeps_own_part(config) else None
-    state = states.load(number, int(str(message_config["state-round"]))) if states else {}
+    state = states.load(number, whole_number(message_config, "state-round")) if states else {}
     weights = _weights(message, context, state)
     loss, accuracy = at_client(space, number, weights)
     metrics = MetricRecord({"loss": loss, "accuracy": accuracy})
     if config.fine_tune_epochs:
         with suppress(ClientDiverged):
-            tuned = fine_tune(space, number, weights, int(str(message_config["evaluated-round"])))
+            tuned = fine_tune(space, number, weights, whole_number(message_config, "evaluated-round"))
             metrics["fine-tuned-accuracy"] = at_client(space, number, tuned, own_encoder=config.train != "head")[1]
     return Message(RecordDict({"metrics": metrics}), reply_to=message)
 

@@ -1,4 +1,4 @@
-"""Flower's array records as state dicts and back, without a NumPy file written or parsed for every tensor.
+"""Flower's records: arrays as state dicts and back, without a NumPy file written or parsed for every tensor.
 
 Flower holds an array as the bytes of a ``.npy`` file, whose header NumPy's reader evaluates as Python text. For a
 ResNet-20 (116 tensors) Flower takes 2.4 ms to write a record and 6.6 ms to read it. With headers that are made once,
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord
 from torch import Tensor
 
 FIXED = "fixed"
@@ -115,3 +115,13 @@ def _values(data: bytes, header: bytes, dtype: torch.dtype, shape: tuple[int, ..
 @cache
 def _torch_type(dtype: str) -> torch.dtype:
     return torch.from_numpy(np.empty(0, dtype)).dtype
+
+
+def whole_number(told: ConfigRecord, name: str, default: int | None = None) -> int:
+    """An integer in a message's configuration, whose values may be of any of Flower's types.
+
+    Raises:
+        KeyError: there is none of that name, and no default.
+        ValueError: it is no integer.
+    """
+    return int(str(told[name] if default is None else told.get(name, default)))

@@ -27,6 +27,7 @@ from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.engines.pool import PoolGrid, Worker, WorkerDied
 from federated.engines.ray_actor import ClientActor
+from federated.messages import whole_number
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.hardware import cores
 
@@ -213,7 +214,7 @@ class RayGrid(PoolGrid):
     def _send(self, actor: Any, message: Message) -> Any:
         """Have an actor work on a message; returns the reference of its result."""
         told, client = message.content.config_records["config"], self._client_of(message)
-        state = _states(told).pack(client, int(str(told["state-round"])))
+        state = _states(told).pack(client, whole_number(told, "state-round"))
         records = message.content.array_records
         without_arrays = copy.copy(message)
         without_arrays.content = RecordDict({n: r for n, r in message.content.items() if n not in records})
@@ -234,8 +235,8 @@ class RayGrid(PoolGrid):
     def _save_state(self, message: Message, state: bytes) -> None:
         told, client = message.content.config_records["config"], self._client_of(message)
         states = _states(told)
-        states.keep(client, int(str(told["state-round"])))  # the actor could read it
-        states.unpack(client, int(str(told["server-round"])), state)
+        states.keep(client, whole_number(told, "state-round"))  # the actor could read it
+        states.unpack(client, whole_number(told, "server-round"), state)
 
     def _client_of(self, message: Message) -> int:
         return int(self._contexts[message.metadata.dst_node_id].node_config["partition-id"])

@@ -20,6 +20,7 @@ from federated.config.run import from_yaml
 from federated.data.partition import Partition
 from federated.data.sets import Dataset
 from federated.engines.inprocess import InProcessGrid
+from federated.messages import whole_number
 
 
 class ClientActor:
@@ -70,7 +71,7 @@ class ClientActor:
         with tempfile.TemporaryDirectory(prefix="client-state-") as folder:
             states = ClientStates(Path(folder), str(told["run"]))
             if state is not None:
-                states.unpack(client, int(str(told["state-round"])), state)
+                states.unpack(client, whole_number(told, "state-round"), state)
             told["client-states"] = folder
             reply = self._grid.handle(message)
-            return reply, states.pack(client, int(str(told.get("server-round", 0))))
+            return reply, states.pack(client, whole_number(told, "server-round", 0))
