@@ -49,10 +49,28 @@ def of_gaps(path):
     return " ".join(map(points, [*found, *(paired_difference(gap, baseline) for gap in others)]))
 
 
+def of_the_grid():
+    """How the leads of the small grid's cells differ, paired by the seeds that all have."""
+    cells = [dict(leads(RESULTS / f"cifar10-grid-{cell}")) for cell in ("iid", "dirichlet0.3", "dirichlet0.1")]
+    seeds = sorted(set.intersection(*map(set, cells)))
+    iid, mild, strong = (np.array([cell[seed] for seed in seeds]) for cell in cells)
+    return " ".join(points(paired_difference(*pair)) for pair in ((mild, iid), (strong, iid), (strong, mild)))
+
+
+def leads(folder):
+    """The second arm's final test accuracy less the first's, of each seed."""
+    final = {}
+    for row in table(folder / "rounds.csv"):
+        if row["test_accuracy"]:
+            final.setdefault(row["arm"], {})[row["seed"]] = float(row["test_accuracy"])
+    baseline, other = final.values()
+    return [(seed, other[seed] - baseline[seed]) for seed in baseline]
+
+
 def test_every_number_with_decimals_in_the_text_stands_in_a_table_or_is_an_option():
     text = DOCUMENT.read_text()
     derived = [of_several_encoders(path) for path in RESULTS.glob("*/encoders.csv")]
-    derived += [of_gaps(path) for path in RESULTS.glob("*/gap.csv")]
+    derived += [of_gaps(path) for path in RESULTS.glob("*/gap.csv")] + [of_the_grid()]
     tables = " ".join([*BLOCK.findall(text), *derived])
     prose, _, unbacked = BLOCK.sub("", text).partition(WITHOUT_A_FILE)
     prose = re.sub(
