@@ -137,7 +137,7 @@ def _train(message: Message, context: Context) -> ClientUpdate:
     if states:
         states.save(number, server_round, {**update.state, **own_part(update.weights, space.parts, config)})
     sent = space.parts.shared(update.weights)
-    if config.bn_stats == "server":
+    if not config.sends_buffers:
         sent = {name: tensor for name, tensor in sent.items() if name in space.parts.parameters}
     return update._replace(weights=sent)
 

@@ -84,7 +84,7 @@ def message_sizes(run: Run) -> MessageSizes:
     weights = final_weights(run.folder) if (run.folder / file_names.MODEL).is_file() else model.state_dict()
     parts = Parts.of(model, run.config)
     down, up = algorithms.load(run.config).message_sizes(
-        parts.shared(weights), parts.parameters, buffers_back=run.config.bn_stats != "server"
+        parts.shared(weights), parts.parameters, buffers_back=run.config.sends_buffers
     )
     return MessageSizes(down, up, size_of(parts.fixed(weights)))
 

@@ -28,11 +28,12 @@ def final_weights(run: Path) -> dict[str, Tensor]:
     Raises:
         UserError: the run is not finished, or its model damaged.
     """
-    if not (run / file_names.MODEL).is_file():
-        raise UserError(f"{run} has no model.pt: finish the run first")
-    weights = dict(model_file.read(run / file_names.MODEL).weights)
+    path = run / file_names.MODEL
+    if not path.is_file():
+        raise UserError(f"{run} has no {path.name}: finish the run first")
+    weights = dict(model_file.read(path).weights)
     if not weights or (why := why_misfit(weights, weights)):
-        raise UserError(f"{run / 'model.pt'} is damaged: {why if weights else 'it has no weights'}")
+        raise UserError(f"{path} is damaged: {why if weights else 'it has no weights'}")
     return weights
 
 

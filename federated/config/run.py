@@ -138,6 +138,11 @@ class RunConfig(  # its fields come from the last of these to the first
         return bool(every) and (last or server_round % every == 0)
 
     @property
+    def sends_buffers(self) -> bool:
+        """Whether clients send BatchNorm's statistics; with ``--bn-stats server`` they only receive them."""
+        return self.bn_stats != "server"
+
+    @property
     def asks_clients(self) -> bool:
         """Whether it takes the clients to evaluate the global model at them: for what they alone have or do."""
         return self.partition == "nodes" or self.personal == "head" or self.fine_tune_epochs > 0

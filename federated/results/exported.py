@@ -9,12 +9,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from federated.config.run import from_yaml
 from federated.results.classifier import build_module, check_head, find_model
-from federated.server.output import file_names, model_file
+from federated.server.output import model_file
 from federated.server.output.model_file import Model
+from federated.server.output.run_folder import RunFolder
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_text
 from fps_pretrain.models import checkpoint
 from fps_pretrain.models.checksum import digest
 
@@ -105,7 +104,7 @@ def provenance(model: Model) -> dict[str, Any]:
     """How a run made its model, from the config.yaml beside it; without one only what the file says."""
     said: dict[str, Any] = {"method": "federated", "round": model.round}
     try:
-        config = from_yaml(read_text(model.path.parent / file_names.CONFIG))
+        config = RunFolder(model.path.parent).config()
     except UserError:
         return said
     fields = ("dataset", "init", "strategy", "partition", "clients", "rounds", "image_size", "norm", "seed")

@@ -24,6 +24,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from federated.algorithms.averaging import Sum
 from federated.algorithms.base import Replies, ServerState, Update
 from federated.config.run import RunConfig
 from federated.server.cohort import sample_each_client
@@ -183,7 +184,7 @@ def clip_(update: Mapping[str, Tensor], norm: float) -> float:
 
 @dataclass
 class Release:
-    """What may be published of a round's updates: the sum of the clipped ones with its noise, in shares of a client.
+    """What may be published of a round's updates: their noisy mean, clipped, as if as many had come as was expected.
 
     Args:
         privacy: how they are clipped and noised.
@@ -202,21 +203,22 @@ class Release:
     _count: int = 0
 
     def of(self, replies: Replies) -> Replies:
-        """One update in the place of all, of which it is the mean, but for the number that they are divided by."""
+        """One update in the place of all: the noisy sum of the clipped ones over the number that was expected."""
         return Replies(self._published(replies), [1])
 
     def _published(self, updates: Iterable[Update]) -> Iterator[Update]:
-        total = {name: torch.zeros(tensor.shape, dtype=torch.float64) for name, tensor in self.params.items()}
-        self.privacy.add_noise(total, self.clip, self.server_round)
+        start = {name: tensor.double() for name, tensor in self.params.items()}
+        noise = {name: torch.zeros_like(tensor) for name, tensor in start.items()}
+        self.privacy.add_noise(noise, self.clip, self.server_round)
+        total = Sum()
+        total.add(noise, 1)
         for update in updates:
-            change = {name: tensor.double() - self.params[name].double() for name, tensor in update.weights.items()}
+            change = {name: tensor.double() - start[name] for name, tensor in update.weights.items()}
             self._below += clip_(change, self.clip) <= self.clip
             self._count += 1
-            for name, tensor in change.items():
-                total[name] += tensor
-        share = 1 / self.privacy.participants
-        weights = {name: (old.double() + share * total[name]).to(old.dtype) for name, old in self.params.items()}
-        yield Update(weights, 1, {})
+            total.add(change, 1)
+        mean = total.result(1 / self.privacy.participants)
+        yield Update({name: (start[name] + mean[name]).to(old.dtype) for name, old in self.params.items()}, 1, {})
 
     def state(self) -> ServerState:
         """The clipping norm of the next round and how many rounds were published; once all updates are through."""

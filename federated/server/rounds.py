@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from flwr.app import Message, MessageType
@@ -33,7 +33,7 @@ from federated.weights import all_finite
 
 @dataclass(frozen=True)
 class Round:
-    """What came of a round, before the global model is judged.
+    """What came of a round, before the global model is judged; by default nothing, as before the first.
 
     Attributes:
         state: the run after it.
@@ -45,11 +45,18 @@ class Round:
     """
 
     state: State
-    participants: list[int]
-    failures: dict[int, str]
-    reports: dict[int, Update]
-    metrics: dict[str, Any]
-    models: list[Weights]
+    participants: list[int] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+    reports: dict[int, Update] = field(default_factory=dict)
+    metrics: dict[str, Any] = field(default_factory=dict)
+    models: list[Weights] = field(default_factory=list)
+
+    def row(self, evaluator: Evaluator) -> Row:
+        """The round's row in the history; of training, None where nobody took part: before the first, or with --dp."""
+        row = {**evaluator.row(self.state), **dict.fromkeys(TRAINING_METRICS), **self.metrics}
+        row["clients"], row["participants"] = reported(self.reports), self.participants
+        row["failures"] = [{"client": client, "reason": reason} for client, reason in self.failures.items()]
+        return row
 
 
 @dataclass(frozen=True)
@@ -88,11 +95,7 @@ class Loop:
             result = self.round(server_round, state, bar)
             self._keep_client_models(folder, state, result)
             state = result.state
-            untrained = dict.fromkeys(TRAINING_METRICS)  # of a round with --dp in which nobody takes part
-            row = {**evaluator.row(state), **untrained, **result.metrics, "clients": reported(result.reports)}
-            row["participants"] = result.participants
-            row["failures"] = [{"client": client, "reason": reason} for client, reason in result.failures.items()]
-            record(self.config, row, started, folder, publish, bar)
+            record(self.config, result.row(evaluator), started, folder, publish, bar)
             folder.save_state(state)  # Commit point of the round.
             folder.keep_best(self.config, self.space.dataset.classes, state)
         return state
@@ -173,9 +176,9 @@ class Loop:
         return sample_clients(self.config.seed, server_round, self.config.clients, self.config.participants)
 
     def _expected(self) -> Expected:
-        parts, buffers = self.space.parts, self.config.bn_stats != "server"
+        parts = self.space.parts
         like = parts.shared(self.space.model.state_dict())
-        return Expected.of(self.algorithm, like, parts.parameters, buffers)
+        return Expected.of(self.algorithm, like, parts.parameters, self.config.sends_buffers)
 
     def _enough(
         self, server_round: int, arrivals: Arrivals, replies: Iterable[tuple[int, Message | None]]
@@ -222,7 +225,7 @@ class Loop:
 
     def _combined_part(self, weights: Weights) -> Weights:
         """What the algorithm combines: the parameters, and for a robust one the floating point buffers clients send."""
-        robust = self.algorithm.options.robust and self.config.bn_stats != "server"
+        robust = self.algorithm.options.robust and self.config.sends_buffers
         parts = self.space.parts
         floating = {name for name in parts.buffers if weights[name].is_floating_point()} if robust else set()
         return {name: tensor for name, tensor in weights.items() if name in parts.parameters or name in floating}

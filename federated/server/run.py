@@ -24,7 +24,6 @@ from federated.data.partition_file import digest_of
 from federated.engines import start as engines
 from federated.engines.pool import EngineFailed
 from federated.engines.start import Engine
-from federated.server.client_metrics import reported
 from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients
 from federated.server.exchange import RunFailed as RunFailed
@@ -33,7 +32,7 @@ from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar, console, evaluated_head, log, log_file
 from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
-from federated.server.rounds import Loop, record
+from federated.server.rounds import Loop, Round, record
 from federated.server.start import auto_options, client_statistics, initialise, resume_checks
 from federated.server.start.announce import announce
 from federated.server.start.initialise import initial_classifier, initial_encoder
@@ -200,9 +199,7 @@ def _rounds(
     evaluator = Evaluator(config, space, clients, states)
     if not evaluated:
         started = time.perf_counter()
-        row = evaluator.row(state)
-        row.update(train_loss=None, train_accuracy=None, clients=reported({}), participants=[], failures=[])
-        record(config, row, started, folder, publish, bar)
+        record(config, Round(state).row(evaluator), started, folder, publish, bar)
     if clients is None:
         return state
     secret = folder.secret() if config.dp != "none" else None

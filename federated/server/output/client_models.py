@@ -61,18 +61,21 @@ def save(run_folder: Path, models: ClientModels, keep: int = KEEP) -> Path:
     Raises:
         OSError: it cannot be written.
     """
-    folder = run_folder / file_names.CLIENT_MODELS
-    folder.mkdir(exist_ok=True)
     content = {field.name: getattr(models, field.name) for field in fields(ClientModels)}
     content["start"], content["result"] = dict(models.start), dict(models.result)
     content["updates"] = [dict(update) for update in models.updates]
-    path = folder / f"round-{models.round:06d}.pt"
+    path = _path(run_folder, models.round)
+    path.parent.mkdir(exist_ok=True)
     write_atomically(path, with_checksum(content))
     kept = rounds(run_folder)
     while len(kept) > max(keep, 2):
         middle = min(range(1, len(kept) - 1), key=lambda i: kept[i + 1] - kept[i - 1])
-        (folder / f"round-{kept.pop(middle):06d}.pt").unlink()
+        _path(run_folder, kept.pop(middle)).unlink()
     return path
+
+
+def _path(run_folder: Path, number: int) -> Path:
+    return run_folder / file_names.CLIENT_MODELS / f"round-{number:06d}.pt"
 
 
 def rounds(run_folder: Path) -> list[int]:
@@ -85,7 +88,7 @@ def rewind(run_folder: Path, last_round: int) -> None:
     """Remove the models of rounds after ``last_round``, which an interrupted run will do again."""
     for number in rounds(run_folder):
         if number > last_round:
-            (run_folder / file_names.CLIENT_MODELS / f"round-{number:06d}.pt").unlink()
+            _path(run_folder, number).unlink()
 
 
 def load(run_folder: Path, number: int) -> ClientModels:
@@ -94,7 +97,7 @@ def load(run_folder: Path, number: int) -> ClientModels:
     Raises:
         UserError: the file is missing, damaged or something else.
     """
-    path = run_folder / file_names.CLIENT_MODELS / f"round-{number:06d}.pt"
+    path = _path(run_folder, number)
     content = read_with_checksum(path)
     if missing := {field.name for field in fields(ClientModels)} - content.keys():
         raise UserError(f"{path} does not hold the clients' models of a round: it lacks {', '.join(sorted(missing))}")

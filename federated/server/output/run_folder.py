@@ -96,7 +96,7 @@ class RunFolder:
         if not (path / file_names.CONFIG).is_file():
             raise UserError(f"{path} exists and is not a run: {advice}")
         try:
-            saved = from_yaml(read_text(path / file_names.CONFIG))
+            saved = cls(path).config()
         except UserError as error:
             raise UserError(f"{path} exists and is not a run ({error}): {advice}") from error
         if differing := differences(saved, without_secrets(config)):

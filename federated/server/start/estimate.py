@@ -149,7 +149,7 @@ def _sizes(space: Workspace, weights: dict[str, torch.Tensor], work: Work) -> li
     config, parts = space.config, space.parts
     once = size_of(parts.fixed(weights))
     down, up = algorithms.load(config).message_sizes(
-        parts.shared(weights), parts.parameters, buffers_back=config.bn_stats != "server"
+        parts.shared(weights), parts.parameters, buffers_back=config.sends_buffers
     )
     parameters = sum(weights[name].numel() for name in space.parameters)
     message = f"{down / 1e6:.1f} MB a message"
