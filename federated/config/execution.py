@@ -69,9 +69,10 @@ class ExecutionOptions(OptionSet):
     precision: Literal["auto", "32", "bf16"] = "auto"
     """bf16: the encoder computes in bfloat16, twice as fast where the hardware multiplies it; weights and what is sent
     stay in 32 bits. auto takes bf16 on such hardware, and what a run began with when it is resumed."""
-    compile: bool = False
+    compile: Annotated[bool, MAY_DIFFER] = False
     """Compile the encoder with torch.compile for training: a minute at the start, once a process, then more images a
-    second (on a CPU it needs a C++ compiler; without one the run goes on uncompiled)."""
+    second (on a CPU it needs a C++ compiler; without one the run goes on uncompiled). Sums are rounded otherwise, as on
+    another device."""
     threads: Annotated[Threads | None, THREADS] = None
     """CPU threads of PyTorch for a client (default: 1 in each worker, and with --workers auto; else all cores). Use 1
     on a machine that is busy."""
