@@ -1,6 +1,7 @@
 """What experiments/results claims is backed by the files beside it."""
 
 import csv
+import itertools
 import re
 from pathlib import Path
 
@@ -49,12 +50,12 @@ def of_gaps(path):
     return " ".join(map(points, [*found, *(paired_difference(gap, baseline) for gap in others)]))
 
 
-def of_the_grid():
-    """How the leads of the small grid's cells differ, paired by the seeds that all have."""
-    cells = [dict(leads(RESULTS / f"cifar10-grid-{cell}")) for cell in ("iid", "dirichlet0.3", "dirichlet0.1")]
-    seeds = sorted(set.intersection(*map(set, cells)))
-    iid, mild, strong = (np.array([cell[seed] for seed in seeds]) for cell in cells)
-    return " ".join(points(paired_difference(*pair)) for pair in ((mild, iid), (strong, iid), (strong, mild)))
+def of_the_grid(data, *cells):
+    """How the leads of the small grid's cells differ, each from those before it, paired by the seeds that all have."""
+    found = [dict(leads(RESULTS / f"{data}-grid-{cell}")) for cell in cells]
+    seeds = sorted(set.intersection(*map(set, found)))
+    values = [np.array([cell[seed] for seed in seeds]) for cell in found]
+    return " ".join(points(paired_difference(two, one)) for one, two in itertools.combinations(values, 2))
 
 
 def leads(folder):
@@ -70,7 +71,9 @@ def leads(folder):
 def test_every_number_with_decimals_in_the_text_stands_in_a_table_or_is_an_option():
     text = DOCUMENT.read_text()
     derived = [of_several_encoders(path) for path in RESULTS.glob("*/encoders.csv")]
-    derived += [of_gaps(path) for path in RESULTS.glob("*/gap.csv")] + [of_the_grid()]
+    derived += [of_gaps(path) for path in RESULTS.glob("*/gap.csv")]
+    derived.append(of_the_grid("cifar10", "iid", "dirichlet0.3", "dirichlet0.1"))
+    derived.append(of_the_grid("cifar100", "iid", "dirichlet0.1"))
     tables = " ".join([*BLOCK.findall(text), *derived])
     prose, _, unbacked = BLOCK.sub("", text).partition(WITHOUT_A_FILE)
     prose = re.sub(
