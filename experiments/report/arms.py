@@ -10,9 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from experiments.report.runs import CLIENT_MEAN, Run
+from experiments.report.runs import CLIENT_KEYS, CLIENT_MEAN, TUNED_KEYS, Run
+from experiments.report.statistics import counted
 from federated.config.run import MAY_DIFFER_ON_RESUME, RunConfig, init_name, unused_beside
 from fps_pretrain.common.errors import UserError
+
+COURSE = 3
+"""Rounds that make a course: a line through fewer would show what nobody measured."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,11 @@ class Arm:
         return [run.config.seed for run in self.runs]
 
     @property
+    def title(self) -> str:
+        """The label, and how many seeds there are."""
+        return f"{self.label} ({counted(len(self.runs))})"
+
+    @property
     def rounds(self) -> list[int]:
         """Rounds after which the runs were evaluated."""
         return self.runs[0].rounds
@@ -60,6 +69,16 @@ class Arm:
     def values(self, key: str) -> np.ndarray:
         """A quantity of all runs: ``(seeds, rounds)``, or ``(seeds, client_rounds)`` for one of the clients."""
         return np.stack([run.values(key) for run in self.runs])
+
+    def drawn(self, key: str) -> tuple[list[int], np.ndarray]:
+        """``rounds_of`` and ``values`` as pictures show them.
+
+        Clients are often evaluated before training and after the last round only. Of fewer than ``COURSE`` rounds at
+        the clients the last is left, alone.
+        """
+        rounds, values = self.rounds_of(key), self.values(key)
+        lone = key in (*CLIENT_KEYS, *TUNED_KEYS) and len(rounds) < COURSE
+        return (rounds[-1:], values[:, -1:]) if lone else (rounds, values)
 
 
 def passes(config: RunConfig) -> float:

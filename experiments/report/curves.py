@@ -45,8 +45,7 @@ def _quantity(arms: Sequence[Arm], key: str) -> dict[str, Any]:
     for number, arm in enumerate(arms):
         if arm.personal and not key.startswith(AT_CLIENTS):
             continue  # those of a head that nobody trained
-        rounds = arm.rounds_of(key)
-        values = arm.values(key) if rounds else np.empty((0, 0))
+        rounds, values = arm.drawn(key)
         known = values[np.isfinite(values)]
         if len(known):
             ends = {"mean": values.mean(axis=0), "low": values.min(axis=0), "high": values.max(axis=0)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import re
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
 
 DPI = 120
 """Pixels per inch of a PNG."""
+
+LINE = 38
+"""Characters in a line of a long name."""
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -53,6 +57,11 @@ def literal(text: object) -> str:
     shown = str(text).encode("utf-8", "backslashreplace").decode().replace("$", r"\$")
     shown = re.sub(r"[\x00-\x09\x0b-\x1f\x7f]", lambda match: f"\\x{ord(match[0]):02x}", shown)
     return f" {shown}" if shown.startswith("_") else shown
+
+
+def wrapped(text: object) -> str:
+    """``literal`` in lines of at most ``LINE`` characters, as for names in a legend or beside an axis."""
+    return literal(textwrap.fill(str(text), LINE))
 
 
 def png(figure: Figure, dpi: int = DPI) -> bytes:

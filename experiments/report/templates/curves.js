@@ -1,4 +1,5 @@
 // Curves that can be hovered and switched. The data are in #curves: arms, and quantities with a series for each arm.
+// A quantity that every arm has of one round only is no curve: it is shown as a row for each arm.
 "use strict";
 (() => {
   const {arms, quantities} = JSON.parse(document.getElementById("curves").textContent);
@@ -9,6 +10,11 @@
   const colour = arm => `var(--c${arm % 8})`;
   const dash = arm => (arm < 8 ? "" : arm < 16 ? "7 4" : "2 3");
   const show = (value, percent) => (percent ? (100 * value).toFixed(1) + "%" : value.toPrecision(3));
+
+  const spread = ({mean, low, high}, percent) =>
+    show(mean, percent) + (high > low ? ` (${show(low, percent)} to ${show(high, percent)})` : "");
+  const tickLabel = (value, percent) => (percent ? `${+(100 * value).toFixed(2)}%` : `${+value.toPrecision(3)}`);
+  const end = (values, top) => Math.min(top ?? Infinity, 1.08 * Math.max(...values.filter(v => v !== null), 1e-9));
 
   function element(name, attributes, parent, text) {
     const made = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -32,23 +38,22 @@
   function draw() {
     const {series, percent, top, title} = quantities[quantity];
     const visible = series.filter(s => shown[s.arm]);
+    chart.querySelector("svg, .states")?.remove();
+    if (series.every(s => s.rounds.length === 1)) return drawStates(visible, percent, top);
     const width = Math.max(240, chart.clientWidth), height = Math.round(Math.min(420, Math.max(240, width * 0.5)));
     const box = {left: 46, right: width - 10, top: 12, bottom: height - 38};
     const rounds = series.flatMap(s => s.rounds);
     const first = Math.min(...rounds), last = Math.max(...rounds, first + 1);
-    const values = visible.flatMap(s => s.high).filter(v => v !== null);
-    const upper = Math.min(top ?? Infinity, 1.08 * Math.max(...values, 1e-9));
+    const upper = end(visible.flatMap(s => s.high), top);
     const x = r => box.left + (r - first) / (last - first) * (box.right - box.left);
     const y = v => box.bottom - Math.min(v, upper * 1.05) / upper * (box.bottom - box.top);
     scale = {x, y, box, rounds: [...new Set(rounds)].sort((a, b) => a - b)};
 
-    chart.querySelector("svg")?.remove();
     const svg = element("svg", {viewBox: `0 0 ${width} ${height}`, height, tabindex: 0, role: "img"});
     svg.setAttribute("aria-label", `${title} over rounds; left and right arrow keys move between rounds`);
     for (const v of ticks(0, upper, 5, false)) {
       element("line", {class: "grid", x1: box.left, x2: box.right, y1: y(v), y2: y(v)}, svg);
-      const label = percent ? `${+(100 * v).toFixed(2)}%` : `${+v.toPrecision(3)}`;
-      element("text", {x: box.left - 6, y: y(v) + 4, "text-anchor": "end"}, svg, label);
+      element("text", {x: box.left - 6, y: y(v) + 4, "text-anchor": "end"}, svg, tickLabel(v, percent));
     }
     for (const r of ticks(first, last, Math.min(10, width / 70), true))
       element("text", {x: x(r), y: box.bottom + 18, "text-anchor": "middle"}, svg, r);
@@ -77,9 +82,46 @@
     element("path", {class: "band", d: band, style: `fill: ${colour(arm)}`}, svg);
     const style = `stroke: ${colour(arm)}`;
     element("path", {class: "mean", d: `M${line(known, mean)}`, style, "stroke-dasharray": dash(arm)}, svg);
+    const r = known.length === 1 ? 4 : 2.5;
     if (known.length < 25)
       for (const i of known)
-        element("circle", {cx: x(rounds[i]), cy: y(mean[i]), r: 2.5, style: `fill: ${colour(arm)}`}, svg);
+        element("circle", {cx: x(rounds[i]), cy: y(mean[i]), r, style: `fill: ${colour(arm)}`}, svg);
+  }
+
+  // Each arm's mean as a mark, and a bar from its lowest to its highest seed.
+  function drawStates(visible, percent, top) {
+    const rows = visible.map(s => ({arm: s.arm, round: s.rounds[0], mean: s.mean[0], low: s.low[0], high: s.high[0]}))
+      .filter(row => row.mean !== null);
+    const upper = end(rows.map(row => row.high), top), at = value => `${Math.min(100, 100 * value / upper)}%`;
+    const states = block("states", null);
+    const scaled = (parent, label) => ticks(0, upper, 5, false).forEach(v => {
+      block("tick", parent, label ? tickLabel(v, percent) : "").style.left = at(v);
+    });
+    for (const row of rows) {
+      const name = block("name", states);
+      name.style.color = colour(row.arm);
+      block("", name, arms[row.arm].label);
+      block("", name, spread(row, percent));
+      const track = block("track", states);
+      track.style.color = colour(row.arm);
+      scaled(track, false);
+      Object.assign(block("bar", track).style, {left: at(row.low), right: `calc(100% - ${at(row.high)})`});
+      block("mark", track).style.left = at(row.mean);
+    }
+    scaled(block("scale", states), true);
+    const rounds = [...new Set(rows.map(row => row.round))].sort((a, b) => a - b);
+    if (rows.length) block("after", states, `after round ${rounds.join(" or ")}`);
+    cursor = null;
+    chart.querySelector(".tip").hidden = true;
+    chart.prepend(states);
+  }
+
+  function block(kind, parent, text = "") {
+    const made = document.createElement("div");
+    made.className = kind;
+    made.textContent = text;
+    parent?.append(made);
+    return made;
   }
 
   function point(event) {
@@ -103,8 +145,7 @@
       const entry = document.createElement("div"), name = document.createElement("span"), value = document.createElement("span");
       name.style.color = colour(row.arm);
       name.textContent = arms[row.arm].label;
-      value.textContent = show(row.mean, percent)
-        + (row.high > row.low ? ` (${show(row.low, percent)} to ${show(row.high, percent)})` : "");
+      value.textContent = spread(row, percent);
       entry.append(name, value);
       return entry;
     }));

@@ -32,6 +32,15 @@ def test_a_name_is_drawn_as_it_is(name, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["a.png"]
 
 
+def test_a_long_name_is_wrapped_without_losing_anything():
+    name = "an-encoder-with-$quite$-a-long-name, lr 0.03, " + 50 * "x"
+    lines = plots.wrapped(name).replace(r"\$", "$").splitlines()
+    assert "".join(lines).replace(" ", "") == name.replace(" ", "")
+    assert len(lines) > 2
+    assert max(map(len, lines)) <= plots.LINE
+    assert plots.wrapped("short, lr 0.1") == "short, lr 0.1"
+
+
 def test_pictures_are_drawn_without_pyplot(tmp_path):
     """In a process of its own: other tests, and libraries they use, may import pyplot."""
     program = f"""
