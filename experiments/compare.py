@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.comparison.config import OPTIONS, CompareConfig
-from experiments.comparison.running import ComparisonFailed, Failure, run_here, side_by_side
+from experiments.comparison.running import ComparisonFailed, Failure, check_begun, run_here, side_by_side
 from experiments.comparison.tuning import choose, record
-from experiments.report.arms import arm_key
+from experiments.report.arms import arm_key, is_centralised
 from experiments.report.comparable import check, check_revisions
 from experiments.report.headline import cautions, sentences
-from experiments.report.page import ANALYSES, CURVES, PAGE, write
+from experiments.report.page import ANALYSES, CURVES, PAGE, intervals, write
 from experiments.report.runs import Run, read_run
 from experiments.report.summary import Summary
 from federated.config import file as config_file
@@ -40,7 +40,9 @@ def _carry_out(
 
     Raises:
         ComparisonFailed: without --jobs, a run could not go on, unless it is of the tuning.
+        UserError: a run began from other weights, or on other data, than there are now.
     """
+    check_begun(runs, data=not config.slurm)
     if config.slurm:
         from experiments.comparison.slurm import Cluster
 
@@ -86,10 +88,10 @@ def _tune(config: CompareConfig) -> dict[str, float]:
     return chosen
 
 
-def _say(summaries: Sequence[Summary]) -> None:
+def _say(summaries: Sequence[Summary], others: int) -> None:
     for summary in summaries:
         print(f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}", file=sys.stderr)
-    for line in (*sentences(summaries), *cautions(summaries)):
+    for line in (*sentences(summaries), *cautions(summaries, others)):
         print(line, file=sys.stderr)
 
 
@@ -124,6 +126,8 @@ def _run(config: CompareConfig) -> int:
 
 def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = False) -> None:
     """Write the page and what stands on it, and say what came out; with ``unfinished`` the page alone, of some runs."""
+    # The baseline comes first, also where its first seed's run failed.
+    done = sorted(done, key=lambda run: (is_centralised(run.config), config.inits.index(run.config.init)))
     check(done, config.allow_different)
     if config.analyses and not unfinished:
         from experiments.analyses.every import run_all
@@ -133,7 +137,7 @@ def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = Fa
     summaries = write(done, config.folder, config.targets, config.title, command, unfinished=unfinished)
     if unfinished:
         return
-    _say(summaries)
+    _say(summaries, intervals(config.folder, done))
     print(f"wrote {config.folder / PAGE} and {config.folder / CURVES}", file=sys.stderr)
 
 

@@ -148,6 +148,35 @@ def is_finished(run: RunConfig) -> bool:
     return done_rounds(run) == run.rounds and (run.folder / last).is_file()
 
 
+def check_begun(runs: Sequence[RunConfig], *, data: bool) -> None:
+    """Refuse runs that began from other weights, or on other data, than those that are to stand beside them.
+
+    Args:
+        runs: the runs; those without a state are left out.
+        data: whether this machine has the data; they are read only if some run has rounds to do.
+
+    Raises:
+        UserError: an encoder's file or the data have changed since a run began.
+    """
+    from federated.data import sets
+    from federated.server.output.run_folder import RunFolder
+    from federated.server.start.initialise import initial_encoder
+    from federated.server.start.resume_checks import check_data, check_init
+    from fps_pretrain.models.checksum import digest
+
+    folders = [(run, RunFolder.find(run.folder, run)) for run in runs]
+    begun = [(run, folder.load_state()) for run, folder in folders if folder and folder.state_file.is_file()]
+    for run, state in begun:
+        check_init(state, run, digest(initial_encoder(run)[0].state_dict()))
+    if not data or all(is_finished(run) for run in runs):
+        return
+    digests: dict[str, str] = {}  # by partition: where it is by who made the examples, that is part of the data
+    for run, state in begun:
+        if run.partition not in digests:
+            digests[run.partition] = sets.load(run).digest()
+        check_data(state, run, digests[run.partition])
+
+
 def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None = None) -> dict[Path, Failure]:
     """Run what is missing, ``jobs`` at a time, each as a process with one thread; all on one screen.
 

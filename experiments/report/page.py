@@ -152,6 +152,11 @@ def _analyses(folder: Path, runs: Sequence[Run]) -> list[dict[str, str]]:
     return found
 
 
+def intervals(output: Path, runs: Sequence[Run]) -> int:
+    """How many intervals stand on the page of ``runs`` in ``output`` beside those of the arms."""
+    return _intervals(_analyses(output / ANALYSES, runs))
+
+
 def _intervals(analyses: Sequence[Mapping[str, str]]) -> int:
     """How many intervals analyses hold; those of fairness are the arms' own."""
     return sum(len(_INTERVAL.findall(analysis["text"])) for analysis in analyses if analysis["name"] != "fairness")

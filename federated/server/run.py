@@ -85,18 +85,16 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     state = _state_of(folder, config) if folder else None
     encoder, report = initial_encoder(config)
     init_digest = digest(encoder.state_dict())
-    if state and state.init_digest != init_digest:
-        raise UserError(
-            f"{config.folder} began from other weights than {config.init} holds now: choose another --output"
-        )
+    if state:
+        resume_checks.check_init(state, config, init_digest)
     if folder and state and state.round == config.rounds and folder.has_model:
         rows = folder.history_until(config.rounds)
         log.info(f"{folder.path} is finished: {config.rounds} rounds, {_accuracy(config, rows[-1])}")
         return RunResult(folder.path, rows, resumed_from=config.rounds)
 
     dataset = sets.load(config)
-    if state and state.data_digest != dataset.digest():
-        raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
+    if state:
+        resume_checks.check_data(state, config, dataset.digest())
     model = with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm)
     resumed_from = state.round if state else None
     if folder is None or state is None:

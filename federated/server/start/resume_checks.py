@@ -25,6 +25,28 @@ from fps_pretrain.models.checksum import why_misfit
 ADVICE = "remove the run folder and start the run again"
 
 
+def check_init(state: State, config: RunConfig, init_digest: str) -> None:
+    """Refuse a run that began from another encoder than ``--init`` is now, of ``init_digest``.
+
+    Raises:
+        UserError: as said.
+    """
+    if state.init_digest != init_digest:
+        raise UserError(
+            f"{config.folder} began from other weights than {config.init} holds now: choose another --output"
+        )
+
+
+def check_data(state: State, config: RunConfig, data_digest: str) -> None:
+    """Refuse a run that began on other data than ``--dataset`` holds now, of ``data_digest``.
+
+    Raises:
+        UserError: as said.
+    """
+    if state.data_digest != data_digest:
+        raise UserError(f"{config.folder} began on other data than {config.dataset} holds now: choose another --output")
+
+
 def check_counts(path: Path, state: State, config: RunConfig) -> None:
     """Refuse a state whose rounds are not those of the run.
 

@@ -1,0 +1,68 @@
+"""What stands side by side is what its names say, and what cannot be compared is refused."""
+
+import csv
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from experiments import compare
+from experiments.analyses import convergence, gap, landscape
+from experiments.comparison import running
+from experiments.comparison.tuning import record
+from experiments.report import page
+from experiments.report.arms import centralise, group
+from experiments.report.published import read
+from experiments.report.summary import summarise
+from federated.config.run import RunConfig
+from fps_pretrain.common.errors import UserError
+from fps_pretrain.models.checkpoint import save_encoder
+from fps_pretrain.models.encoders import build_encoder
+from tests.experiments.runs import write_run
+
+BASE = RunConfig(rounds=2, clients=4, partition="iid", local_epochs=1)
+TINY = [
+    "--arch", "resnet8", "--rounds", "1", "--limit-train", "100", "--limit-test", "50", "--image-size", "16",
+    "--clients", "2", "--partition", "iid", "--threads", "1",
+]  # fmt: skip
+
+
+def table(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_baseline_whose_first_run_failed_is_still_the_baseline(tmp_path, monkeypatch):
+    config = compare.CompareConfig(inits=("random", "x/fps.pt"), seeds=(0, 1), run=replace(BASE, output=tmp_path / "c"))
+    planned = list(config.runs({}))
+    done = [write_run(run.folder, run, [0.1, 0.2, 0.3]) for run in planned[1:]]
+    shown = []
+    monkeypatch.setattr(compare, "write", lambda runs, *args, **_: shown.extend(runs) or summarise(group(runs), (0.5,)))
+    compare._report(config, done)
+    assert [run.config.init for run in shown] == ["random", "x/fps.pt", "x/fps.pt"]
+
+
+def test_what_is_said_of_a_page_counts_the_intervals_of_its_analyses(tmp_path):
+    run = write_run(tmp_path / "a", BASE, [0.1, 0.2, 0.3])
+    analyses = tmp_path / "page" / page.ANALYSES
+    analyses.mkdir(parents=True)
+    (analyses / "gap.txt").write_text("random: a gap of +20.0 points [+10.0, +30.0], 3 seeds.\n")
+    assert page.intervals(tmp_path / "page", [run]) == 1
+
+
+def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_ones(tmp_path, monkeypatch):
+    encoder = tmp_path / "enc.pt"
+    save_encoder(encoder, build_encoder("resnet8", seed=5), "resnet8", 1, {})
+    flags = [*TINY, "--inits", str(encoder), "--output", str(tmp_path / "c")]
+    assert compare.main(compare.parse([*flags, "--seeds", "0"])) == 0
+    more = list(compare.parse([*flags, "--seeds", "0", "1"]).runs({}))
+    running.check_begun(more, data=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("federated.data.sets.load", lambda run: SimpleNamespace(digest=lambda: "other"))
+        running.check_begun(more[:1], data=True)  # nothing is left to do
+        with pytest.raises(UserError, match="began on other data"):
+            running.check_begun(more, data=True)
+    save_encoder(encoder, build_encoder("resnet8", seed=6), "resnet8", 1, {})
+    with pytest.raises(UserError, match=r"began from other weights than .*enc\.pt holds now"):
+        compare.main(compare.parse([*flags, "--seeds", "0", "1", "--jobs", "2"]))
