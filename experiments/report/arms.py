@@ -89,7 +89,7 @@ def passes(config: RunConfig) -> float:
 def passes_a_round(arm: Arm) -> float:
     """Passes over the training examples in a round of an arm."""
     config = arm.runs[0].config
-    return passes(config) / config.rounds
+    return config.local_epochs * config.participants / config.clients  # not passes / rounds, which is rounded twice
 
 
 BUDGET_TOLERANCE = 1.1
@@ -194,13 +194,14 @@ def group(runs: Sequence[Run]) -> list[Arm]:
         arms.setdefault(key, []).append(run)
     split = len({is_centralised(run.config) for run in runs}) > 1
     differing = _differing([key for key, members in arms.items() if not split or not is_centralised(members[0].config)])
+    alone: list[str] = []
     if split:
         alone = _differing([key for key, members in arms.items() if is_centralised(members[0].config)])
         chosen = _differing([tuple((n, v) for n, v in key if n in ("init", "lr")) for key in arms])
         differing = list(dict.fromkeys([*differing, *alone, *chosen]))
     names = short_names([run.config.init for run in runs])
     return [
-        Arm(_label(members[0].config, differing, split, names), sorted(members, key=lambda run: run.config.seed))
+        Arm(_label(members[0].config, differing, alone, split, names), sorted(members, key=lambda run: run.config.seed))
         for members in arms.values()
     ]
 
@@ -231,11 +232,17 @@ def _differing(keys: Sequence[tuple[tuple[str, Any], ...]]) -> list[str]:
 _FEDERATED_ONLY = ("clients", "partition", "participation", "strategy", "local_epochs", "rounds", "min_clients")
 
 
-def _label(config: RunConfig, differing: Sequence[str], split: bool, names: Mapping[str, str]) -> str:
-    """The fields in which arms differ, with an arm's values; its initialisation, by name, where no field differs."""
+def _label(
+    config: RunConfig, differing: Sequence[str], alone: Collection[str], split: bool, names: Mapping[str, str]
+) -> str:
+    """The fields in which arms differ, with an arm's values; its initialisation, by name, where no field differs.
+
+    A centralised arm's leaves out what belongs to a federation, but for those in which centralised arms differ
+    (``alone``).
+    """
     values = asdict(config)
     if split and is_centralised(config):
-        left_out = {*_FEDERATED_ONLY, *(name for name in differing if values[name] is None)}
+        left_out = {*_FEDERATED_ONLY, *(name for name in differing if values[name] is None)}.difference(alone)
         differing = [name for name in differing if name not in left_out]
     shown = [names[config.init]] if "init" in differing or not differing else []
     shown += [f"{name.replace('_', '-')} {values[name]}" for name in differing if name != "init"]

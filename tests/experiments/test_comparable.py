@@ -33,6 +33,13 @@ def table(path):
         return list(csv.DictReader(file))
 
 
+def test_centralised_arms_of_several_budgets_have_names_of_their_own(tmp_path):
+    federated = [BASE, replace(BASE, local_epochs=2)]
+    configs = [*federated, *(centralise(config) for config in federated)]
+    labels = [arm.label for arm in group([write_run(tmp_path / str(n), c, [0.1]) for n, c in enumerate(configs)])]
+    assert labels[2:] == ["local-epochs 1, centralised", "local-epochs 2, centralised"]
+
+
 def test_a_baseline_whose_first_run_failed_is_still_the_baseline(tmp_path, monkeypatch):
     config = compare.CompareConfig(inits=("random", "x/fps.pt"), seeds=(0, 1), run=replace(BASE, output=tmp_path / "c"))
     planned = list(config.runs({}))
@@ -49,6 +56,15 @@ def test_what_is_said_of_a_page_counts_the_intervals_of_its_analyses(tmp_path):
     analyses.mkdir(parents=True)
     (analyses / "gap.txt").write_text("random: a gap of +20.0 points [+10.0, +30.0], 3 seeds.\n")
     assert page.intervals(tmp_path / "page", [run]) == 1
+
+
+def test_rounds_of_one_length_are_compared_however_many_there_are(tmp_path):
+    base = replace(BASE, clients=10, participation=0.1)
+    runs = [
+        write_run(tmp_path / str(rounds), replace(base, init=f"{rounds}.pt", rounds=rounds), [0.1] * (rounds + 1))
+        for rounds in (7, 10)
+    ]
+    assert summarise(group(runs), (0.5,))[1].mean_difference is not None
 
 
 def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_ones(tmp_path, monkeypatch):
