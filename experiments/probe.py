@@ -64,12 +64,14 @@ def main(config: ProbeConfig) -> int:
     bank, queries = table.train, table.validation
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["init", "seed", "dataset", "bank", "queries", "knn_accuracy"])
+    files = [Path(init).name for init in config.inits]
     for init, encoder in encoders:
         if config.bn_statistics == "data":
             estimate_statistics(encoder, encoder.state_dict(), torch.from_numpy(bank.images), batch_size=256)
         features = (extract_features(encoder, part.images) for part in (bank, queries))
         accuracy = knn_accuracy(next(features), bank.labels, next(features), queries.labels, config.neighbours)
-        name = init if init == "random" else Path(init).name
+        name = Path(init).name
+        name = init if files.count(name) > 1 else name
         writer.writerow([name, config.run.seed, config.run.dataset, len(bank), len(queries), f"{accuracy:.4f}"])
         sys.stdout.flush()
     return 0

@@ -6,9 +6,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.report.arms import arm_key, is_centralised
+from experiments.report.arms import arm_key, is_centralised, short_names
 from experiments.report.runs import Run
-from federated.config.run import init_name
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import csv_text, write_text_atomically
 
@@ -39,9 +38,10 @@ def choose(candidates: Sequence[Run]) -> dict[str, float]:
 def record(folder: Path, candidates: Sequence[Run], chosen: dict[str, float]) -> None:
     """Write what was tried into the comparison's ``folder``, and say what was chosen on stderr."""
     rows = []
+    names = short_names(run.config.init for run in candidates)
     for run in candidates:
         mark = "yes" if chosen[arm_key(run.config)] == run.config.lr else "no"
-        name = init_name(run.config.init) + (", centralised" if is_centralised(run.config) else "")
+        name = names[run.config.init] + (", centralised" if is_centralised(run.config) else "")
         accuracy = run.history[-1]["val_accuracy"]
         rows.append((name, f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
         if mark == "yes":

@@ -58,6 +58,16 @@ def test_what_is_said_of_a_page_counts_the_intervals_of_its_analyses(tmp_path):
     assert page.intervals(tmp_path / "page", [run]) == 1
 
 
+def test_rates_of_two_files_of_one_name_are_kept_apart(tmp_path):
+    tried = [
+        write_run(tmp_path / f"{where}{lr}", replace(BASE, init=f"{where}/enc.pt", lr=lr), [0.1, 0.2, end])
+        for where, lr, end in (("a", 0.1, 0.3), ("a", 0.2, 0.4), ("b", 0.1, 0.6), ("b", 0.2, 0.5))
+    ]
+    record(tmp_path, tried, {"a/enc.pt": 0.2, "b/enc.pt": 0.1})
+    (found,) = read([tmp_path / "tuning.csv"])
+    assert found.rows == (("a/enc.pt", "30.0%", "40.0% ✓"), ("b/enc.pt", "60.0% ✓", "50.0%"))
+
+
 def test_rounds_of_one_length_are_compared_however_many_there_are(tmp_path):
     base = replace(BASE, clients=10, participation=0.1)
     runs = [
