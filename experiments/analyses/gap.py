@@ -17,11 +17,10 @@ import numpy as np
 import tyro
 
 from experiments.analyses import output
-from experiments.report.arms import differing_options, is_centralised, is_personal
+from experiments.report.arms import differing_options, is_centralised, is_personal, short_names
 from experiments.report.comparable import Difference, check
 from experiments.report.runs import OfRuns, Run, read_run
 from experiments.report.statistics import counted, paired_difference, points
-from federated.config.run import init_name
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 
@@ -29,6 +28,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 PROG = "experiments.analyses.gap"
+
+START = ("arch", "width", "norm", "head", "init_statistics", "train")
+"""Options beside ``init`` in which federated and centralised runs of one start agree: those of the model."""
 
 
 @dataclass(frozen=True)
@@ -46,9 +48,10 @@ class GapConfig(OfRuns):
 
 @dataclass(frozen=True)
 class Gap:
-    """Final test accuracies in [0, 1] of one start, for the seeds that have both runs ``(seeds,)``."""
+    """Final test accuracies in [0, 1] of one start, ``name`` for short, for the seeds that have both ``(seeds,)``."""
 
     init: str
+    name: str
     seeds: list[int]
     federated: np.ndarray
     centralised: np.ndarray
@@ -63,7 +66,8 @@ def gaps(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> list[Gap]:
     """The gap of each start that has federated and centralised runs; they may differ in what is ``allowed``.
 
     Raises:
-        UserError: none has, two runs of a start and seed are of one kind, or runs of a kind differ in more.
+        UserError: none has, two runs of a start and seed are of one kind, runs of a kind differ in more, or the kinds
+            differ in their model.
     """
     check(runs, allowed)
     if any(is_personal(run.config) for run in runs):
@@ -72,6 +76,10 @@ def gaps(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> list[Gap]:
         members = [run for run in runs if is_centralised(run.config) is kind]
         if differing := differing_options(members, but=("init", "lr")):
             raise UserError(f"a gap is that of one federation, and the {word} runs differ in {', '.join(differing)}")
+    if differing := [name for name in START if len({getattr(run.config, name) for run in runs}) > 1]:
+        raise UserError(
+            f"a gap is that of one start, and federated and centralised runs differ in {', '.join(differing)}"
+        )
     finals: dict[str, dict[bool, dict[int, float]]] = {}
     for run in runs:
         of_kind = finals.setdefault(run.config.init, {}).setdefault(is_centralised(run.config), {})
@@ -79,11 +87,12 @@ def gaps(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> list[Gap]:
             raise UserError(f"{run.folder}: another run of this start, seed and kind is named, too")
         of_kind[run.config.seed] = float(run.values("test_accuracy")[-1])
     found = []
+    names = short_names(finals)
     for init, kinds in finals.items():
         ours, theirs = kinds.get(False, {}), kinds.get(True, {})
         if seeds := sorted(ours.keys() & theirs.keys()):
             columns = (np.array([kind[seed] for seed in seeds]) for kind in (ours, theirs))
-            found.append(Gap(init, seeds, *columns))
+            found.append(Gap(init, names[init], seeds, *columns))
     if not found:
         raise UserError("no start has a federated and a centralised run of one seed: compare with --centralised")
     return found
@@ -110,7 +119,7 @@ def analyse(config: GapConfig) -> output.Result:
 def _sentence(gap: Gap) -> str:
     difference = paired_difference(gap.centralised, gap.federated)
     return (
-        f"{init_name(gap.init)}: centralised {100 * gap.centralised.mean():.1f}%, federated "
+        f"{gap.name}: centralised {100 * gap.centralised.mean():.1f}%, federated "
         f"{100 * gap.federated.mean():.1f}%, a gap of {points(difference, ' points')}, {counted(len(gap.seeds))}."
     )
 
@@ -119,8 +128,7 @@ def _compared(gap: Gap, baseline: Gap) -> str:
     seeds = sorted(gap.values.keys() & baseline.values.keys())
     difference = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (gap, baseline)))
     return (
-        f"The gap of {init_name(gap.init)} less that of {init_name(baseline.init)}: {points(difference, ' points')}, "
-        f"{counted(len(seeds))}."
+        f"The gap of {gap.name} less that of {baseline.name}: {points(difference, ' points')}, {counted(len(seeds))}."
     )
 
 
@@ -133,7 +141,7 @@ def _draw(found: Sequence[Gap]) -> Figure:
             axes.plot([3 * number, 3 * number + 1], [100 * federated, 100 * centralised], "o-", color=f"C{number}")
     axes.set_xticks(
         [3 * number + side for number in range(len(found)) for side in (0, 1)],
-        labels=[plots.literal(f"{init_name(gap.init)}\n{kind}") for gap in found for kind in ("federated", "central")],
+        labels=[plots.literal(f"{gap.name}\n{kind}") for gap in found for kind in ("federated", "central")],
         fontsize="small",
     )
     axes.set_ylabel("final test accuracy, %")

@@ -77,6 +77,24 @@ def test_rounds_of_one_length_are_compared_however_many_there_are(tmp_path):
     assert summarise(group(runs), (0.5,))[1].mean_difference is not None
 
 
+def test_a_gap_is_that_of_one_model(tmp_path):
+    runs = [
+        write_run(tmp_path / "f", BASE, [0.1, 0.2, 0.3]),
+        write_run(tmp_path / "c", replace(centralise(BASE), arch="resnet56"), [0.1, 0.2, 0.5]),
+    ]
+    with pytest.raises(UserError, match="differ in arch"):
+        gap.gaps(runs)
+
+
+def test_gaps_of_two_files_of_one_name_are_told_apart(tmp_path):
+    runs = [
+        write_run(tmp_path / f"{where}{kind.clients}", kind, [0.1, 0.2, 0.3])
+        for where in "ab"
+        for kind in (replace(BASE, init=f"{where}/e.pt"), centralise(replace(BASE, init=f"{where}/e.pt")))
+    ]
+    assert [one.name for one in gap.gaps(runs)] == ["a/e.pt", "b/e.pt"]
+
+
 def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_ones(tmp_path, monkeypatch):
     encoder = tmp_path / "enc.pt"
     save_encoder(encoder, build_encoder("resnet8", seed=5), "resnet8", 1, {})
