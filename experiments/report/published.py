@@ -69,7 +69,7 @@ def _read(path: Path) -> list[Row]:
 
 
 def _share(text: str) -> str:
-    value = float(text)
+    value = float(text or "nan")  # a cell is empty where there is nothing to say
     return "" if math.isnan(value) else f"{100 * value:.1f}%"
 
 

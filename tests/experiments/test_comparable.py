@@ -68,6 +68,17 @@ def test_rates_of_two_files_of_one_name_are_kept_apart(tmp_path):
     assert found.rows == (("a/enc.pt", "30.0%", "40.0% ✓"), ("b/enc.pt", "60.0% ✓", "50.0%"))
 
 
+def test_a_table_takes_an_arm_that_has_no_clients(tmp_path):
+    tuned = replace(BASE, fine_tune_epochs=1)
+    runs = [
+        write_run(tmp_path / "f", tuned, [0.1, 0.2, 0.3], {2: (0.5, 0.1, 0.4)}, tuned={2: (0.6, 0.1, 0.5)}),
+        write_run(tmp_path / "c", centralise(tuned), [0.1, 0.2, 0.4]),
+    ]
+    page.write(runs, tmp_path / "page", (), "t", "c")
+    (found,) = read([tmp_path / "page"])
+    assert found.rows[1][-3:] == ("", "", "")
+
+
 def test_rounds_of_one_length_are_compared_however_many_there_are(tmp_path):
     base = replace(BASE, clients=10, participation=0.1)
     runs = [
