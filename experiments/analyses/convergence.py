@@ -110,7 +110,8 @@ def analyse(config: ConvergenceConfig) -> output.Result:
     runs = [read_run(folder) for folder in config.runs]
     check(runs, config.allow_different)
     arms = group(runs)
-    targets, measure = config.targets or tuple(default_targets(arms)), measure_of(arms)
+    targets = list(dict.fromkeys(config.targets or default_targets(arms)))  # one that stands twice counts once
+    measure = measure_of(arms)
     rows = []
     for arm in arms:
         for run in arm.runs:

@@ -79,6 +79,13 @@ def test_a_table_takes_an_arm_that_has_no_clients(tmp_path):
     assert found.rows[1][-3:] == ("", "", "")
 
 
+def test_a_target_that_stands_twice_counts_once(tmp_path):
+    runs = [write_run(tmp_path / str(s), replace(BASE, seed=s), [0.1, 0.2, end]) for s, end in enumerate((0.5, 0.3))]
+    folders = tuple(run.folder for run in runs)
+    (said,) = convergence.analyse(convergence.ConvergenceConfig(folders, targets=(0.4, 0.4))).sentences
+    assert said == "random reaches 40.0% in 1 of 2 runs (means over 2 seeds)."
+
+
 def test_rounds_of_one_length_are_compared_however_many_there_are(tmp_path):
     base = replace(BASE, clients=10, participation=0.1)
     runs = [
