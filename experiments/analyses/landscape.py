@@ -172,15 +172,20 @@ def analyse(config: LandscapeConfig) -> output.Result:
     """Evaluate the line between every two runs and, for three, the plane.
 
     Raises:
-        UserError: a run is not finished, its data are not there, or its model has other tensors than the first's.
+        UserError: a run is not finished, its data are not there, or its data set or its model's tensors are not the
+            first's.
     """
     from experiments.analyses import models as loading
 
+    first, *others = (read_config(run) for run in config.runs)
+    for run, other in zip(config.runs[1:], others, strict=True):
+        if (other.dataset, other.image_size, other.personal) != (first.dataset, first.image_size, first.personal):
+            raise UserError(f"{run} has other data or heads than {config.runs[0]}: compare runs of one data set")
     models = [loading.final_weights(run) for run in config.runs]
     for run, model in zip(config.runs, models, strict=True):
         if {n: t.shape for n, t in model.items()} != {n: t.shape for n, t in models[0].items()}:
             raise UserError(f"{run} has another model than {config.runs[0]}: compare runs of one architecture")
-    evaluator = loading.Evaluator.of(read_config(config.runs[0]), config.limit)
+    evaluator = loading.Evaluator.of(first, config.limit)
     lines = [
         between(evaluator, models[i], models[j], config.points, (config.runs[i].name, config.runs[j].name))
         for i, j in itertools.combinations(range(len(models)), 2)

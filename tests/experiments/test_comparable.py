@@ -113,6 +113,18 @@ def test_gaps_of_two_files_of_one_name_are_told_apart(tmp_path):
     assert [one.name for one in gap.gaps(runs)] == ["a/e.pt", "b/e.pt"]
 
 
+def test_no_line_is_drawn_between_models_of_other_data(tmp_path, monkeypatch):
+    from experiments.analyses import models
+
+    monkeypatch.setattr(models, "final_weights", lambda run: {})
+    runs = [
+        write_run(tmp_path / name, replace(BASE, dataset=name), [0.1, 0.2, 0.3]).folder
+        for name in ("digits", "cifar10")
+    ]
+    with pytest.raises(UserError, match="compare runs of one data set"):
+        landscape.analyse(landscape.LandscapeConfig(tuple(runs)))
+
+
 def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_ones(tmp_path, monkeypatch):
     encoder = tmp_path / "enc.pt"
     save_encoder(encoder, build_encoder("resnet8", seed=5), "resnet8", 1, {})
