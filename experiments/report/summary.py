@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.report.arms import MEASURES, Arm, is_centralised, measure_of, passes_a_round
-from experiments.report.runs import CLIENT_KEYS, CLIENT_MEAN, CLIENT_WORST, TUNED_KEYS, TUNED_MEAN
+from experiments.report.runs import CLIENT_KEYS, CLIENT_WORST, TUNED_KEYS, TUNED_MEAN, Run
 from experiments.report.statistics import Interval, paired_difference, rounds_to, spread
 from fps_pretrain.common.errors import UserError
 
@@ -123,7 +123,8 @@ def summarise(arms: Sequence[Arm], targets: Sequence[float]) -> list[Summary]:
 def _summary(arm: Arm, baseline: Arm, targets: Sequence[float], measure: str) -> Summary:
     accuracy = arm.values(measure)
     rounds = np.array(arm.rounds_of(measure))
-    final, best, mean = accuracy[:, -1], accuracy.max(axis=1), accuracy[:, rounds > 0].mean(axis=1)
+    final, best = accuracy[:, -1], accuracy.max(axis=1)
+    mean = accuracy[:, rounds > 0].mean(axis=1) if (rounds > 0).any() else np.full(len(accuracy), np.nan)
     difference = mean_difference = None
     if pairs := _paired(arm, baseline, measure):
         difference = paired_difference(*(values[:, -1] for values in pairs))
@@ -172,8 +173,14 @@ def _fine_tuned(arm: Arm, baseline: Arm) -> FineTuned | None:
     if baseline.client_rounds and (pairs := _paired(arm, baseline, TUNED_MEAN)):
         mine, theirs = (values[:, -1] for values in pairs)
         difference = paired_difference(mine, theirs) if np.isfinite(theirs).all() else None
-    gain = after - arm.values(CLIENT_MEAN)[:, -1]
-    return FineTuned(float(after.mean()), float(worst.mean()), float(gain.mean()), difference)
+    gains = [_gain(run) for run in arm.runs]
+    return FineTuned(float(after.mean()), float(worst.mean()), float(np.mean(gains)), difference)
+
+
+def _gain(run: Run) -> float:
+    """What fine-tuning adds, on average over the clients that were measured before and after: some may diverge."""
+    both = [(one["fine_tuned_accuracy"], one["accuracy"]) for one in run.at_each_client]
+    return float(np.mean([after - before for after, before in both if after is not None and before is not None]))
 
 
 def _paired(arm: Arm, baseline: Arm, key: str) -> tuple[np.ndarray, np.ndarray] | None:

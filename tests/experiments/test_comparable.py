@@ -95,6 +95,13 @@ def test_rounds_of_one_length_are_compared_however_many_there_are(tmp_path):
     assert summarise(group(runs), (0.5,))[1].mean_difference is not None
 
 
+@pytest.mark.filterwarnings("error")
+def test_before_the_first_round_there_is_no_mean_over_rounds(tmp_path):
+    (only,) = page.write([write_run(tmp_path / "a", BASE, [0.1])], tmp_path / "page", (), "t", "c")
+    assert np.isnan(only.mean_over_rounds)
+    assert ">nan<" not in (tmp_path / "page" / "index.html").read_text()
+
+
 def test_a_gap_is_that_of_one_model(tmp_path):
     runs = [
         write_run(tmp_path / "f", BASE, [0.1, 0.2, 0.3]),
