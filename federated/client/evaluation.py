@@ -138,7 +138,8 @@ def client_accuracies(
 
     Clients share one test set. Where it has user ids and a client's users made some of it, those are counted.
     Otherwise a partition by labels has given clients different classes of the same images: the accuracy on each class
-    is weighted by its share of the client's training examples. A class that the test set lacks is left out.
+    is weighted by its share of the client's training examples. A class that the test set lacks is left out; a client
+    that has no other cannot be judged and has NaN.
 
     Args:
         correct_mask: which test examples the model has right ``(N,)``.
@@ -150,7 +151,8 @@ def client_accuracies(
     seen = np.bincount(test.labels, minlength=num_classes)
     per_class = np.bincount(test.labels, weights=correct_mask, minlength=num_classes) / np.maximum(seen, 1)
     counts = count_labels(partition, train.labels, num_classes) * (seen > 0)
-    accuracies = counts @ per_class / np.maximum(counts.sum(axis=1), 1)
+    sizes = counts.sum(axis=1)
+    accuracies = np.where(sizes > 0, counts @ per_class / np.maximum(sizes, 1), np.nan)
     if train.user_ids is not None and test.user_ids is not None:
         for client, part in enumerate(partition):
             own = np.isin(test.user_ids, np.unique(train.user_ids[part]))

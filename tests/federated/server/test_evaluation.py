@@ -30,6 +30,14 @@ def test_clients_are_judged_on_their_own_classes() -> None:
     assert accuracies.tolist() == [0.75, 0.5 * 0.75 + 0.5 * 0.5, 0.5]
 
 
+def test_a_client_whose_classes_are_not_tested_is_not_judged() -> None:
+    accuracies = client_accuracies(np.array([True]), split([0]), split([0, 2]), [np.array([0]), np.array([1])], 3)
+    assert accuracies[0] == 1
+    assert np.isnan(accuracies[1])
+    row = summarise(accuracies)
+    assert (row["client_accuracy_mean"], row["client_accuracies"]) == (1, [1, None])
+
+
 def test_with_one_client_it_is_the_test_accuracy_of_a_balanced_set() -> None:
     labels = np.repeat(np.arange(5), 20)
     hits = np.random.default_rng(0).random(100) < 0.6
