@@ -30,7 +30,8 @@ def make_partition(config: RunConfig, labels: Indices, user_ids: NDArray[np.str_
     that clients differ in size, too (Yurochkin et al. 2019, "Bayesian Nonparametric Federated Learning", section 4; by
     flwr-datasets).
     ``inner-dirichlet``: clients of equal size, each with class proportions drawn from that distribution (Hsu et al.
-    2019, "Measuring the Effects of Non-Identical Data Distribution", section 3), as far as the examples last.
+    2019, "Measuring the Effects of Non-Identical Data Distribution", section 3; its alpha is this one times the number
+    of classes), as far as the examples last.
     ``shards``: blocks of the examples sorted by label (McMahan et al. 2017, "Communication-Efficient Learning",
     section 3).
     ``pathological``: a number of classes a client; a class is shared equally by the clients that have it. Unlike
