@@ -13,6 +13,7 @@ by examples) and against the other clients', for each layer and for the whole mo
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -147,10 +148,13 @@ def analyse(config: DriftConfig) -> output.Result:
 
 def _sentence(run: Path, measured: list[tuple[int, dict[str, Drift]]]) -> str:
     whole = [layers[ALL] for _, layers in measured]
-    norm, distance, to_server, to_clients, _, diversity = (sum(v) / len(whole) for v in zip(*whole, strict=True))
+    norm, distance, to_server, _, _, diversity = (sum(v) / len(whole) for v in zip(*whole, strict=True))
+    # A round with one client has no other's update to compare with.
+    cosines = [one.to_clients for one in whole if not math.isnan(one.to_clients)]
+    to_clients = f", to another client's {sum(cosines) / len(cosines):.2f}" if cosines else ""
     return (
         f"{run.name}: a client's update is {norm:.3g} long and {distance:.3g} away from the server's; its cosine to "
-        f"the server's is {to_server:.2f}, to another client's {to_clients:.2f}; gradient diversity {diversity:.2f} "
+        f"the server's is {to_server:.2f}{to_clients}; gradient diversity {diversity:.2f} "
         f"({counted(len(whole), 'round')})."
     )
 

@@ -2,13 +2,15 @@
 
 import csv
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from experiments import compare
-from experiments.analyses import convergence, gap, landscape
+from experiments.analyses import convergence, drift, gap, landscape
 from experiments.comparison import running
 from experiments.comparison.tuning import record
 from experiments.report import page
@@ -147,3 +149,11 @@ def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_
     save_encoder(encoder, build_encoder("resnet8", seed=6), "resnet8", 1, {})
     with pytest.raises(UserError, match=r"began from other weights than .*enc\.pt holds now"):
         compare.main(compare.parse([*flags, "--seeds", "0", "1", "--jobs", "2"]))
+
+
+def test_a_round_with_one_client_says_nothing_of_angles_between_clients():
+    several = drift.drift(torch.tensor([[2.0, 0.0], [0.0, 2.0]]), torch.tensor([0.5, 0.5]))
+    alone = drift.drift(torch.tensor([[2.0, 0.0]]), torch.tensor([1.0]))
+    both = drift._sentence(Path("r"), [(1, {drift.ALL: several}), (2, {drift.ALL: alone})])
+    assert "its cosine to the server's is 0.85, to another client's 0.00; gradient diversity 1.00 (2 rounds)" in both
+    assert "its cosine to the server's is 1.00; gradient" in drift._sentence(Path("r"), [(2, {drift.ALL: alone})])
