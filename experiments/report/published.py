@@ -35,14 +35,31 @@ def read(paths: Sequence[Path], pairs: Sequence[int] = (), against: str = "") ->
         against: of curves, the label that the others' linear accuracies are compared with; nobody if empty.
 
     Raises:
-        UserError: a file cannot be read, or is none of those.
+        UserError: a file cannot be read, is none of those, or the curves' values contradict each other.
     """
     files = [file for path in paths for file in _files(path)]
     curves = [file for file in files if file.name == "curve.csv"]
     tables = [_KINDS[file.name](_read(file), file) for file in files if file not in curves]
     if curves:
-        tables.append(_curve([value for file in curves for value in read_table(file)], pairs, against))
+        tables.append(_curve(_together(curves), pairs, against))
     return tables
+
+
+def _together(curves: Sequence[Path]) -> list[Value]:
+    """The values of several files, one that stands in more of them once.
+
+    Raises:
+        UserError: one has another accuracy in another file: they are of other data or options.
+    """
+    found: dict[tuple[object, ...], Value] = {}
+    for file in curves:
+        for value in read_table(file):
+            if found.setdefault((value.label, *value.key), value).accuracy != value.accuracy:
+                raise UserError(
+                    f"{file} has another {value.measure} accuracy of '{value.label}', seed {value.seed}, than a file "
+                    "before it: curves of other data or options are no one table"
+                )
+    return list(found.values())
 
 
 def _files(path: Path) -> list[Path]:

@@ -75,6 +75,12 @@ def test_curves_of_several_files_are_one_table(tmp_path):
     assert [row[1] for row in found.rows] == ["0", "50"]
     with pytest.raises(UserError, match="'nobody'"):
         read([tmp_path], against="nobody")
+    write_table(tmp_path / "b" / "curve.csv", [random[0], *few])  # it stands in both, and counts once
+    (again,) = read([tmp_path, tmp_path / "b"], against="m")
+    assert read([tmp_path], against="m")[0].rows[0] == again.rows[0]
+    write_table(tmp_path / "b" / "curve.csv", [value("random", 0, "linear", 0, 0.0, 0.9)])
+    with pytest.raises(UserError, match="another linear accuracy of 'random'"):
+        read([tmp_path, tmp_path / "b"])
 
 
 def test_the_tables_of_a_document_are_written_anew(results):
