@@ -99,8 +99,7 @@ def _seeds(axes: Axes, arm: Arm, key: str, colour: str) -> None:
     rounds, values = arm.drawn(key)
     axes.plot(rounds, values.mean(axis=0), color=colour, label=plots.wrapped(arm.title), marker=_marker(rounds))
     if len(arm.runs) > 1:
-        lowest, highest = values.min(axis=0), values.max(axis=0)
-        axes.fill_between(rounds, lowest, highest, color=colour, alpha=0.18, linewidth=0)
+        _band(axes, rounds, values.min(axis=0), values.max(axis=0), colour)
 
 
 def _clients(axes: Axes, arm: Arm, colour: str) -> None:
@@ -108,8 +107,16 @@ def _clients(axes: Axes, arm: Arm, colour: str) -> None:
     rounds = arm.drawn(CLIENT_MEAN)[0]
     mean, spread, tuned = (arm.drawn(key)[1].mean(axis=0) for key in (*CLIENT_KEYS[:2], TUNED_MEAN))
     axes.plot(rounds, mean, color=colour, marker=_marker(rounds))
-    axes.fill_between(rounds, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+    _band(axes, rounds, mean - spread, mean + spread, colour)
     axes.plot(rounds, tuned, color=colour, linestyle="--", marker=_marker(rounds))
+
+
+def _band(axes: Axes, rounds: list[int], low: np.ndarray, high: np.ndarray, colour: str) -> None:
+    """A band, or a bar where there is a single round."""
+    if len(rounds) == 1:
+        axes.vlines(rounds, low, high, color=colour, alpha=0.3, linewidth=5)
+    else:
+        axes.fill_between(rounds, low, high, color=colour, alpha=0.18, linewidth=0)
 
 
 def _marker(rounds: list[int]) -> str | None:

@@ -92,6 +92,9 @@ def test_beside_courses_an_arm_without_one_is_a_lone_mark(tmp_path):
     for axes in panels[2:]:
         lone = [line for line in axes.lines if line.get_color() == "C1"]
         assert all(list(line.get_xdata()) == [ROUNDS] and line.get_marker() == "o" for line in lone)
+        (bar,) = axes.collections[1].get_segments()
+        assert list(bar[:, 0]) == [ROUNDS, ROUNDS]
+        assert bar[0, 1] < lone[0].get_ydata()[0] < bar[1, 1]
     for quantity in curves(group(runs))["quantities"]:
         at_clients = "clients" in quantity["title"]
         assert [one["rounds"] for one in quantity["series"]] == (

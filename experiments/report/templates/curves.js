@@ -79,7 +79,8 @@
     if (!known.length) return;
     const line = (list, of) => list.map(i => `${x(rounds[i]).toFixed(1)} ${y(of[i]).toFixed(1)}`).join(" L");
     const band = `M${line(known, high)} L${line([...known].reverse(), low)} Z`;
-    element("path", {class: "band", d: band, style: `fill: ${colour(arm)}`}, svg);
+    const bar = known.length === 1 ? `; stroke: ${colour(arm)}; stroke-width: 5px` : "";
+    element("path", {class: "band", d: band, style: `fill: ${colour(arm)}${bar}`}, svg);
     const style = `stroke: ${colour(arm)}`;
     element("path", {class: "mean", d: `M${line(known, mean)}`, style, "stroke-dasharray": dash(arm)}, svg);
     const r = known.length === 1 ? 4 : 2.5;
