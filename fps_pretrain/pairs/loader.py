@@ -6,6 +6,10 @@ in the order of their ranks, so that the pairs of a step do not depend on the nu
 
 from __future__ import annotations
 
+import multiprocessing
+import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -80,6 +84,22 @@ class EpochSteps(Sampler[int]):
         return self.steps_per_epoch
 
 
+def _leave_signals_to_the_trainer(_worker: int) -> None:
+    """Ctrl-C and a batch system's SIGTERM reach every process: the trainer saves its state, and ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "sigwaitinfo"):  # not on macOS
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        threading.Thread(target=_end_with_trainer, daemon=True).start()
+
+
+def _end_with_trainer() -> None:
+    """End this process on a SIGTERM that the trainer sent, and on no other."""
+    trainer = multiprocessing.parent_process()  # which a server of forks may have started this for
+    while trainer and signal.sigwaitinfo({signal.SIGTERM}).si_pid != trainer.pid:
+        pass
+    os._exit(0)
+
+
 class PairLoader:
     """Batches that are made in advance, and a measurement of how long the trainer waits for them.
 
@@ -115,6 +135,7 @@ class PairLoader:
                 persistent_workers=True,
                 prefetch_factor=4,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=_leave_signals_to_the_trainer,
             )
 
     def __len__(self) -> int:

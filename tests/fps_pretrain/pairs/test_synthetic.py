@@ -1,10 +1,16 @@
 """Pairs of dead leaves and of noise."""
 
+import multiprocessing
+import subprocess
+import sys
+
 import numpy as np
 import pytest
+import torch
 
 from fps_pretrain.config.pretrain import SYNTHETIC
 from fps_pretrain.models import checkpoint
+from fps_pretrain.pairs.loader import EpochSteps, PairBatches, PairLoader
 from fps_pretrain.pairs.synthetic import KINDS, SyntheticPairs, dead_leaves, noise
 from tests.conftest import assert_refused
 
@@ -20,6 +26,23 @@ def test_a_pair_depends_on_its_key_alone(kind):
     np.testing.assert_array_equal(SyntheticPairs(kind, 16, seed=0).batch(0, 4, 3), whole[:, 4:7])
     assert not np.array_equal(pairs.batch(1, 0, 10), whole)
     assert not np.array_equal(SyntheticPairs(kind, 16, seed=1).batch(0, 0, 10), whole)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a process cannot tell there who sent a signal")
+def test_signals_to_every_process_leave_those_that_make_pairs_to_the_trainer():
+    batches = PairBatches(SyntheticPairs("noise", 16, seed=0), 4, steps_per_epoch=12)
+    loader = PairLoader(batches, EpochSteps(12), workers=2)
+    before = multiprocessing.active_children()
+    made = iter(loader)
+    got = [next(made)]
+    workers = [process for process in multiprocessing.active_children() if process not in before]
+    assert len(workers) == 2
+    for name in ("-TERM", "-INT"):
+        subprocess.run(["kill", name, *(str(process.pid) for process in workers)], check=True)
+    got += made
+    for step, batch in enumerate(got):
+        assert torch.equal(batch, batches[step])
+    assert len(got) == 12
 
 
 def test_dead_leaves_are_areas_of_one_colour_of_every_size():
