@@ -13,10 +13,8 @@ import numpy as np
 from experiments.report.runs import CLIENT_KEYS, CLIENT_MEAN, TUNED_KEYS, Run
 from experiments.report.statistics import counted
 from federated.config.run import MAY_DIFFER_ON_RESUME, RunConfig, init_name, unused_beside
+from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
-
-COURSE = 3
-"""Rounds that make a course: a line through fewer would show what nobody measured."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +71,11 @@ class Arm:
     def drawn(self, key: str) -> tuple[list[int], np.ndarray]:
         """``rounds_of`` and ``values`` as pictures show them.
 
-        Clients are often evaluated before training and after the last round only. Of fewer than ``COURSE`` rounds at
-        the clients the last is left, alone.
+        Clients are often evaluated before training and after the last round only. Of fewer than ``plots.COURSE``
+        rounds at the clients the last is left, alone.
         """
         rounds, values = self.rounds_of(key), self.values(key)
-        lone = key in (*CLIENT_KEYS, *TUNED_KEYS) and len(rounds) < COURSE
+        lone = key in (*CLIENT_KEYS, *TUNED_KEYS) and len(rounds) < plots.COURSE
         return (rounds[-1:], values[:, -1:]) if lone else (rounds, values)
 
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 DPI = 120
 """Pixels per inch of a PNG."""
 
+COURSE = 3
+"""Points that make a course: a line through fewer would show what nobody measured."""
+
 LINE = 38
 """Characters in a line of a long name."""
 

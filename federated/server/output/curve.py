@@ -28,7 +28,8 @@ def plot_curve(path: Path, rows: Sequence[Row], title: str) -> None:
                 ("fine_tuned_accuracy_mean", "mean of clients, fine-tuned"),
             ):
                 if points := _points(rows, key):
-                    axes.plot(*zip(*points, strict=True), label=name, linestyle="--", marker=".")
+                    line = "--" if len(points) >= plots.COURSE else "none"
+                    axes.plot(*zip(*points, strict=True), label=name, linestyle=line, marker=".")
         axes.set(xlabel="round", ylabel=quantity)
         plots.style(axes, integer_x=True)
     accuracy.set_ylim(0, 1)
