@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import sys
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
@@ -52,6 +51,7 @@ def main(config: ProbeConfig) -> int:
     """Print one line an encoder, as CSV on stdout if nothing else is asked for; returns the exit code."""
     import torch
 
+    from experiments.report.arms import short_names
     from federated.client.batch_norm import estimate_statistics
     from federated.data import sets as data
     from federated.server.start.initialise import initial_encoder
@@ -64,15 +64,13 @@ def main(config: ProbeConfig) -> int:
     bank, queries = table.train, table.validation
     writer = csv.writer(sys.stdout, lineterminator="\n")
     writer.writerow(["init", "seed", "dataset", "bank", "queries", "knn_accuracy"])
-    files = [Path(init).name for init in config.inits]
+    names = short_names(config.inits)
     for init, encoder in encoders:
         if config.bn_statistics == "data":
             estimate_statistics(encoder, encoder.state_dict(), torch.from_numpy(bank.images), batch_size=256)
         features = (extract_features(encoder, part.images) for part in (bank, queries))
         accuracy = knn_accuracy(next(features), bank.labels, next(features), queries.labels, config.neighbours)
-        name = Path(init).name
-        name = init if files.count(name) > 1 else name
-        writer.writerow([name, config.run.seed, config.run.dataset, len(bank), len(queries), f"{accuracy:.4f}"])
+        writer.writerow([names[init], config.run.seed, config.run.dataset, len(bank), len(queries), f"{accuracy:.4f}"])
         sys.stdout.flush()
     return 0
 

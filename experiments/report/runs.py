@@ -12,7 +12,7 @@ import tyro
 from federated.config.run import RunConfig, from_yaml
 from federated.server.output import file_names
 from federated.server.output.history import Row, read_history
-from fps_pretrain.common import environment
+from fps_pretrain.common import environment, yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import check_output, read_text
 
@@ -54,12 +54,14 @@ class Run:
         history: one row a round, round 0 before training first.
         folder: where it was read from.
         environment: revision, versions and machine by name, as ``common.environment`` recorded them; may be empty.
+        data_digest: of its images and labels, and of who made them where clients are by that; empty if not recorded.
     """
 
     config: RunConfig
     history: list[Row]
     folder: Path = Path()
     environment: dict[str, str] = field(default_factory=dict)
+    data_digest: str = ""
 
     @property
     def rounds(self) -> list[int]:
@@ -127,11 +129,20 @@ def read_run(folder: Path) -> Run:
     Raises:
         UserError: it is no run folder, or nothing was evaluated yet.
     """
-    run = Run(read_config(folder), read_history(folder), folder, environment.read(folder))
+    run = Run(read_config(folder), read_history(folder), folder, environment.read(folder), _data_digest(folder))
     _check_history(run)
     if not run.rounds:
         raise UserError(f"{folder} has no evaluated round yet")
     return run
+
+
+def _data_digest(folder: Path) -> str:
+    """What ``init.yaml`` says of the data; empty where it is missing or damaged, or older than that."""
+    try:
+        found = yaml_file.read(folder / file_names.INIT).get("data_sha256")
+    except UserError:
+        return ""
+    return found if isinstance(found, str) else ""
 
 
 def _check_history(run: Run) -> None:

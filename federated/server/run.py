@@ -191,7 +191,7 @@ def _rounds(
         if state.round == 0:
             state = client_statistics.prepare(config, space, clients, counts, state, folder, bar.client)
     if state.round == 0:
-        initialise.write_record(folder.path / file_names.INIT, config, report, state.weights)
+        initialise.write_record(folder.path / file_names.INIT, config, report, state.weights, state.data_digest)
     if clients:
         clients = clients.with_fixed(space.parts.fixed(state.weights))
     evaluator = Evaluator(config, space, clients, states)

@@ -9,7 +9,9 @@ from experiments.report.runs import Run, read_run
 from federated.config.run import RunConfig, to_yaml
 
 
-def write_run(folder: Path, config: RunConfig, accuracies, at_clients=None, environment=None, tuned=None) -> Run:
+def write_run(
+    folder: Path, config: RunConfig, accuracies, at_clients=None, environment=None, tuned=None, data=""
+) -> Run:
     """``at_clients``: mean, spread and worst tenth by round; ``tuned`` the same after fine-tuning.
 
     There are two clients, with the mean and the worst tenth for their accuracies.
@@ -32,6 +34,8 @@ def write_run(folder: Path, config: RunConfig, accuracies, at_clients=None, envi
             names = (f"{what}_accuracy_{name}" for name in ("mean", "std", "worst_tenth"))
             rows[r].update({**dict(zip(names, values, strict=True)), f"{what}_accuracies": [values[0], values[2]]})
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if data:
+        (folder / "init.yaml").write_text(f"data_sha256: {data}\n")
     if environment:
         (folder / "environment.json").write_text(json.dumps(environment))
     return read_run(folder)

@@ -13,7 +13,7 @@ from experiments import compare
 from experiments.analyses import convergence, drift, gap, landscape
 from experiments.comparison import running
 from experiments.comparison.tuning import record
-from experiments.report import page
+from experiments.report import comparable, page
 from experiments.report.arms import centralise, group
 from experiments.report.published import read
 from experiments.report.summary import summarise
@@ -149,6 +149,35 @@ def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_
     save_encoder(encoder, build_encoder("resnet8", seed=6), "resnet8", 1, {})
     with pytest.raises(UserError, match=r"began from other weights than .*enc\.pt holds now"):
         compare.main(compare.parse([*flags, "--seeds", "0", "1", "--jobs", "2"]))
+
+
+def test_data_are_compared_by_what_they_hold(tmp_path):
+    def run(name, dataset, data):
+        return write_run(tmp_path / name, replace(BASE, dataset=dataset), [0.1, 0.2, 0.3], data=data)
+
+    first = run("a", "folder:/there", "a" * 64)
+    moved, changed, unknown = (
+        run("b", "folder:/here", "a" * 64),
+        run("c", "folder:/there", "b" * 64),
+        run("d", "digits", ""),
+    )
+    comparable.check([first, moved])
+    with pytest.raises(
+        UserError, match=r"different data are not compared: .*a has images and labels of SHA-256 aaaa.*bbbb"
+    ):
+        comparable.check([first, changed])
+    comparable.check([first, changed], allowed=["data"])
+    with pytest.raises(UserError, match=r"folder:/there, .* and .* dataset digits"):
+        comparable.check([first, unknown])
+
+
+def test_who_made_an_image_does_not_part_runs_by_it_from_others(tmp_path):
+    people = {"partition": "natural", "id_column": "who", "dataset": "parquet:/there"}
+    runs = [
+        write_run(tmp_path / "a", replace(BASE, **people), [0.1, 0.2, 0.3], data="a" * 64),
+        write_run(tmp_path / "b", replace(BASE, dataset="parquet:/there"), [0.1, 0.2, 0.3], data="b" * 64),
+    ]
+    comparable.check(runs)
 
 
 def test_a_round_with_one_client_says_nothing_of_angles_between_clients():

@@ -1,7 +1,7 @@
 """Names of the files and folders in a run's folder; nothing heavy is imported, so that any program may ask for them.
 
 config.yaml     the configuration as resolved, and environment.json, the code and the machine it began with
-init.yaml       what became of the weights that it starts from
+init.yaml       what became of the weights that it starts from, and the digest of its data
 metrics.jsonl   one line a round, round 0 being the evaluation before training
 partition.npz   which client holds which example, and partition.png, its picture
 state.pt        the last completed round: its weights, what the strategy carries, whose client states count, the digest

@@ -200,8 +200,10 @@ def describe_provenance(report: LoadReport | None) -> str:
     return "".join(f", {part}" for part in parts)
 
 
-def write_record(path: Path, config: RunConfig, report: LoadReport | None, weights: Mapping[str, Tensor]) -> None:
-    """Write what a run began with (YAML): where its weights came from, what of them was loaded, and their digests."""
+def write_record(
+    path: Path, config: RunConfig, report: LoadReport | None, weights: Mapping[str, Tensor], data_digest: str
+) -> None:
+    """Write what a run began with (YAML): where its weights came from, what of them was loaded, and all digests."""
     encoder = {name.removeprefix("encoder."): t for name, t in weights.items() if name.startswith("encoder.")}
     record: dict[str, Any] = {
         "init": config.init,
@@ -211,6 +213,7 @@ def write_record(path: Path, config: RunConfig, report: LoadReport | None, weigh
         "encoder_sha256": digest(encoder),
         "head": config.head,
         "head_sha256": digest({name: t for name, t in weights.items() if name.startswith("head.")}),
+        "data_sha256": data_digest,
     }
     if report:
         record["loaded"] = {

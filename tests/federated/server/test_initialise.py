@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from federated.client.evaluation import evaluate
 from federated.client.statistics import class_sums
 from federated.config.run import RunConfig
+from federated.data.sets import load
 from federated.server.run import run
 from federated.server.start import initialise
 from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder
@@ -162,6 +163,7 @@ def test_a_run_with_a_centroid_head(tiny: Tiny, tmp_path: Path) -> None:
     assert record["encoder_sha256"] == digest(build_encoder("resnet8", seed=1).state_dict())
     other = yaml.safe_load((fresh.folder / "init.yaml").read_text())
     assert record["encoder_sha256"] == other["encoder_sha256"]
+    assert record["data_sha256"] == other["data_sha256"] == load(tiny(**fields)).digest()
     assert record["head_sha256"] != other["head_sha256"]
     assert "simsiam" in (centroid.folder / "log.txt").read_text()
 
