@@ -18,13 +18,16 @@ from experiments.learning_curve.measure import Candidate, Work, candidates, clas
 from experiments.learning_curve.picture import draw
 from experiments.learning_curve.values import TITLES, Value, at_best_rates, read_table, summary, write_table
 from federated.config import file as config_file
-from federated.config.run import RunConfig, to_yaml
-from fps_pretrain.common import cli
+from federated.config.run import MAY_DIFFER_ON_RESUME, RunConfig, to_yaml
+from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import locked, read_text, write_bytes_atomically, write_text_atomically
+from fps_pretrain.common.files import locked, write_bytes_atomically
 
 PROG = "experiments.curve"
 TABLE, PICTURE, SETTINGS = "curve.csv", "curve.png", "settings.yaml"
+
+DIGEST = "data_sha256"
+"""Where the settings have the digest of images and labels; those of earlier versions have none."""
 
 
 def main(config: CurveConfig) -> int:
@@ -43,12 +46,20 @@ def _fill_in(config: CurveConfig, encoders: list[Candidate]) -> int:
     from federated.data import sets as data
 
     folder = config.folder
-    values = read_table(folder / TABLE)
-    settings = to_yaml(replace(config.run, output=None, threads=None, data_dir=None, lr=RunConfig.lr))
-    if values and _settings_in(folder) != settings:
+    labels = {encoder.sha256: encoder.label for encoder in encoders}
+    values = [replace(value, label=labels.get(value.sha256, value.label)) for value in read_table(folder / TABLE)]
+    settings = _settings(config.run)
+    before = _settings_in(folder) if values else settings
+    digest_before = before.pop(DIGEST, None)
+    if before != settings:
         raise UserError(f"{folder} was measured with other options (its {SETTINGS}): choose another --output")
     table = data.load(config.run)
-    write_text_atomically(folder / SETTINGS, settings)
+    digest = table.digest()
+    if digest_before not in (None, digest):
+        raise UserError(
+            f"{folder} was measured on other data than {config.run.dataset} holds now: choose another --output"
+        )
+    yaml_file.write(folder / SETTINGS, {**settings, DIGEST: digest})
 
     works = missing(config, encoders, values)
     for number, work in enumerate(works, 1):
@@ -60,12 +71,19 @@ def _fill_in(config: CurveConfig, encoders: list[Candidate]) -> int:
     return 0
 
 
-def _settings_in(folder: Path) -> str | None:
-    """The options that a folder was measured with; None if it does not say."""
+def _settings(run: RunConfig) -> dict[str, Any]:
+    """The options that values depend on, but for the learning rate and what a work sets itself."""
+    values = yaml_file.parse(to_yaml(replace(run, lr=RunConfig.lr)), "the options")
+    return {name: value for name, value in values.items() if name not in MAY_DIFFER_ON_RESUME}
+
+
+def _settings_in(folder: Path) -> dict[str, Any]:
+    """The options that a folder was measured with, and the digest of its data; nothing if it does not say."""
     try:
-        return read_text(folder / SETTINGS)
+        values = yaml_file.read(folder / SETTINGS)
     except UserError:
-        return None
+        return {}
+    return {name: value for name, value in values.items() if name not in MAY_DIFFER_ON_RESUME}
 
 
 def _measure(config: CurveConfig, work: Work, table: Any, number: str) -> list[Value]:

@@ -93,14 +93,21 @@ def write_table(path: Path, values: Sequence[Value]) -> None:
 def at_best_rates(values: Sequence[Value]) -> list[Value]:
     """The values, of federations only those at the learning rate with the encoder's best mean over seeds at the end.
 
-    The mean over the rounds is that of the same runs, at which another rate may do better.
+    Rates are compared over the seeds that all of the encoder's have, if there are any. The mean over the rounds is that
+    of the same runs, at which another rate may do better.
     """
-    ends: dict[str, dict[float, list[float]]] = {}
+    ends: dict[str, dict[float, dict[int, float]]] = {}
     for value in values:
         if value.measure == "federation":
-            ends.setdefault(value.sha256, {}).setdefault(value.lr, []).append(value.accuracy)
-    best = {sha256: max(sorted(rates), key=lambda lr: np.mean(rates[lr])) for sha256, rates in ends.items()}
+            ends.setdefault(value.sha256, {}).setdefault(value.lr, {})[value.seed] = value.accuracy
+    best = {sha256: _best_rate(rates) for sha256, rates in ends.items()}
     return [value for value in values if not value.lr or value.lr == best.get(value.sha256)]
+
+
+def _best_rate(rates: Mapping[float, Mapping[int, float]]) -> float:
+    """The learning rate with the highest mean accuracy, of equals the lowest; accuracies by rate and seed."""
+    common = set.intersection(*map(set, rates.values()))
+    return max(sorted(rates), key=lambda lr: np.mean([a for s, a in rates[lr].items() if s in common or not common]))
 
 
 def means(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

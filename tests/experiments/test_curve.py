@@ -1,10 +1,12 @@
 """Accuracy against pairs: what is measured, kept and concluded."""
 
 import csv
+import itertools
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from experiments import curve
 from experiments.learning_curve import picture as curve_picture
@@ -13,6 +15,7 @@ from experiments.learning_curve.config import CurveConfig
 from experiments.learning_curve.measure import candidates
 from experiments.learning_curve.values import RANDOM, Value
 from federated.config.run import RunConfig
+from federated.data import sets
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked
@@ -92,6 +95,43 @@ def test_each_encoder_counts_with_the_learning_rate_that_does_best_with_it(encod
     assert curve_values.read_table(folder / "curve.csv")[: len(values)] == values
 
 
+def test_a_curve_goes_on_with_what_changes_no_value_and_with_a_new_label(encoders, tmp_path):
+    folder = tmp_path / "curve"
+    first = config_of(folder, encoders / "1000.pt", measures=("knn",), seeds=(0,))
+    assert curve.main(first) == 0
+    before = curve_values.read_table(folder / "curve.csv")
+    moved = replace(first.run, device="cpu", workers=0)
+    again = replace(first, run=moved, encoders=(f"mine={encoders / '1000.pt'}", str(encoders / "10000.pt")))
+    assert curve.main(again) == 0
+    after = curve_values.read_table(folder / "curve.csv")
+    assert [value.label for value in after] == [RANDOM, "mine", "simclr"]
+    assert [value.accuracy for value in after[:2]] == [value.accuracy for value in before]
+
+
+def test_one_table_holds_values_of_one_data_set(encoders, tmp_path):
+    rng = np.random.default_rng(0)
+
+    def draw():
+        for split, kind, number in itertools.product(("train", "test"), "ab", range(6)):
+            path = tmp_path / "images" / split / kind / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(rng.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(path)
+
+    draw()
+    run = RunConfig(
+        dataset=f"folder:{tmp_path / 'images'}", arch="resnet8", image_size=16, validation=0.5, threads=1,
+        output=tmp_path / "curve",
+    )  # fmt: skip
+    config = CurveConfig((str(encoders / "1000.pt"),), measures=("knn",), seeds=(0,), run=run)
+    assert curve.main(config) == 0
+    table = (tmp_path / "curve" / "curve.csv").read_text()
+    draw()
+    sets._load.cache_clear()  # as in another process
+    with pytest.raises(UserError, match="measured on other data"):
+        curve.main(replace(config, encoders=(*config.encoders, str(encoders / "10000.pt"))))
+    assert (tmp_path / "curve" / "curve.csv").read_text() == table
+
+
 def test_a_federation_that_diverges_is_one_line(encoders, tmp_path, capsys):
     diverging = config_of(tmp_path, encoders / "1000.pt", measures=("federation",), lrs=(1e30,))
     with pytest.raises(SystemExit) as ended:
@@ -116,6 +156,9 @@ def test_the_best_rate_is_that_of_the_mean_over_seeds():
     high = [value("federation", seed, 0.1, 0.4) for seed in (0, 1)]
     mean = value("federation_mean", 0, 0.01, 0.8)
     assert curve_values.at_best_rates([frozen, *low, *high, mean]) == [frozen, *high]
+    # A rate with fewer seeds is compared on those.
+    more = [value("federation", 0, 0.2, 0.55), value("federation", 1, 0.2, 0.1)]
+    assert curve_values.at_best_rates([value("federation", 0, 0.05, 0.5), *more]) == more
 
 
 def test_what_is_no_curve_is_refused(encoders, tmp_path):
