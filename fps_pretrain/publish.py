@@ -77,16 +77,29 @@ def readable(checkpoint: str) -> dict[str, Any]:
     return {**content, "provenance": without_folders(plain_provenance(content.get("provenance")))}
 
 
-def without_folders(value: Any) -> Any:
-    """Plain values in which a path is its last part: what others need not know."""
+PATHS = ("codes", "init", "output", "run_dir")
+"""Options whose value, without a kind before it, is a path."""
+
+KINDS_OF_PATHS = ("folder", "parquet", "shuffled")
+"""What stands before a path."""
+
+
+def without_folders(value: Any, option: str = "") -> Any:
+    """Plain values in which a path is its last part: what others need not know.
+
+    Args:
+        value: the value, of which those in lists and mappings are taken, too.
+        option: the name of what it is the value of.
+    """
     if isinstance(value, dict):
-        return {name: without_folders(item) for name, item in value.items()}
+        return {name: without_folders(item, name) for name, item in value.items()}
     if isinstance(value, list):
-        return [without_folders(item) for item in value]
+        return [without_folders(item, option) for item in value]
     if isinstance(value, str):
         kind, colon, path = value.rpartition(":")
-        outside = Path(path).is_absolute() or path.startswith(("~", "../"))
-        return f"{kind}{colon}{Path(path).name}" if outside else value
+        named = kind in KINDS_OF_PATHS or (option in PATHS and not kind)
+        outside = Path(path).is_absolute() or path.startswith(("~", "./", "../"))
+        return f"{kind}{colon}{Path(path).name}" if named or outside else value
     return value
 
 

@@ -65,7 +65,7 @@ def ours(setting: Setting, compiled: bool) -> float:
         folder = Path(name)
         config, method = _build(setting, folder, compiled)
         clock = Clock()
-        callbacks = [clock, PairRate(setting.batch, config.log_every), KeepState(folder, 120.0, config.log_every)]
+        callbacks = [clock, PairRate(setting.batch, config.log_every), KeepState(folder, 120.0)]
         trainer = make_trainer(config, method, gpu, callbacks, loggers(config, first=True))
         trainer.fit(method, datamodule=PairData(config, make_source(config, setting.device), setting.workers))
         return setting.steps * setting.batch / (clock.ended - clock.began)

@@ -9,7 +9,7 @@ from typing import Any
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import check_output
-from fps_pretrain.common.options import fields_of, flag
+from fps_pretrain.common.options import bare, fields_of, flag
 from fps_pretrain.config.method import MethodOptions, options_of
 from fps_pretrain.config.pairs import PairOptions, read_numbers
 from fps_pretrain.config.presets import USUAL, for_short_runs, values_of
@@ -190,9 +190,7 @@ class PretrainConfig(  # its fields come from the last of these to the first
         """Flags whose values make ``saved`` another run than this one, with both values."""
         mine, saved = self.to_dict(), type(self)().to_dict() | saved  # an option may be younger than the saved run
         names = (field.name for field in fields(self) if field.name not in MAY_DIFFER_ON_RESUME)
-        return [
-            f"{flag(name)} {str(saved[name])[:60]} (now {mine[name]})" for name in names if mine[name] != saved[name]
-        ]
+        return [f"{flag(name)} {bare(saved[name])} (now {mine[name]})" for name in names if mine[name] != saved[name]]
 
 
 MAY_DIFFER_ON_RESUME = tuple(one.name for one in fields_of(PretrainConfig) if one.option.may_differ)

@@ -35,6 +35,9 @@ MIN_MATCHED = 0.9
 """Share of the encoder's tensors a foreign file must match; a ResNet-20 shares no more than 0.6 with a ResNet-32."""
 
 _PREFIXES = ("module", "model", "encoder", "encoder_q", "backbone", "net", "features")
+
+MOST_PREFIXES = 8
+"""Prefixes before a tensor's name that are looked at; files have two or three."""
 _HEADS = ("fc", "linear", "head", "classifier", "projector", "predictor", "projection_head", "prediction_head")
 
 
@@ -125,7 +128,8 @@ def _best_group(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -
     groups: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         parts = name.split(".")
-        for cut in range(len(parts)):  # "features" is a wrapper in some files and a part of the encoder in others
+        # "features" is a wrapper in some files and a part of the encoder in others.
+        for cut in range(min(len(parts), MOST_PREFIXES + 1)):
             groups.setdefault(".".join(parts[:cut]), {})[".".join(parts[cut:])] = tensor
             if parts[cut] not in _PREFIXES:
                 break

@@ -68,6 +68,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def cores_of_a_process(processes: int) -> int:
+    """How many cores each of a machine's processes may use; those of a Slurm task may be its own already."""
+    mine, task = cores(), os.environ.get("SLURM_CPUS_PER_TASK", "")
+    return mine if task.isdecimal() and mine <= int(task) else max(1, mine // processes)
+
+
 def check_compiler(gpu: bool) -> None:
     """See that torch.compile has what it needs.
 

@@ -10,7 +10,7 @@ import torch
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.fractals.codes import load_codes
-from fps_pretrain.models.hardware import cores
+from fps_pretrain.models.hardware import cores_of_a_process
 from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.pairs.folder import FolderPairs
 from fps_pretrain.pairs.loader import EpochSteps, PairBatches, PairLoader
@@ -38,7 +38,7 @@ def make_source(config: PretrainConfig, device: torch.device) -> PairSource:
     if not config.fractals:
         return SyntheticPairs(config.source, config.view_size, config.seed, recipe.augment)
     codes = load_codes(config.codes)
-    scarce = cores() < CORES_THAT_FEED_A_GPU * config.devices
+    scarce = cores_of_a_process(config.devices) < CORES_THAT_FEED_A_GPU
     if config.render == "device" or (config.render == "auto" and device.type == "cuda" and scarce):
         return DeviceFractalSource(recipe, config.seed, codes, device=device)
     return FractalSource(recipe, config.seed, codes)
@@ -61,7 +61,7 @@ class PairData(L.LightningDataModule):
         """Check that a resumed run gets the same pairs.
 
         Raises:
-            UserError: the images of the folder, or the codes of the file, have changed.
+            UserError: the names of the folder's images, or the codes of the file, have changed.
         """
         if state_dict != self.source.description():
             what = f"--codes {self.config.codes}" if self.config.codes else f"--source {self.config.source}"

@@ -9,7 +9,7 @@ import torch
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.models.hardware import Precision, cores, resolve_device, settled_precision
+from fps_pretrain.models.hardware import Precision, cores_of_a_process, resolve_device, settled_precision
 
 
 def uses_gpu(config: PretrainConfig) -> bool:
@@ -44,4 +44,9 @@ def with_precision(config: PretrainConfig, native: Precision, stored: str | None
 
 def default_workers(gpu: bool, devices: int) -> int:
     """Threads that make pairs for one process: one beside a CPU that trains, up to 8 for a GPU."""
-    return max(1, min(8, cores() // devices - 1)) if gpu else 1
+    return max(1, min(8, cores_of_a_process(devices) - 1)) if gpu else 1
+
+
+def requeued() -> bool:
+    """Whether Slurm has started this job anew, with the command line that it had."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")

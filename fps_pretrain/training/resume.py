@@ -96,6 +96,10 @@ class StateIO(CheckpointIO):
         """Nothing: the state is replaced, never removed."""
 
 
+AGREE_EVERY = 8
+"""Steps between two decisions to save or to stop when several devices train, since they must agree."""
+
+
 class KeepState(Callback):
     """Saves the state every so many seconds; on Ctrl-C, SIGTERM or SIGHUP finishes the step, saves and stops.
 
@@ -106,13 +110,11 @@ class KeepState(Callback):
     Args:
         folder: the run folder.
         interval: seconds between two saves.
-        every: steps between two decisions when several devices train, since they must agree.
     """
 
-    def __init__(self, folder: Path, interval: float, every: int) -> None:
+    def __init__(self, folder: Path, interval: float) -> None:
         self.folder = folder
         self.interval = interval
-        self.every = every
         self.stopped = False
         self._saved = 0.0
         self._asked = 0
@@ -138,7 +140,7 @@ class KeepState(Callback):
         wanted = self._asked or (-1 if time.monotonic() - self._saved >= self.interval else 0)
         if trainer.world_size == 1:
             return wanted
-        if trainer.global_step % self.every:
+        if trainer.global_step % AGREE_EVERY:
             return 0
         decision = torch.tensor(wanted, device=trainer.strategy.root_device)
         torch.distributed.broadcast(decision, src=0)

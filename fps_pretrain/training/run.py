@@ -25,7 +25,7 @@ from fps_pretrain.probing.collapse import CollapseAlarm
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
 from fps_pretrain.probing.quality import QualityProbe
 from fps_pretrain.training.announce import announce
-from fps_pretrain.training.devices import default_workers, device_of_this_process, uses_gpu
+from fps_pretrain.training.devices import default_workers, device_of_this_process, requeued, uses_gpu
 from fps_pretrain.training.launch import Processes, Start
 from fps_pretrain.training.loggers import loggers
 from fps_pretrain.training.progress import DataWait, PairProgress, PairRate
@@ -60,6 +60,8 @@ def _train(config: PretrainConfig, held: ExitStack) -> int:
         torch.set_num_threads(config.threads)
     images = len(list_images(config.folder)) if config.folder and config.pairs_per_epoch is None else None
     config = config.resolve(gpu, images)
+    if not config.resume and requeued():  # by the same command line, --no-resume and all
+        config = replace(config, resume=True)
     # What cannot work is refused before anything is written.
     check_trackers(mlflow=config.mlflow)
     method = build_method(config)
@@ -120,7 +122,7 @@ def _fit(
     assert config.run_dir is not None
     assert config.batch_size is not None
     method = method.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    keep = KeepState(config.run_dir, config.state_every, config.log_every)
+    keep = KeepState(config.run_dir, config.state_every)
     callbacks: list[Callback] = [
         *([EncoderAverage(config.ema, device_of_this_process(processes.gpu))] if config.ema else []),
         PairProgress(config.total_steps, config.batch_size),

@@ -19,6 +19,7 @@ from experiments.comparison.plan import plan
 from experiments.comparison.running import side_by_side
 from federated.client.failures import injected
 from federated.config.run import RunConfig
+from federated.data import sets
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked
@@ -135,6 +136,17 @@ def test_a_finished_run_starts_no_process(tmp_path, monkeypatch):
     (folder / "evaluation.json").write_text("{}")
     side_by_side([done], 2)
     assert len(started) == 1
+
+
+def test_a_finished_comparison_needs_no_data(tmp_path, monkeypatch):
+    flags = [*FLAGS, "--rounds", "1", "--inits", "random", "--seeds", "0", "--output", str(tmp_path / "c")]
+    assert compare.main(compare.parse(flags)) == 0
+
+    def gone(config):
+        raise UserError("there are no data")
+
+    monkeypatch.setattr(sets, "load", gone)
+    assert compare.main(compare.parse([*flags, "--jobs", "2"])) == 0
 
 
 def test_a_process_that_is_killed_is_reported(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import load_encoder, save_encoder
 from fps_pretrain.models.checksum import digest
 from fps_pretrain.models.encoders import build_encoder
-from fps_pretrain.publish import Command, main
+from fps_pretrain.publish import Command, main, without_folders
 from tests.fps_pretrain.models.hub_server import Hub, point_to, serving
 
 ENCODER = build_encoder("resnet8", seed=3)
@@ -79,6 +79,18 @@ def test_what_is_published_can_be_loaded_and_says_what_it_is(
 
     main(Command(checkpoint, "lab/fps", revision="v2"))  # again
     assert b"license" not in there.repos["lab/fps"]["v2"]["README.md"]
+
+
+def test_folders_stay_here_however_they_are_named() -> None:
+    said = {
+        "source": "folder:clients/acme/scans", "codes": "work/alice/c.npz", "output": "./../up/a",
+        "init": "hf:lab/fps:sub/a.pt",
+        "runs": [{"init": "alice/b.pt", "dataset": "parquet:alice/data"}], "method": "a/b",
+    }  # fmt: skip
+    assert without_folders(said) == {
+        "source": "folder:scans", "codes": "c.npz", "output": "a", "init": "hf:lab/fps:sub/a.pt",
+        "runs": [{"init": "b.pt", "dataset": "parquet:data"}], "method": "a/b",
+    }  # fmt: skip
 
 
 def test_the_command_that_is_told_starts_from_a_wide_encoder(

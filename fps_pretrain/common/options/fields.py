@@ -119,7 +119,7 @@ def check_value(one: OptionField, value: Any) -> None:
         return
     if kind == "literal_error":
         values = ", ".join(map(str, literals(one.checked_type)))
-        raise UserError(f"{one.flag} {_bare(value)} is unknown: choose one of {values}")
+        raise UserError(f"{one.flag} {bare(value)} is unknown: choose one of {values}")
     if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal", "finite_number"):
         reason = f" ({one.option.why})" if one.option.why else ""
         raise UserError(f"{one.flag} must {range_text(one.type) or 'be a finite number'}{reason}, got {_shown(value)}")
@@ -133,7 +133,8 @@ def _validator(kind: Any) -> Any:
     return TypeAdapter(kind, config=ConfigDict(strict=True, allow_inf_nan=False))
 
 
-def _bare(value: Any) -> str:
+def bare(value: Any) -> str:
+    """A value in a message, without quotes and cut short where it is long or nested."""
     return _shown(value).strip("'")
 
 
@@ -141,6 +142,7 @@ def _shown(value: Any) -> str:
     """A value in a message, cut short where it is long."""
     shortened = reprlib.Repr()
     shortened.maxstring = shortened.maxother = shortened.maxlong = 80
+    shortened.maxlevel = 2
     return shortened.repr(value)
 
 

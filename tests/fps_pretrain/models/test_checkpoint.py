@@ -3,6 +3,7 @@
 import errno
 import io
 import os
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -139,6 +140,15 @@ def test_an_encoder_that_cannot_be_used_is_refused():
             build_encoder(arch)
     with pytest.raises(UserError, match="--size 32"):
         check_encoder(build_encoder("vit_b_32"), "vit_b_32", 32)
+
+
+def test_a_name_of_many_prefixes_takes_no_memory():
+    tracemalloc.start()
+    try:
+        checkpoint._best_group({"module." * 3000 + "x": torch.zeros(1)}, {})
+        assert tracemalloc.get_traced_memory()[1] < 5e6
+    finally:
+        tracemalloc.stop()
 
 
 def moco_file(state):

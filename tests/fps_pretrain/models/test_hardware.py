@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from fps_pretrain.models import hardware
 from fps_pretrain.models.hardware import gpu_of
 
 
@@ -25,3 +26,10 @@ def test_processes_take_turns_on_the_gpus_they_may_use(monkeypatch, visible, cou
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert [gpu_of(number).get("CUDA_VISIBLE_DEVICES") for number in range(3)] == found
+
+
+@pytest.mark.parametrize(("mine", "task", "found"), [(32, "", 8), (32, "8", 8), (8, "8", 8), (3, "", 1)])
+def test_cores_that_slurm_has_bound_to_a_task_are_not_divided_again(monkeypatch, mine, task, found):
+    monkeypatch.setattr(hardware, "cores", lambda: mine)
+    monkeypatch.setenv("SLURM_CPUS_PER_TASK", task)
+    assert hardware.cores_of_a_process(4) == found

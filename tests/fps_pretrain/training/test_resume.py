@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.training import resume as state
@@ -47,6 +48,36 @@ def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_pro
     # finished: once more changes nothing
     assert run(tmp_path)["digest"] == baseline["digest"]
     assert not list(tmp_path.glob("out.*.pt"))
+
+
+def test_a_job_that_slurm_starts_again_goes_on_although_it_was_told_to_start_over(
+    baseline, tmp_path, no_probe, monkeypatch
+):
+    step = train.PairMethod.training_step
+
+    def interrupt(self, batch, batch_idx):
+        if self.global_step == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return step(self, batch, batch_idx)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train.PairMethod, "training_step", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            run(tmp_path, resume=False)
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    again = run(tmp_path, resume=False)
+    assert again["digest"] == baseline["digest"]
+    assert len(again["log"]) < 6
+    assert not list(tmp_path.glob("run.*"))
+
+
+def test_a_saved_configuration_that_unfolds_without_end_is_shown_short(tmp_path):
+    levels = ["  - &a0 [x, x, x, x, x, x, x, x, x, x]"]
+    levels += [f"  - &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 12)]
+    (tmp_path / "config.yaml").write_text("objects:\n" + "\n".join(levels) + "\n")
+    saved = yaml_file.read(tmp_path / "config.yaml")
+    (said,) = PretrainConfig(seed=0).differences(saved)
+    assert len(said) < 500
 
 
 def test_a_run_folder_of_another_run_is_refused(tmp_path, no_probe):
@@ -244,7 +275,7 @@ def test_a_file_that_is_no_state_of_the_run_is_refused_before_anything_is_writte
 
 
 def test_a_closed_terminal_asks_once_and_never_under_nohup(tmp_path):
-    keep = state.KeepState(tmp_path, interval=60, every=1)
+    keep = state.KeepState(tmp_path, interval=60)
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     try:
         keep.on_train_start(None, None)
