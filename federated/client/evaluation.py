@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -117,7 +118,10 @@ def at_client(space: Workspace, client: int, weights: Weights, *, own_encoder: b
 def accuracies_at(space: Workspace, clients: Sequence[int], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
     """``client_accuracies`` of some of a run's clients, given which test examples a model has right ``(N,)``."""
     dataset, partition = space.dataset, [space.partition[client] for client in clients]
-    return client_accuracies(correct, dataset.test, dataset.train, partition, len(dataset.classes))
+    test, train = dataset.test, dataset.train
+    if space.config.partition != "natural":  # a folder below a class need not be somebody's
+        test, train = (replace(split, user_ids=None) for split in (test, train))
+    return client_accuracies(correct, test, train, partition, len(dataset.classes))
 
 
 def _outcome(

@@ -10,7 +10,7 @@ from federated.algorithms.averaging import Mean, lower_median
 from federated.algorithms.base import Update, Weights
 from federated.server.exchange import NO_ANSWER
 from federated.server.output.progress import log
-from federated.server.replies import BadReply, Expected
+from federated.server.replies import BadReply, Expected, details_of
 
 
 class Arrivals:
@@ -86,4 +86,4 @@ class Arrivals:
         self.failures[client] = str(bad)
         log.info(f"round {self._server_round}: client {client} is left out: {bad}")
         if reply is not None and reply.has_error():
-            log.debug(reply.error.reason)
+            log.debug(details_of(reply))

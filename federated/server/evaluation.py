@@ -78,6 +78,8 @@ class Evaluator:
                     failures[client] = f"sent no {name.replace('-', ' ')} from 0 to 1"
                 else:
                     found[name][client] = accuracy
+        for accuracies in found.values():  # before and after fine-tuning belong together
+            accuracies[np.isnan(found["accuracy"])] = np.nan
         for client, reason in sorted(failures.items()):
             log.info(f"round {state.round}: client {client} is not evaluated: {reason}")
         row: Row = {}

@@ -17,7 +17,7 @@ from federated.config.run import RunConfig
 from federated.engines.start import Engine
 from federated.messages import FIXED, copy_of, to_record
 from federated.server.output.progress import log
-from federated.server.replies import reason_of
+from federated.server.replies import details_of, reason_of
 from fps_pretrain.common.errors import EXIT_FAILED, UserError
 from fps_pretrain.models.checksum import digest
 
@@ -227,5 +227,5 @@ def _partition_of(node: int, answer: Message) -> int:
 
 
 def _reason(reply: Message) -> str:
-    log.debug(reply.error.reason)
+    log.debug(details_of(reply))
     return reason_of(reply)

@@ -26,6 +26,9 @@ TRAINING_METRICS = ("train_loss", "train_accuracy")
 LONGEST_REASON = 300
 """Characters of a client's error that are kept."""
 
+LONGEST_DETAILS = 16_384
+"""Those of it that go into the log."""
+
 
 class BadReply(Exception):
     """A reply that cannot be used; the message says why, in one line."""
@@ -181,6 +184,12 @@ def read_sums(answer: RecordDict, like: Mapping[str, Tensor], most: int) -> dict
         if not ((tensor >= least) & (tensor <= greatest)).all() or (kind == "count" and 0 < tensor < 2):
             raise BadReply(f"sent a {name} that cannot be")
     return {name: tensor for name, tensor in sums.items() if tensor is not None}
+
+
+def details_of(reply: Message) -> str:
+    """An error reply's reason, line by line as ``printable``, cut to size: for the log."""
+    lines = (reply.error.reason or "")[:LONGEST_DETAILS].splitlines()
+    return "\n".join(map(printable, lines))
 
 
 def reason_of(reply: Message) -> str:

@@ -5,11 +5,13 @@ Sampling, order, buffers, privacy, failures and saving are here, once, around th
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from flwr.app import Message, MessageType
 
 from federated.algorithms.averaging import mean_metrics
@@ -164,7 +166,8 @@ class Loop:
                 "--lr or --server-lr"
             )
         if config.bn_stats == "server":
-            weights = self.space.estimate_statistics(weights)
+            with _threads_of_a_client(config):
+                weights = self.space.estimate_statistics(weights)
         client_rounds = state.client_rounds.clone()
         client_rounds[list(arrivals.reports)] = server_round
         following = replace(state, round=server_round, weights=weights, client_rounds=client_rounds, server=server)
@@ -235,6 +238,18 @@ class Loop:
         hyper = ClientHyperparameters.of(config, server_round) if server_round else None
         options = self.algorithm.options
         return Setting(options, config.clients, config.participants, config.lr, server_round, hyper)
+
+
+@contextlib.contextmanager
+def _threads_of_a_client(config: RunConfig) -> Iterator[None]:
+    """As many threads for this process as a client has: sums depend on them, and no result on where clients are."""
+    before = torch.get_num_threads()
+    if config.processes or config.engine == "ray":
+        torch.set_num_threads(config.threads or 1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def record(

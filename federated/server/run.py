@@ -100,7 +100,11 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
     if folder is None or state is None:
         partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
     else:
-        partition = resume_checks.checked_partition(folder, state, config, dataset, model, elsewhere=grid is not None)
+        with folder.locked():  # while another process works there, its files come and go
+            state = _state_of(folder, config)
+            partition = resume_checks.checked_partition(
+                folder, state, config, dataset, model, elsewhere=grid is not None
+            )
     config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
     if folder is None:
         folder = _begin(config, dataset, partition, model, init_digest)

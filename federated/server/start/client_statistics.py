@@ -32,12 +32,18 @@ def numbers_of_examples(config: RunConfig, space: Workspace, clients: Clients) -
     The partition says so, or, with ``--partition nodes``, the nodes themselves.
 
     Raises:
-        RunFailed: a node does not say.
+        RunFailed: a node does not say, or has too few.
     """
     classes = len(space.dataset.classes)
     if config.partition != "nodes":
         return count_labels(space.partition, space.dataset.train.labels, classes)
     counts = [_counts(client, answer, classes) for client, answer in enumerate(_ask(clients, "query.labels", {}))]
+    for client, mine in enumerate(counts):
+        if sum(mine) < config.min_partition_size:
+            raise RunFailed(
+                f"client {client} has {sum(mine)} training examples, fewer than --min-partition-size "
+                f"{config.min_partition_size}"
+            )
     return np.array(counts, dtype=np.int64)
 
 

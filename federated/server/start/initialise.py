@@ -46,6 +46,7 @@ def initial_encoder(config: RunConfig) -> tuple[Encoder, LoadReport | None]:
             raise UserError(str(error).replace("--size", "--image-size")) from error
     if config.init_statistics == "clients" and not has_statistics(encoder):
         raise UserError(f"--init-statistics clients: --arch {config.arch} has no BatchNorm")
+    _check_norm(config, encoder)
     if source == RANDOM:
         return encoder, None
     sources = {"torchvision": torchvision_weights, "timm": timm_weights, "shuffled": shipped.resolve}
@@ -54,6 +55,26 @@ def initial_encoder(config: RunConfig) -> tuple[Encoder, LoadReport | None]:
     if source == "shuffled":
         shuffle_tensors(encoder, config.seed)
     return encoder, report
+
+
+def _check_norm(config: RunConfig, encoder: nn.Module) -> None:
+    """Refuse what is about BatchNorm for an encoder that has none; ``--dp`` sets ``--bn-stats server`` by itself.
+
+    Raises:
+        UserError: as said.
+    """
+    if has_statistics(encoder):
+        return
+    for flag, value, idle in (
+        ("--norm", config.norm, config.norm == "group"),
+        (
+            "--bn-stats",
+            config.bn_stats,
+            config.bn_stats == "local" or (config.bn_stats == "server" and config.dp == "none"),
+        ),
+    ):
+        if idle:
+            raise UserError(f"{flag} {value}: --arch {config.arch} has no BatchNorm")
 
 
 def shuffle_tensors(encoder: nn.Module, seed: int) -> None:

@@ -27,6 +27,7 @@ from federated.config.run import RunConfig
 from federated.data import sets as data
 from federated.data.partition import make_partition
 from federated.engines.inprocess import InProcessGrid
+from federated.server import rounds
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
 from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder, pooled_statistics
@@ -243,11 +244,24 @@ def test_statistics_of_clients_that_cannot_be(tiny: Tiny, fields: dict[str, Any]
         tiny(init_statistics="clients", **fields)
 
 
-def test_an_architecture_without_batch_norm_has_no_statistics(tiny: Tiny) -> None:
-    config = tiny(init_statistics="clients", arch="convnext_tiny", image_size=32)
-    with pytest.raises(UserError, match="--init-statistics clients: --arch convnext_tiny has no BatchNorm"):
+@pytest.mark.parametrize(("flag", "value"), [("init-statistics", "clients"), ("norm", "group"), ("bn-stats", "local")])
+def test_an_architecture_without_batch_norm_has_no_statistics(tiny: Tiny, flag: str, value: str) -> None:
+    config = tiny(arch="convnext_tiny", image_size=32, **{flag.replace("-", "_"): value})
+    with pytest.raises(UserError, match=f"--{flag} {value}: --arch convnext_tiny has no BatchNorm"):
         run(config, quiet=True)
     assert not config.folder.exists()
+
+
+def test_the_server_estimates_statistics_with_the_threads_that_clients_have(tiny: Tiny) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        for fields, threads in (({"workers": 2}, 1), ({"engine": "ray"}, 1), ({"workers": 0}, 3)):
+            with rounds._threads_of_a_client(tiny(threads=None, **fields)):
+                assert torch.get_num_threads() == threads
+            assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_run_that_starts_from_its_clients_statistics(tiny: Tiny) -> None:

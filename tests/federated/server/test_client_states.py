@@ -20,6 +20,7 @@ from federated.server.output.run_folder import RunFolder
 from federated.server.run import RunFailed, run
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.files import locked
 from tests.federated.conftest import TINY, outcome, take_no_pictures
 from tests.federated.server.test_damage import stop_in_round
 
@@ -102,6 +103,13 @@ def test_a_client_state_that_is_not_what_was_written(whole: Path, tmp_path: Path
     with pytest.raises(UserError, match=f"clients/1/2.pt.* {words}.*; remove the run folder"):
         run(config_in(folder, strategy="scaffold"), quiet=True)
     assert files(folder) == before
+
+
+def test_files_that_another_process_is_replacing_are_not_called_damaged(whole: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(whole, tmp_path / "run")
+    (folder / "clients" / "1" / "2.pt").unlink()
+    with locked(folder), pytest.raises(UserError, match="is being worked on by another process"):
+        run(config_in(folder, strategy="scaffold"), quiet=True)
 
 
 def test_a_client_state_of_another_run(whole: Path, another: Path, tmp_path: Path) -> None:

@@ -2,16 +2,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from flwr.app import Error, MetricRecord, RecordDict
 from PIL import Image
 
 from federated.algorithms.base import Update
-from federated.client.evaluation import client_accuracies
+from federated.client.evaluation import accuracies_at, client_accuracies
 from federated.config.run import RunConfig
-from federated.data.sets import Split
+from federated.data.sets import Dataset, Split
 from federated.server.client_metrics import reported, summarise
+from federated.server.evaluation import Evaluator
+from federated.server.replies import details_of
 from federated.server.run import run
 
 
@@ -52,6 +58,36 @@ def test_clients_are_judged_on_examples_of_their_own_makers() -> None:
     partition = [np.array([0, 1]), np.array([1]), np.array([2])]
     accuracies = client_accuracies(hits, test, train, partition, 1)
     assert accuracies.tolist() == pytest.approx([1 / 3, 0.0, 0.5])  # dan is in no test: by class
+
+
+def test_folders_below_a_class_are_nobodys_unless_the_partition_says_so() -> None:
+    found = Dataset(split([0, 1], ["images"] * 2), split([]), split([0, 1], ["images"] * 2), ("a", "b"))
+    for partition, accuracies in (("pathological", [1, 0]), ("natural", [0.5, 0.5])):
+        config = SimpleNamespace(partition=partition)
+        space: Any = SimpleNamespace(config=config, dataset=found, partition=[np.array([0]), np.array([1])])
+        assert accuracies_at(space, [0, 1], np.array([True, False])).tolist() == accuracies
+
+
+def test_accuracies_before_and_after_fine_tuning_are_of_the_same_clients() -> None:
+    """What a client says after that it has not said before would make a row that nobody reads again."""
+
+    def answer(before: float, after: float) -> RecordDict:
+        return RecordDict({"metrics": MetricRecord({"accuracy": before, "fine-tuned-accuracy": after})})
+
+    clients: Any = SimpleNamespace(ask=lambda *_: ({0: answer(2.0, 0.5), 1: answer(0.25, 0.5)}, {}))
+    state: Any = SimpleNamespace(client_rounds=torch.zeros(2), round=1, weights={})
+    config: Any = SimpleNamespace(fine_tune_epochs=1, clients=2)
+    space: Any = SimpleNamespace(parts=SimpleNamespace(shared=lambda weights: weights))
+    row = Evaluator(config, space, clients, None)._ask(state)
+    assert row["client_accuracies"] == [None, 0.25]
+    assert row["fine_tuned_accuracies"] == [None, 0.5]
+
+
+def test_a_nodes_error_in_the_log_obeys_nobody() -> None:
+    reply: Any = SimpleNamespace(error=Error(0, reason="line\x1b[2J\nsecond" + 10**6 * "x"))
+    details = details_of(reply)
+    assert details.startswith("line\\x1b[2J\nsecondx")
+    assert len(details) < 20_000
 
 
 def test_summary() -> None:
