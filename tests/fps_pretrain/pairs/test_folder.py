@@ -3,11 +3,19 @@
 import cv2
 import numpy as np
 import pytest
+import torch
+from torchvision.transforms.v2 import functional as TF
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.fractals.augment.crop import crop_box
+from fps_pretrain.fractals.batch import augment_pair, augmentation_key
+from fps_pretrain.fractals.compose.colours import pack
+from fps_pretrain.fractals.recipe_numbers import DEFAULT_VIEW_NUMBERS
+from fps_pretrain.fractals.rng import PAIR_STREAM, make_key
 from fps_pretrain.images.decode import read_image
 from fps_pretrain.images.folder import list_images
 from fps_pretrain.models import checkpoint
+from fps_pretrain.pairs.crops import augmented_crop
 from fps_pretrain.pairs.folder import FolderPairs
 from fps_pretrain.pairs.gallery import to_images
 from tests.conftest import assert_refused
@@ -59,6 +67,52 @@ def test_both_views_are_crops_of_one_image(folder):
         true = read_image(pairs.path_of(0, i))[0, 0].astype(float) - 128
         agree += all(np.abs(images[v, i, 0, 0] - 128.0 - true).max() < 130 for v in range(2))
     assert agree > 35  # what is neither grey nor shifted in hue keeps its colour
+
+
+PLAIN = DEFAULT_VIEW_NUMBERS._replace(
+    colour_probability=0.0, grey_probability=0.0, blur_probability=0.0, mirror_probability=0.0
+)
+"""Crops, and nothing else."""
+
+
+def view_key(index):
+    return np.uint64(augmentation_key(np.uint64(make_key(0, PAIR_STREAM, 0, index)), 0))
+
+
+@pytest.mark.parametrize("shape", [(150, 150), (200, 45), (50, 41), (36, 300)])
+def test_crops_that_are_shrunk_are_torchvisions_with_antialiasing(shape):
+    image = np.random.default_rng(0).integers(0, 256, (*shape, 3), dtype=np.uint8)
+    planes = torch.from_numpy(image).permute(2, 0, 1)
+    shrunk = []
+    for mirror in (0.0, 1.0):
+        for index in range(20):
+            top, left, height, width = crop_box(*shape, PLAIN, view_key(index))
+            shrunk.append(max(height, width) > 32)
+            expected = TF.resized_crop(planes, top, left, height, width, [32, 32], antialias=True).float() / 255
+            expected = TF.normalize(expected, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]).numpy()
+            made = augmented_crop(image, 32, PLAIN._replace(mirror_probability=mirror), view_key(index))
+            made = made[..., ::-1] if mirror else made
+            np.testing.assert_allclose(made, expected, atol=0.012 if shrunk[-1] else 0.02)  # a value of 255 is 0.018
+    assert any(shrunk)
+
+
+def test_a_photo_of_noise_is_grey_at_the_size_of_a_view(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 2, (512, 512, 1), dtype=np.uint8).repeat(3, 2) * 255
+    cv2.imwrite(str(tmp_path / "noise.png"), noise)
+    pairs = FolderPairs(tmp_path, 32, seed=0, numbers=PLAIN._replace(crop_low=1.0, crop_ratio=1.0))
+    views = to_images(filled(pairs, 0, 0, 2).reshape(-1, 3, 32, 32)) / 255
+    assert np.abs(views.mean() - 0.5) < 0.01
+    assert views.std() < 0.03  # one pixel of 256 for each of a view's has a deviation of 0.5
+
+
+def test_crops_no_larger_than_the_view_are_those_of_fractals():
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    for index in range(10):
+        key = np.uint64(make_key(0, PAIR_STREAM, 0, index))
+        expected = augment_pair(np.stack([pack(image)] * 2), key)
+        for view in range(2):
+            made = augmented_crop(image, 32, DEFAULT_VIEW_NUMBERS, np.uint64(augmentation_key(key, view)))
+            np.testing.assert_array_equal(made, expected[view])
 
 
 def test_unreadable_images_and_empty_folders_are_named(folder, tmp_path):
