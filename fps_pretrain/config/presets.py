@@ -52,6 +52,11 @@ def values_of(preset: str, view_size: int) -> dict[str, Any]:
     return USUAL | PRESETS["quick, large" if preset == "quick" and view_size > 64 else preset]
 
 
+def warmup_of(preset_pairs: int, run_pairs: int) -> int:
+    """The pairs of a preset's warm-up in a run of ``run_pairs``: a twentieth where the run is small beside it."""
+    return preset_pairs if run_pairs >= 4 * preset_pairs else run_pairs // 20
+
+
 def for_short_runs(preset: str, method: str) -> dict[str, Any]:
     """What a preset changes of a method so that it learns from few pairs: ``FOR_SHORT_RUNS``, but for the paper's."""
     return {} if preset == "paper" else FOR_SHORT_RUNS.get(method, {})

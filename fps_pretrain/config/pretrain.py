@@ -12,7 +12,7 @@ from fps_pretrain.common.files import check_output
 from fps_pretrain.common.options import bare, fields_of, flag
 from fps_pretrain.config.method import MethodOptions, options_of
 from fps_pretrain.config.pairs import PairOptions, read_numbers
-from fps_pretrain.config.presets import USUAL, for_short_runs, values_of
+from fps_pretrain.config.presets import USUAL, for_short_runs, values_of, warmup_of
 from fps_pretrain.config.training import ExecutionOptions, MethodChoice, RecordOptions, TrainingOptions
 from fps_pretrain.models.architectures import check_architecture, is_cifar_resnet, short_name
 
@@ -63,6 +63,10 @@ class PretrainConfig(  # its fields come from the last of these to the first
         pairs, batch = self.pairs_per_epoch, self.batch_size
         if pairs is not None and batch is not None and pairs < batch:
             raise UserError(f"--pairs-per-epoch ({pairs}) is less than --batch-size ({batch})")
+        if self.epochs is not None and pairs is not None and batch is not None:
+            whole = self.total_steps * batch
+            if self.warmup_pairs and self.warmup_pairs >= whole:
+                raise UserError(f"--warmup-pairs {self.warmup_pairs} must be less than the run's pairs, {whole}")
 
     def _check_source(self) -> None:
         if self.fractals:
@@ -127,12 +131,11 @@ class PretrainConfig(  # its fields come from the last of these to the first
         values = values_of(preset, self.view_size)
         if images is not None and preset in ("paper", "short"):
             values["pairs_per_epoch"] = images
-        if self.schedule == "epoch":
-            values["warmup_pairs"] = 0
+        epochs, batch = self.epochs or values["epochs"], self.batch_size or values["batch_size"]
+        steps = epochs * ((self.pairs_per_epoch or values["pairs_per_epoch"]) // batch)
+        values["warmup_pairs"] = 0 if self.schedule == "epoch" else warmup_of(values["warmup_pairs"], steps * batch)
         if self.fractals:
-            values |= self._for_short_runs(
-                preset, self.method or values["method"], self.batch_size or values["batch_size"]
-            )
+            values |= self._for_short_runs(preset, self.method or values["method"], batch)
         else:  # the pairs' options are those of fractals
             del values["composed_views"], values["renders"]
         if self.pool:

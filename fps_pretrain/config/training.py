@@ -71,7 +71,8 @@ class TrainingOptions(OptionSet):
     """How often the learning rate follows its cosine: every epoch as in the paper, or every step (default: the
     preset's)."""
     warmup_pairs: Whole | None = None
-    """Pairs over which the learning rate rises to its full value, with --schedule step (default: the preset's)."""
+    """Pairs over which the learning rate rises to its full value, with --schedule step; fewer than the run's (default:
+    the preset's, 25,600 with short, or a twentieth of a run of fewer than 102,400)."""
     momentum: Decay = 0.9
     """Momentum of SGD and LARS (of AdamW: beta 1)."""
     weight_decay: Decay = 1e-4

@@ -54,6 +54,26 @@ def test_the_short_recipe_gives_way_to_what_is_said():
         PretrainConfig(preset="short", schedule="epoch", warmup_pairs=10)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "pairs", "warmup"),
+    [(1, 10_240, 512), (20, 300, 256), (1, 102_399, 5_107), (1, 102_400, 25_600), (2, 256_000, 25_600)],
+)
+def test_a_warm_up_ends_well_before_its_run(epochs, pairs, warmup, tmp_path):
+    config = PretrainConfig(preset="short", epochs=epochs, pairs_per_epoch=pairs).resolve(has_gpu=False)
+    assert config.warmup_pairs == warmup
+    folder = PretrainConfig(preset="short", source=f"folder:{tmp_path}", epochs=epochs)
+    assert folder.resolve(has_gpu=False, images=pairs).warmup_pairs == warmup
+
+
+def test_a_warm_up_as_long_as_its_run_is_refused():
+    budget = {"schedule": "step", "epochs": 2, "pairs_per_epoch": 24, "batch_size": 8}
+    assert PretrainConfig(**budget, warmup_pairs=47).resolve(has_gpu=False).warmup_pairs == 47
+    with pytest.raises(UserError, match="--warmup-pairs 48 must be less than the run's pairs, 48"):
+        PretrainConfig(**budget, warmup_pairs=48)
+    with pytest.raises(UserError, match="--warmup-pairs 102400 must"):  # the budget is the preset's
+        PretrainConfig(preset="quick", schedule="step", warmup_pairs=102_400).resolve(has_gpu=False)
+
+
 def test_simsiam_and_moco_take_other_numbers_in_short_runs():
     for preset in ("short", "quick"):
         simsiam = PretrainConfig(preset=preset, method="simsiam").resolve(has_gpu=True)
