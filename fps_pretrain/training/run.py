@@ -18,6 +18,7 @@ from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.images.folder import list_images
 from fps_pretrain.methods.average import EncoderAverage
 from fps_pretrain.methods.base import PairMethod
+from fps_pretrain.models.encoders import build_encoder
 from fps_pretrain.models.hardware import check_compiler, native_precision
 from fps_pretrain.pairs.data_module import PairData, make_source
 from fps_pretrain.pairs.sources import PairSource
@@ -79,7 +80,8 @@ def _train(config: PretrainConfig, held: ExitStack) -> int:
     quality: QualityProbe | None = None
     if processes.rank == 0:
         announce(config, gpu, resuming=start.state is not None)
-        quality = QualityProbe(config, source, data[0], method.encoder)
+        # The method may have changed its own encoder's weights already.
+        quality = QualityProbe(config, source, data[0], build_encoder(config.arch, config.width, config.seed))
     code = _fit(config, method, source, quality, processes, start)
     processes.leave()
     return code

@@ -10,6 +10,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from fps_pretrain.common.errors import TrainingDiverged
 from fps_pretrain.models import checkpoint
+from fps_pretrain.models.encoders import build_encoder
+from fps_pretrain.probing import quality
 from fps_pretrain.training import resume as state
 from fps_pretrain.training import run as train
 from tests.fps_pretrain.training.runs import run
@@ -80,6 +82,22 @@ def test_the_average_of_the_weights_is_what_is_written(baseline, tmp_path, no_pr
     assert not torch.allclose(written["conv1.weight"], steps[5][name], atol=1e-7)
     last = checkpoint.read_file(tmp_path / "run" / "encoder-epoch002.pt")["state_dict"]
     assert all(torch.equal(last[name], written[name]) for name in written)
+
+
+def test_an_encoder_is_compared_with_random_weights_as_they_are_drawn(tmp_path, no_probe, monkeypatch):
+    """SimSiam zeroes the last BatchNorm of every block of torchvision's before training, which is no part of that."""
+    measured = []
+    measure = quality.QualityProbe.measure
+
+    def keep(self, encoder):
+        measured.append({name: tensor.clone() for name, tensor in encoder.state_dict().items()})
+        return measure(self, encoder)
+
+    monkeypatch.setattr(quality.QualityProbe, "measure", keep)
+    run(tmp_path, method="simsiam", arch="resnet18", epochs=1, pairs_per_epoch=8, seed=3, lr=1e-9)
+    expected = build_encoder("resnet18", seed=3).state_dict()
+    assert all(torch.equal(measured[0][name], tensor) for name, tensor in expected.items())
+    assert measured[-1]["layer1.0.bn2.weight"].abs().max() < 1e-3  # what is trained begins with zeros
 
 
 @pytest.mark.slow
