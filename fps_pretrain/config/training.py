@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from fps_pretrain.common.options import (
     MAY_DIFFER,
@@ -55,12 +55,12 @@ class MethodChoice(OptionSet):
 class TrainingOptions(OptionSet):
     """Budget and optimiser"""
 
-    epochs: Count | None = None
+    epochs: Annotated[int, Ge(1), Le(10**6)] | None = None
     """Epochs; the learning rate follows a cosine over them (default: the preset's)."""
-    pairs_per_epoch: Count | None = None
+    pairs_per_epoch: Annotated[int, Ge(1), Le(10**12)] | None = None
     """Pairs in an epoch; no class comes twice before every class has come once (default: the preset's; with --source
     folder:PATH and the presets paper and short, the number of images)."""
-    batch_size: Annotated[int, Ge(2)] | None = None
+    batch_size: Annotated[int, Ge(2), Le(2**20)] | None = None
     """Pairs in a batch, over all devices together (default: the preset's)."""
     lr: Positive | None = None
     """Learning rate (default: batch / 256 times a reference, which is the method's own with SGD, 0.05 for simsiam, 0.03
@@ -119,7 +119,7 @@ class RecordOptions(OptionSet):
     """Epochs between two encoder checkpoints in the run folder."""
     state_every: Annotated[NotNegative, MAY_DIFFER] = 120.0
     """Seconds between two saves of the state to resume from."""
-    probe_every: Annotated[Whole | None, MAY_DIFFER] = None
+    probe_every: Annotated[Annotated[int, Ge(0), Le(10**18)] | None, MAY_DIFFER] = None
     """Pairs between two looks at the encoder's quality (kNN accuracy, the training page); 0 for only at the end
     (default: an epoch)."""
     probe_data: Annotated[str, MAY_DIFFER] = "digits"

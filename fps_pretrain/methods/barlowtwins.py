@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from lightly.loss import BarlowTwinsLoss
 from lightly.models.modules.heads import BarlowTwinsProjectionHead
 from torch import Tensor
@@ -20,7 +20,7 @@ from fps_pretrain.models.encoders import Encoder
 class Options(MethodOptions):
     """Options of Barlow Twins."""
 
-    width: Annotated[int, Ge(2)] = 512
+    width: Annotated[int, Ge(2), Le(16_384)] = 512
     """Units of the head's layers; the paper's 8192 is for features of 2048."""
     redundancy: Annotated[float, Ge(0)] = 5e-3
     """Weight of the off-diagonal terms, the paper's lambda."""

@@ -25,7 +25,7 @@ class Options(MethodOptions):
 
     momentum: Annotated[float, Ge(0), Le(1)] = 0.996
     """Momentum of the target at the start; it goes to 1 by a cosine (section 3.2)."""
-    hidden: Annotated[int, Ge(1)] = 512
+    hidden: Annotated[int, Ge(1), Le(16_384)] = 512
     """Units of the heads' hidden layer; the paper's 4096 is for features of 2048."""
 
 

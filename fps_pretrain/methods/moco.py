@@ -94,7 +94,7 @@ def _head(features: int, batchnorm: bool) -> nn.Module:
 class Options(MethodOptions):
     """Options of MoCo."""
 
-    queue: Annotated[int, Ge(1)] = 65_536
+    queue: Annotated[int, Ge(1), Le(2**20)] = 65_536
     """Keys in the queue, at least a batch."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.999
     """Momentum of the key encoder."""
@@ -126,6 +126,11 @@ class Method(PairMethod):
             raise UserError(f"--method-options queue={size} must be at least the batch size, {config.batch_size}")
         if self.group == 1:
             raise UserError("--method-options group must be 0 (the whole batch) or at least 2, got 1")
+        if config.batch_size // self._groups(config.batch_size) < 2:
+            raise UserError(
+                f"--method-options group={self.group} leaves a group of one view in a batch of {config.batch_size}, "
+                "which BatchNorm cannot normalise: take an even --batch-size or a larger group"
+            )
         self.projector = _head(encoder.feature_dim, batchnorm=bool(self.options.head_batchnorm))
         self.momentum_encoder = momentum_copy(encoder)
         self.momentum_projector = momentum_copy(self.projector)

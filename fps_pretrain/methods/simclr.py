@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 from lightly.loss import NTXentLoss
 from lightly.models.modules.heads import SimCLRProjectionHead
 from torch import Tensor
@@ -22,7 +22,7 @@ class Options(MethodOptions):
 
     temperature: Annotated[float, Gt(1e-3)] = 0.5
     """Divides the similarities; the default is the paper's for CIFAR-10 (appendix B.9)."""
-    hidden: Annotated[int, Ge(0)] = 0
+    hidden: Annotated[int, Ge(0), Le(16_384)] = 0
     """Units of the head's hidden layer; 0 for as many as the encoder has features, the paper's."""
 
 

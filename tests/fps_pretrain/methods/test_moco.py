@@ -123,6 +123,17 @@ def test_moco_normalises_a_query_and_its_key_with_different_views():
         make("moco", method_options=("group=1",))
 
 
+@pytest.mark.parametrize(("batch", "group", "fits"), [(3, 2, False), (7, 2, False), (4, 2, True), (7, 3, True)])
+def test_moco_normalises_no_view_alone(batch, group, fits):
+    options = {"batch_size": batch, "pairs_per_epoch": 16, "method_options": (f"group={group}", "queue=16")}
+    if fits:
+        module = make("moco", **options)
+        loss_of(module, views(1, count=batch), views(2, count=batch))
+    else:
+        with pytest.raises(UserError, match=f"group={group} leaves a group of one view in a batch of {batch}"):
+            make("moco", **options)
+
+
 def test_moco_learns_to_tell_images_apart():
     """Sixteen patches of colour with noise: the loss falls and the embeddings, which begin close together, spread."""
     module = make("moco", method_options=("queue=256", "momentum=0.99"), lr=0.05)

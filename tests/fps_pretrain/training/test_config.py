@@ -120,6 +120,10 @@ def test_an_epoch_of_a_folder_is_its_images(tmp_path):
         ({"devices": 2, "nodes": 2, "batch_size": 4}, "--batch-size"),
         ({"state_every": float("nan")}, "--state-every"),
         ({"probe_every": -1}, "--probe-every"),
+        ({"probe_every": 10**400}, "--probe-every"),
+        ({"epochs": 10**30}, "--epochs"),
+        ({"pairs_per_epoch": 10**22}, "--pairs-per-epoch must be in 1 .. 1000000000000,"),
+        ({"batch_size": 10**10}, "--batch-size"),
     ],
 )
 def test_what_does_not_go_together_is_refused(options, words):
