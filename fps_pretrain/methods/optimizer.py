@@ -15,6 +15,9 @@ from fps_pretrain.config.pretrain import PretrainConfig
 REFERENCE_LR = {"adamw": 1e-3, "lars": 0.3}
 """Learning rate for a batch of 256 where no other is given, for every method; LARS's is SimCLR's (section 2.2)."""
 
+_NO_DECAY = 1e-300
+"""0 in float32, and no 0 in float64: lightly's LARS adapts the rate only of what has a weight decay."""
+
 
 def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
     """Factor of the learning rate at each of ``total`` epochs or steps: from 1 towards 0 (Chen and He, section 4).
@@ -59,7 +62,8 @@ def make_optimizer(
         plain = config.optimizer == "lars" and p.ndim < 2
         group = groups.setdefault((id(p) in constant, plain), {"params": []})
         group["params"].append(p)
-        group["weight_decay"] = 0.0 if plain else config.weight_decay
+        decayed = config.weight_decay or (_NO_DECAY if config.optimizer == "lars" else 0.0)
+        group["weight_decay"] = 0.0 if plain else decayed
     keys = sorted(groups)
     factors = [(lambda now: decay(now) if now < warmup else 1.0) if kept else decay for kept, _ in keys]
     named = [groups[key] for key in keys]

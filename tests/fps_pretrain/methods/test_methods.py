@@ -149,11 +149,12 @@ def test_adamw_is_another_optimiser():
     assert (group["lr"], group["betas"], group["weight_decay"]) == (pytest.approx(1e-3 * 8 / 256), (0.8, 0.999), 0.01)
 
 
-def test_lars_steps_by_a_layers_norm_and_leaves_batchnorm_to_plain_sgd():
-    module = make("simsiam", optimizer="lars", weight_decay=0.01, momentum=0.0)
+@pytest.mark.parametrize("decay", [0.01, 0.0])
+def test_lars_steps_by_a_layers_norm_and_leaves_batchnorm_to_plain_sgd(decay):
+    module = make("simsiam", optimizer="lars", weight_decay=decay, momentum=0.0)
     optimizer = module.configure_optimizers()["optimizer"]
-    decays = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
-    assert decays == {id(p): 0.01 if p.ndim > 1 else 0.0 for p in module.parameters()}
+    decays = {id(p): pytest.approx(group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]}
+    assert decays == {id(p): decay if p.ndim > 1 else 0.0 for p in module.parameters()}
     before = {name: p.detach().clone() for name, p in module.encoder.named_parameters()}
     for p in module.parameters():
         p.grad = torch.ones_like(p)
@@ -162,7 +163,7 @@ def test_lars_steps_by_a_layers_norm_and_leaves_batchnorm_to_plain_sgd():
     for name, p in module.encoder.named_parameters():
         w, g = before[name], torch.ones_like(p)
         if p.ndim > 1:  # equation 6, with its coefficient of a thousandth
-            g = (g + 0.01 * w) * 0.001 * w.norm() / (g.norm() + 0.01 * w.norm())
+            g = (g + decay * w) * 0.001 * w.norm() / (g.norm() + decay * w.norm())
         torch.testing.assert_close(p.detach(), w - lr * g, rtol=1e-4, atol=1e-8)
 
 
