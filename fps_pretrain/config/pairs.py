@@ -51,7 +51,8 @@ class PairOptions(OptionSet):
     objects: tuple[int, int] | None = None
     """Fewest and most objects in a view (default: the paper's, 2 2 up to 64 px, 2 5 above)."""
     colour: Literal["random", "jitter"] = "random"
-    """jitter gives a class the same hue shift in both views."""
+    """jitter gives a class the same hue shift in both views. Views of one composed image have that anyway: there jitter
+    only draws other hues."""
     jitter: Literal["none", "basic", "fractaldb", "svd", "sval"] = "basic"
     """How a code varies from image to image."""
     background: Literal["black", "diamond-square"] = "black"
@@ -78,6 +79,19 @@ class PairOptions(OptionSet):
         """
         super().__post_init__(filled_in)
         self.recipe()
+        self._refuse_unused()
+
+    def _refuse_unused(self) -> None:
+        """Refuse what would do nothing beside another option."""
+        names = [text.partition("=")[0] for text in self.recipe_numbers]
+        of_codes = [name for name in names if name.startswith("codes.")]
+        if self.codes is not None and of_codes:
+            given = ", ".join(of_codes)
+            raise UserError(f"--recipe-numbers {given} changes the seed's codes; with --codes it would do nothing")
+        factors = [name for name in names if name in ("image.jitter_low", "image.jitter_high")]
+        if self.jitter in ("none", "fractaldb") and factors:
+            given = ", ".join(factors)
+            raise UserError(f"--recipe-numbers {given} would do nothing with --jitter {self.jitter}")
 
     @property
     def view_size(self) -> int:

@@ -5,7 +5,10 @@ from pathlib import Path
 import pytest
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.fractals.code_file import write_codes
+from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 
 
 @pytest.mark.parametrize(
@@ -129,6 +132,25 @@ def test_an_epoch_of_a_folder_is_its_images(tmp_path):
 def test_what_does_not_go_together_is_refused(options, words):
     with pytest.raises(UserError, match=words):
         PretrainConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"codes": "codes.npz", "recipe_numbers": ("codes.max_maps=4",)}, "codes.max_maps .* with --codes"),
+        ({"jitter": "none", "recipe_numbers": ("image.jitter_low=0.8",)}, "image.jitter_low .* --jitter none"),
+        ({"jitter": "fractaldb", "recipe_numbers": ("image.jitter_high=2",)}, "image.jitter_high .* fractaldb"),
+    ],
+)
+def test_options_of_pairs_that_would_do_nothing_are_refused(options, words, tmp_path):
+    if "codes" in options:
+        options = options | {"codes": tmp_path / options["codes"]}
+        write_codes(options["codes"], *codes_of_seed(0, 5))
+    for config in (PretrainConfig, PreviewConfig):
+        for name in options:  # each by itself does something
+            config(**{name: options[name]})
+        with pytest.raises(UserError, match=words):
+            config(**options)
 
 
 def test_a_state_of_another_run_is_named_by_its_fields():
