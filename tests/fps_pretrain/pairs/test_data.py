@@ -4,7 +4,8 @@ import torch
 
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.fractals.recipe import make_recipe
-from fps_pretrain.pairs import data_module, device
+from fps_pretrain.models import hardware
+from fps_pretrain.pairs import device
 from fps_pretrain.pairs.data_module import PairData, make_source
 from fps_pretrain.pairs.device import DeviceFractalSource
 from fps_pretrain.pairs.loader import EpochSteps, PairBatches
@@ -111,7 +112,7 @@ def test_each_of_several_devices_makes_its_own_share_only(monkeypatch):
 
 @pytest.mark.parametrize(("cores", "made_by"), [(2, DeviceFractalSource), (16, FractalSource)])
 def test_a_gpu_makes_its_pairs_where_cores_are_few_or_where_asked_for(cores, made_by, monkeypatch):
-    monkeypatch.setattr(data_module, "cores", lambda: cores)
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
     auto, forced, cpu = (PretrainConfig(render=r).resolve(has_gpu=False) for r in ("auto", "device", "cpu"))
     assert type(make_source(auto, CPU)) is FractalSource
     assert type(make_source(auto, torch.device("cuda", 0))) is made_by
