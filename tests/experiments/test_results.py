@@ -58,6 +58,28 @@ def of_the_grid(data, *cells):
     return " ".join(points(paired_difference(two, one)) for one, two in itertools.combinations(values, 2))
 
 
+def of_noise():
+    """How far noise is above random weights in the federation of the three encoders, paired by seed."""
+    random = {row["seed"]: float(row["baseline_accuracy"]) for row in table(RESULTS / "cifar10-why" / "encoders.csv")}
+    noise = {
+        r["seed"]: float(r["baseline_accuracy"]) for r in table(RESULTS / "cifar10-sources-1280k" / "encoders.csv")
+    }
+    return points(paired_difference(*(np.array([one[seed] for seed in sorted(random)]) for one in (noise, random))))
+
+
+def test_the_encoders_beside_noise_are_those_that_were_federated():
+    here, there = (table(RESULTS / name / "encoders.csv") for name in ("cifar10-sources-1280k", "cifar10-why"))
+    last = {
+        r["seed"]: r["test_accuracy"]
+        for r in table(RESULTS / "cifar10-sources-1280k" / "rounds.csv")
+        if r["test_accuracy"]
+    }
+    assert [(r["encoder"], r["seed"], r["accuracy"]) for r in here] == [
+        (r["encoder"], r["seed"], r["accuracy"]) for r in there
+    ]
+    assert {row["seed"]: row["baseline_accuracy"] for row in here} == last
+
+
 def leads(folder):
     """The second arm's final test accuracy less the first's, of each seed."""
     final = {}
@@ -74,6 +96,7 @@ def test_every_number_with_decimals_in_the_text_stands_in_a_table_or_is_an_optio
     derived += [of_gaps(path) for path in RESULTS.glob("*/gap.csv")]
     derived.append(of_the_grid("cifar10", "iid", "dirichlet0.3", "dirichlet0.1"))
     derived.append(of_the_grid("cifar100", "iid", "dirichlet0.1"))
+    derived.append(of_noise())
     tables = " ".join([*BLOCK.findall(text), *derived])
     prose, _, unbacked = BLOCK.sub("", text).partition(WITHOUT_A_FILE)
     prose = re.sub(
