@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from experiments.comparison.config import OPTIONS, CompareConfig
-from experiments.comparison.running import ComparisonFailed, Failure, check_begun, is_finished, run_here, side_by_side
+from experiments.comparison.running import ComparisonFailed, Failure, check_begun, run_here, side_by_side
 from experiments.comparison.tuning import choose, record
 from experiments.report.arms import arm_key, is_centralised
 from experiments.report.comparable import check, check_revisions
@@ -58,7 +58,7 @@ def _carry_out(
     else:
         from experiments.comparison.plan import plan
 
-        for line in plan(runs, config.jobs) if not all(map(is_finished, runs)) else ():
+        for line in plan(runs, config.jobs):
             print(line, file=sys.stderr)
         failures.update(side_by_side(runs, config.jobs))
     return [read_run(run.folder) for run in runs if run.folder not in failures]

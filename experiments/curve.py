@@ -19,15 +19,13 @@ from experiments.learning_curve.picture import draw
 from experiments.learning_curve.values import TITLES, Value, at_best_rates, read_table, summary, write_table
 from federated.config import file as config_file
 from federated.config.run import MAY_DIFFER_ON_RESUME, RunConfig, to_yaml
+from federated.server.output.file_names import DATA_DIGEST
 from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import locked, write_bytes_atomically
+from fps_pretrain.common.files import locked, read_text, write_bytes_atomically
 
 PROG = "experiments.curve"
 TABLE, PICTURE, SETTINGS = "curve.csv", "curve.png", "settings.yaml"
-
-DIGEST = "data_sha256"
-"""Where the settings have the digest of images and labels; those of earlier versions have none."""
 
 
 def main(config: CurveConfig) -> int:
@@ -50,7 +48,7 @@ def _fill_in(config: CurveConfig, encoders: list[Candidate]) -> int:
     values = [replace(value, label=labels.get(value.sha256, value.label)) for value in read_table(folder / TABLE)]
     settings = _settings(config.run)
     before = _settings_in(folder) if values else settings
-    digest_before = before.pop(DIGEST, None)
+    digest_before = before.pop(DATA_DIGEST, None)  # those of earlier versions have none
     if before != settings:
         raise UserError(f"{folder} was measured with other options (its {SETTINGS}): choose another --output")
     table = data.load(config.run)
@@ -59,7 +57,7 @@ def _fill_in(config: CurveConfig, encoders: list[Candidate]) -> int:
         raise UserError(
             f"{folder} was measured on other data than {config.run.dataset} holds now: choose another --output"
         )
-    yaml_file.write(folder / SETTINGS, {**settings, DIGEST: digest})
+    yaml_file.write(folder / SETTINGS, {**settings, DATA_DIGEST: digest})
 
     works = missing(config, encoders, values)
     for number, work in enumerate(works, 1):
@@ -73,17 +71,20 @@ def _fill_in(config: CurveConfig, encoders: list[Candidate]) -> int:
 
 def _settings(run: RunConfig) -> dict[str, Any]:
     """The options that values depend on, but for the learning rate and what a work sets itself."""
-    values = yaml_file.parse(to_yaml(replace(run, lr=RunConfig.lr)), "the options")
-    return {name: value for name, value in values.items() if name not in MAY_DIFFER_ON_RESUME}
+    return _that_count(to_yaml(replace(run, lr=RunConfig.lr)), "the options")
 
 
 def _settings_in(folder: Path) -> dict[str, Any]:
     """The options that a folder was measured with, and the digest of its data; nothing if it does not say."""
     try:
-        values = yaml_file.read(folder / SETTINGS)
+        return _that_count(read_text(folder / SETTINGS), SETTINGS)
     except UserError:
         return {}
-    return {name: value for name, value in values.items() if name not in MAY_DIFFER_ON_RESUME}
+
+
+def _that_count(text: str, name: str) -> dict[str, Any]:
+    values = yaml_file.parse(text, name)
+    return {option: value for option, value in values.items() if option not in MAY_DIFFER_ON_RESUME}
 
 
 def _measure(config: CurveConfig, work: Work, table: Any, number: str) -> list[Value]:

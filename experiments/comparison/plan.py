@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from experiments.comparison.running import done_rounds, name_of
+from experiments.comparison.running import done_rounds, is_finished, name_of
 from federated.config.run import RunConfig
 
 
 def plan(runs: Sequence[RunConfig], jobs: int) -> Iterator[str]:
-    """A line for each run that is not finished, and one with the time that all take.
+    """A line for each run, and one with the time that all take; nothing where all are finished.
 
     The time follows from some steps of local training and an evaluation, measured once, now, on this machine; runs
     side by side are taken to slow each other down no more than what else runs here does.
@@ -20,6 +20,8 @@ def plan(runs: Sequence[RunConfig], jobs: int) -> Iterator[str]:
     """
     from federated.server.output.progress import duration
 
+    if all(map(is_finished, runs)):  # neither data nor time are needed
+        return
     left = {run.folder: 1 - done_rounds(run) / run.rounds for run in runs}
     seconds = _seconds(runs)
     width = max(len(name_of(run)) for run in runs)
@@ -36,8 +38,6 @@ def plan(runs: Sequence[RunConfig], jobs: int) -> Iterator[str]:
 
 def _seconds(runs: Sequence[RunConfig]) -> dict[object, float]:
     """Seconds that each run takes with one thread, by folder; runs differ in their steps, not in a step's time."""
-    import torch
-
     from federated.client.batch_norm import with_norm
     from federated.client.workspace import Workspace
     from federated.data import sets as data
@@ -45,18 +45,15 @@ def _seconds(runs: Sequence[RunConfig]) -> dict[object, float]:
     from federated.server.start.estimate import seconds_of, work_of
     from federated.server.start.initialise import initial_classifier, initial_encoder
     from federated.weights import weights_of
+    from fps_pretrain.models.hardware import cpu_threads
 
     first = runs[0]
     dataset = data.load(first)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(first.threads or 1)
-    try:
+    with cpu_threads(first.threads or 1):
         partition = make_partition(first, dataset.train.labels, dataset.train.user_ids)
         classifier = initial_classifier(first, initial_encoder(first)[0], len(dataset.classes))
         space = Workspace.build(first, dataset, partition)
         step, example = seconds_of(space, weights_of(with_norm(classifier, first.norm)))
-    finally:
-        torch.set_num_threads(threads)
     found: dict[object, float] = {}
     for run in runs:
         sizes = [len(part) for part in partition] if run.clients == first.clients else [len(dataset.train)]

@@ -139,7 +139,7 @@ def read_run(folder: Path) -> Run:
 def _data_digest(folder: Path) -> str:
     """What ``init.yaml`` says of the data; empty where it is missing or damaged, or older than that."""
     try:
-        found = yaml_file.read(folder / file_names.INIT).get("data_sha256")
+        found = yaml_file.read(folder / file_names.INIT).get(file_names.DATA_DIGEST)
     except UserError:
         return ""
     return found if isinstance(found, str) else ""

@@ -26,6 +26,7 @@ from federated.server.output.run_folder import RunFolder
 from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked, write_text_atomically
+from fps_pretrain.models.hardware import cpu_threads
 
 MOST_NAMES = 30
 """Classes whose names still fit beside the picture."""
@@ -94,13 +95,9 @@ def evaluate(config: RunConfig) -> Path | None:
             f"{folder} was made with other data than {config.dataset} holds now: its test images are needed"
         )
     test = dataset.test
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(config.threads or threads)
+    with cpu_threads(config.threads):
         classifier = load_classifier(folder, device=config.device)
         predicted = torch.from_numpy(classifier(test.images, config.eval_batch_size).probabilities.argmax(1))
-    finally:
-        torch.set_num_threads(threads)
     found = measure(predicted, torch.from_numpy(test.labels), classifier.classes)
     with locked(folder):
         draw(folder / file_names.CONFUSION, np.array(found.confusion), classifier.classes, title=folder.name)

@@ -5,13 +5,12 @@ Sampling, order, buffers, privacy, failures and saving are here, once, around th
 
 from __future__ import annotations
 
-import contextlib
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import torch
 from flwr.app import Message, MessageType
 
 from federated.algorithms.averaging import mean_metrics
@@ -31,6 +30,7 @@ from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.replies import TRAINING_METRICS, Expected
 from federated.weights import all_finite
+from fps_pretrain.models.hardware import cpu_threads
 
 
 @dataclass(frozen=True)
@@ -240,16 +240,10 @@ class Loop:
         return Setting(options, config.clients, config.participants, config.lr, server_round, hyper)
 
 
-@contextlib.contextmanager
-def _threads_of_a_client(config: RunConfig) -> Iterator[None]:
+def _threads_of_a_client(config: RunConfig) -> AbstractContextManager[None]:
     """As many threads for this process as a client has: sums depend on them, and no result on where clients are."""
-    before = torch.get_num_threads()
-    if config.processes or config.engine == "ray":
-        torch.set_num_threads(config.threads or 1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
+    elsewhere = config.processes or config.engine == "ray"
+    return cpu_threads(config.threads or 1 if elsewhere else None)
 
 
 def record(

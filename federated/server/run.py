@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,7 +41,7 @@ from fps_pretrain.common.errors import UserError, check_installed
 from fps_pretrain.common.trackers import check_trackers
 from fps_pretrain.models.checkpoint import LoadReport
 from fps_pretrain.models.checksum import digest
-from fps_pretrain.models.hardware import resolve_device
+from fps_pretrain.models.hardware import cpu_threads, resolve_device
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,11 @@ def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: 
         UserError: the run cannot be begun or resumed as asked. Nothing was written.
         RunFailed: too many clients failed. Completed rounds are kept.
     """
-    threads = torch.get_num_threads()
-    with console(quiet, verbose):
+    with console(quiet, verbose), cpu_threads(None):
         try:
             return _run(config, quiet, grid)
         finally:
             open_workspace.close()
-            torch.set_num_threads(threads)
 
 
 def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
@@ -97,22 +95,23 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         resume_checks.check_data(state, config, dataset.digest())
     model = with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm)
     resumed_from = state.round if state else None
-    if folder is None or state is None:
-        partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
-    else:
-        with folder.locked():  # while another process works there, its files come and go
+    with ExitStack() as held:
+        if folder is None or state is None:
+            partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
+        else:
+            held.enter_context(folder.locked())  # while another process works there, its files come and go
             state = _state_of(folder, config)
             partition = resume_checks.checked_partition(
                 folder, state, config, dataset, model, elsewhere=grid is not None
             )
-    config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
-    if folder is None:
-        folder = _begin(config, dataset, partition, model, init_digest)
-    if config.threads:
-        torch.set_num_threads(config.threads)
-
-    with folder.locked(), log_file(folder.path / file_names.LOG):
-        state = _state_of(folder, config)  # Reload under the lock.
+        config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
+        if folder is None or state is None:
+            folder = _begin(config, dataset, partition, model, init_digest)
+            held.enter_context(folder.locked())
+            state = _state_of(folder, config)
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        held.enter_context(log_file(folder.path / file_names.LOG))
         resume_checks.check_weights(folder.state_file, state, config, model)
         rows = folder.rewind(state.round)
         space = workspace.Workspace.build(config, dataset, partition)

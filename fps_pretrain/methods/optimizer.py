@@ -57,19 +57,20 @@ def make_optimizer(
     decay = cosine(total, warmup)
 
     # A group has one schedule and one weight decay.
+    lars = config.optimizer == "lars"
+    least = _NO_DECAY if lars else 0.0
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for p in (p for p in parameters if p.requires_grad):
-        plain = config.optimizer == "lars" and p.ndim < 2
+        plain = lars and p.ndim < 2
         group = groups.setdefault((id(p) in constant, plain), {"params": []})
         group["params"].append(p)
-        decayed = config.weight_decay or (_NO_DECAY if config.optimizer == "lars" else 0.0)
-        group["weight_decay"] = 0.0 if plain else decayed
+        group["weight_decay"] = 0.0 if plain else max(config.weight_decay, least)
     keys = sorted(groups)
     factors = [(lambda now: decay(now) if now < warmup else 1.0) if kept else decay for kept, _ in keys]
     named = [groups[key] for key in keys]
 
     optimizer: torch.optim.Optimizer
-    if config.optimizer == "lars":
+    if lars:
         optimizer = LARS(named, lr=lr, momentum=config.momentum)
     elif config.optimizer == "adamw":
         optimizer = torch.optim.AdamW(named, lr=lr, betas=(config.momentum, 0.999), fused=True)

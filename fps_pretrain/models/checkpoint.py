@@ -35,10 +35,10 @@ MIN_MATCHED = 0.9
 """Share of the encoder's tensors a foreign file must match; a ResNet-20 shares no more than 0.6 with a ResNet-32."""
 
 _PREFIXES = ("module", "model", "encoder", "encoder_q", "backbone", "net", "features")
+_HEADS = ("fc", "linear", "head", "classifier", "projector", "predictor", "projection_head", "prediction_head")
 
 MOST_PREFIXES = 8
 """Prefixes before a tensor's name that are looked at; files have two or three."""
-_HEADS = ("fc", "linear", "head", "classifier", "projector", "predictor", "projection_head", "prediction_head")
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import shutil
+from collections.abc import Iterator
 from typing import Literal, cast
 
 import torch
@@ -72,6 +74,18 @@ def cores_of_a_process(processes: int) -> int:
     """How many cores each of a machine's processes may use; those of a Slurm task may be its own already."""
     mine, task = cores(), os.environ.get("SLURM_CPUS_PER_TASK", "")
     return mine if task.isdecimal() and mine <= int(task) else max(1, mine // processes)
+
+
+@contextlib.contextmanager
+def cpu_threads(count: int | None) -> Iterator[None]:
+    """Give PyTorch ``count`` CPU threads while the block runs, None for as many as it has; then those of before."""
+    before = torch.get_num_threads()
+    try:
+        if count is not None:
+            torch.set_num_threads(count)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_compiler(gpu: bool) -> None:

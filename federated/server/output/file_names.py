@@ -23,6 +23,8 @@ from fps_pretrain.common.files import LOCK
 
 CONFIG = "config.yaml"
 INIT = "init.yaml"
+DATA_DIGEST = "data_sha256"
+"""Its field for the digest of images and labels."""
 METRICS = "metrics.jsonl"
 PARTITION = "partition.npz"
 PARTITION_PICTURE = "partition.png"

@@ -14,6 +14,7 @@ from federated.client.batch_norm import has_statistics, tracking_layers
 from federated.config.model import RANDOM
 from federated.config.run import RunConfig
 from federated.data.downloads import CACHE
+from federated.server.output.file_names import DATA_DIGEST
 from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError, check_installed, one_line, printable
 from fps_pretrain.common.keys import seed_of
@@ -44,9 +45,8 @@ def initial_encoder(config: RunConfig) -> tuple[Encoder, LoadReport | None]:
             check_encoder(encoder, config.arch, config.image_size)
         except UserError as error:
             raise UserError(str(error).replace("--size", "--image-size")) from error
-    if config.init_statistics == "clients" and not has_statistics(encoder):
-        raise UserError(f"--init-statistics clients: --arch {config.arch} has no BatchNorm")
-    _check_norm(config, encoder)
+    if not has_statistics(encoder):
+        _refuse_batch_norm(config)
     if source == RANDOM:
         return encoder, None
     sources = {"torchvision": torchvision_weights, "timm": timm_weights, "shuffled": shipped.resolve}
@@ -57,24 +57,21 @@ def initial_encoder(config: RunConfig) -> tuple[Encoder, LoadReport | None]:
     return encoder, report
 
 
-def _check_norm(config: RunConfig, encoder: nn.Module) -> None:
-    """Refuse what is about BatchNorm for an encoder that has none; ``--dp`` sets ``--bn-stats server`` by itself.
+def _refuse_batch_norm(config: RunConfig) -> None:
+    """Refuse what is about BatchNorm, for an encoder that has none.
 
     Raises:
         UserError: as said.
     """
-    if has_statistics(encoder):
-        return
-    for flag, value, idle in (
-        ("--norm", config.norm, config.norm == "group"),
-        (
-            "--bn-stats",
-            config.bn_stats,
-            config.bn_stats == "local" or (config.bn_stats == "server" and config.dp == "none"),
-        ),
-    ):
-        if idle:
-            raise UserError(f"{flag} {value}: --arch {config.arch} has no BatchNorm")
+    of_batch_norm = {
+        "--init-statistics clients": config.init_statistics == "clients",
+        "--norm group": config.norm == "group",
+        "--bn-stats local": config.bn_stats == "local",
+        "--bn-stats server": config.bn_stats == "server" and config.dp == "none",  # --dp sets it by itself
+    }
+    for option, asked in of_batch_norm.items():
+        if asked:
+            raise UserError(f"{option}: --arch {config.arch} has no BatchNorm")
 
 
 def shuffle_tensors(encoder: nn.Module, seed: int) -> None:
@@ -234,7 +231,7 @@ def write_record(
         "encoder_sha256": digest(encoder),
         "head": config.head,
         "head_sha256": digest({name: t for name, t in weights.items() if name.startswith("head.")}),
-        "data_sha256": data_digest,
+        DATA_DIGEST: data_digest,
     }
     if report:
         record["loaded"] = {

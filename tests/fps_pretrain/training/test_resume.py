@@ -26,21 +26,24 @@ def opened(config, native):
         return run_folder.open_run(config, native, held, {})
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_probe, monkeypatch):
-    """Ctrl-C after the second of six steps, in mid-epoch; the same command ends with the same weights."""
-    from fps_pretrain.methods.simsiam import Method
-
-    step = Method.training_step
+def run_until(step, signum, monkeypatch, folder, **options):
+    """A run that gets a signal in a step, counted from 0, and stops after it."""
+    train_on = train.PairMethod.training_step
 
     def interrupt(self, batch, batch_idx):
-        if self.global_step == 1:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_idx)
+        if self.global_step == step:
+            signal.raise_signal(signum)
+        return train_on(self, batch, batch_idx)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Method, "training_step", interrupt)
+        patch.setattr(train.PairMethod, "training_step", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            run(tmp_path)
+            run(folder, **options)
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_probe, monkeypatch):
+    """Ctrl-C after the second of six steps, in mid-epoch; the same command ends with the same weights."""
+    run_until(1, signal.SIGINT, monkeypatch, tmp_path)
     assert (tmp_path / "run" / "state.ckpt").is_file()
     assert not (tmp_path / "out.pt").exists()
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -53,17 +56,7 @@ def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_pro
 def test_a_job_that_slurm_starts_again_goes_on_although_it_was_told_to_start_over(
     baseline, tmp_path, no_probe, monkeypatch
 ):
-    step = train.PairMethod.training_step
-
-    def interrupt(self, batch, batch_idx):
-        if self.global_step == 3:
-            signal.raise_signal(signal.SIGTERM)
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.PairMethod, "training_step", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, resume=False)
+    run_until(3, signal.SIGTERM, monkeypatch, tmp_path, resume=False)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = run(tmp_path, resume=False)
     assert again["digest"] == baseline["digest"]
@@ -172,17 +165,7 @@ def test_a_finished_run_given_again_does_nothing_more(baseline, tmp_path, no_pro
 
 @pytest.mark.parametrize("tear", [lambda data: data[: len(data) // 2], lambda data: b"", None])
 def test_a_torn_state_falls_back_to_the_one_before(tear, baseline, tmp_path, no_probe, monkeypatch, capsys):
-    step = train.PairMethod.training_step
-
-    def interrupt(self, batch, batch_idx):
-        if self.global_step == 3:
-            signal.raise_signal(signal.SIGINT)
-        return step(self, batch, batch_idx)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(train.PairMethod, "training_step", interrupt)
-        with pytest.raises(KeyboardInterrupt):
-            run(tmp_path, state_every=0.0)
+    run_until(3, signal.SIGINT, monkeypatch, tmp_path, state_every=0.0)
     path = tmp_path / "run" / state.STATE
     data = bytearray(path.read_bytes())
     if tear is None:  # a block that never reached the disk
