@@ -61,7 +61,7 @@ class PairData(L.LightningDataModule):
         """Check that a resumed run gets the same pairs.
 
         Raises:
-            UserError: the names of the folder's images, or the codes of the file, have changed.
+            UserError: the folder's images, by name and length, or the codes of the file have changed.
         """
         if state_dict != self.source.description():
             what = f"--codes {self.config.codes}" if self.config.codes else f"--source {self.config.source}"

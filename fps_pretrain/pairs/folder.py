@@ -6,7 +6,7 @@ Every image is used once before any is used again, each time in a new order.
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ class FolderPairs(CropPairs):
         return read_image(self.path_of(epoch, index))
 
     def description(self) -> dict[str, Any]:
-        """See ``sources.PairSource``: the number of images and a digest of their names."""
-        names = hashlib.sha256("\n".join(self.paths).encode(errors="surrogateescape")).hexdigest()
-        return {"source": "folder", **super().description(), "images": len(self.paths), "names": names}
+        """See ``sources.PairSource``: the number of images, and a digest of their names and lengths."""
+        return {"source": "folder", **super().description(), "images": len(self.paths), "files": self._files}
+
+    @cached_property
+    def _files(self) -> str:
+        # of names and lengths: reading all images at each start would take minutes
+        lines = (f"{(self.folder / path).stat().st_size} {path}" for path in self.paths)
+        return hashlib.sha256("\n".join(lines).encode(errors="surrogateescape")).hexdigest()

@@ -126,6 +126,20 @@ def test_unreadable_images_and_empty_folders_are_named(folder, tmp_path):
         filled(pairs, 0, 0, 1)
 
 
+@pytest.mark.parametrize("change", ["renamed", "replaced", "removed"])
+def test_a_folder_that_has_changed_is_described_differently(folder, change):
+    before = FolderPairs(folder, 16, seed=0).description()
+    assert FolderPairs(folder, 16, seed=0).description() == before
+    image = next((folder / "flat").iterdir())
+    if change == "renamed":
+        image.rename(image.with_stem("other"))
+    elif change == "replaced":
+        cv2.imwrite(str(image), np.zeros((50, 60, 3), np.uint8))
+    else:
+        image.unlink()
+    assert FolderPairs(folder, 16, seed=0).description() != before
+
+
 def test_the_program_trains_on_a_folder_and_names_what_is_wrong_with_it(folder, run_script, tmp_path, probe_data):
     command = ["run_pretrain.py", "--source", f"folder:{folder}", "--epochs", 1, "--pairs-per-epoch", 16]
     command += ["--batch-size", 8, "--size", 16, "--workers", 1, "--probe-data", probe_data]
