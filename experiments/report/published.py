@@ -13,7 +13,7 @@ import numpy as np
 
 from experiments.learning_curve.values import MAX_TABLE, RANDOM, Value, at_best_rates, read_table
 from fps_pretrain.common.errors import UserError
-from fps_pretrain.common.files import read_regular_file
+from fps_pretrain.common.files import read_text
 
 Row = dict[str, str]
 
@@ -75,10 +75,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _read(path: Path) -> list[Row]:
-    try:
-        lines = csv.DictReader(io.StringIO(read_regular_file(path, MAX_TABLE).decode(), newline=""))
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} cannot be read as CSV") from error
+    lines = csv.DictReader(io.StringIO(read_text(path, MAX_TABLE)))
     try:
         return list(lines)
     except csv.Error as error:
