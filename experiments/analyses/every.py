@@ -50,23 +50,30 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
     """
     runs = [read_run(folder) for folder in folders]
     federated = [run.folder for run in runs if run.config.clients > 1]
-    todo: list[Callable[[], output.Result]] = [
-        lambda: convergence.analyse(convergence.ConvergenceConfig(tuple(federated), allow_different=tuple(allowed))),
-        lambda: fairness.analyse(fairness.FairnessConfig(tuple(federated), tuple(allowed))),
-        lambda: gap.analyse(gap.GapConfig(tuple(folders), tuple(allowed))),
-        lambda: stability.analyse(stability.StabilityConfig(tuple(federated))),
-        lambda: drift.analyse(drift.DriftConfig(tuple(federated))),
-        *(_landscape(chosen) for chosen in _by_start(runs)),
-    ]
+    todo: dict[str, Callable[[], output.Result]] = {
+        "convergence": lambda: convergence.analyse(
+            convergence.ConvergenceConfig(tuple(federated), allow_different=tuple(allowed))
+        ),
+        "fairness": lambda: fairness.analyse(fairness.FairnessConfig(tuple(federated), tuple(allowed))),
+        "gap": lambda: gap.analyse(gap.GapConfig(tuple(folders), tuple(allowed))),
+        "stability": lambda: stability.analyse(stability.StabilityConfig(tuple(federated))),
+        "drift": lambda: drift.analyse(drift.DriftConfig(tuple(federated))),
+    }
+    chosen_runs = _by_start(runs)
+    for chosen in chosen_runs:
+        name = f"landscape-{chosen[0].folder.name}"
+        todo[name] = _landscape(name, chosen)
     for pattern in MADE_HERE:
         for suffix in ("csv", "txt", "png"):
             for old in where.glob(f"{pattern}.{suffix}"):
                 old.unlink()
-    for analyse in todo:
+    for name, analyse in todo.items():
         try:
             output.write(where, analyse())
         except UserError as error:
-            print(f"left out: {error}", file=sys.stderr)
+            print(f"left out: {name}: {error}", file=sys.stderr)
+    if not chosen_runs:
+        print("left out: landscape: no start has runs of two seeds or more", file=sys.stderr)
 
 
 def _by_start(runs: Sequence[Run]) -> list[list[Run]]:
@@ -78,10 +85,10 @@ def _by_start(runs: Sequence[Run]) -> list[list[Run]]:
     return [chosen[:3] for chosen in of.values() if len(chosen) > 1]
 
 
-def _landscape(chosen: Sequence[Run]) -> Callable[[], output.Result]:
+def _landscape(name: str, chosen: Sequence[Run]) -> Callable[[], output.Result]:
     def analyse() -> output.Result:
         found = landscape.analyse(landscape.LandscapeConfig(tuple(run.folder for run in chosen)))
-        return output.named(found, f"landscape-{chosen[0].folder.name}")
+        return output.named(found, name)
 
     return analyse
 

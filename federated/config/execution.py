@@ -79,15 +79,16 @@ class ExecutionOptions(OptionSet):
     tensorboard: Annotated[bool, MAY_DIFFER] = False
     """Write the rounds for TensorBoard, too, into the run folder."""
     wandb: Annotated[bool, MAY_DIFFER] = False
-    """Send the rounds to Weights & Biases, too; its environment variables apply (pip install wandb)."""
+    """Send the rounds to Weights & Biases, too; its environment variables apply (pip install -e '.[wandb]')."""
     mlflow: Annotated[bool, MAY_DIFFER] = False
     """Send the rounds to MLflow, too: to MLFLOW_TRACKING_URI, or without it into the run folder (pip install
-    mlflow)."""
+    -e '.[mlflow]')."""
     serve: Annotated[Port | None, MAY_DIFFER] = None
     """Show the run folder (or the comparison's) in a browser on this machine while the program runs: a port of
     127.0.0.1, or 0 for a free one."""
     output: Annotated[Path | None, MAY_DIFFER] = None
-    """Run folder (default: runs/ and a name made of data set, partition, init and seed)."""
+    """Run folder (default: runs/ and a name made of data set, partition, init and seed, and of the strategy and the
+    like where they are not the usual ones)."""
 
     @property
     def processes(self) -> int:

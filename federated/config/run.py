@@ -155,7 +155,18 @@ class RunConfig(  # its fields come from the last of these to the first
         kind, _, where = self.dataset.partition(":")
         data = Path(where).name or kind
         detail = self.alpha or self.shards_per_client or self.classes_per_client or self.size_skew or ""
-        return Path("runs") / f"{data}-{self.partition}{detail}-{init_name(self.init)}-s{self.seed}"
+        names = [data, f"{self.partition}{detail}", init_name(self.init)]
+        if self.strategy != "fedavg":
+            names.append(self.strategy)
+        if self.train != "all":
+            names.append(f"train-{self.train}")
+        if self.personal != "none":
+            names.append(f"personal-{self.personal}")
+        if self.fine_tune_epochs:
+            names.append("fine-tune")
+        if self.dp != "none":
+            names.append(f"dp-{self.dp}")
+        return Path("runs") / "-".join([*names, f"s{self.seed}"])
 
 
 FIELDS = {one.name: one for one in fields_of(RunConfig)}

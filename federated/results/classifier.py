@@ -130,8 +130,19 @@ def load_classifier(
     return Classifier(model, resolve_device(device))
 
 
+def check_exists(path: Path) -> None:
+    """Refuse a name that nothing has.
+
+    Raises:
+        UserError: as said.
+    """
+    if not path.exists():
+        raise UserError(f"{path} does not exist: name a run folder, or the file of a model")
+
+
 def find_model(run: Path, *, best: bool, client: int | None = None) -> Model:
     """The model of a run folder, or of a file; see ``load_classifier``."""
+    check_exists(run)
     if not run.is_dir():
         if client is not None:
             raise UserError(f"{run} is a file: the models of clients are in a run folder")

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from federated.results.classifier import build_module, check_head, find_model
+from federated.results.classifier import build_module, check_exists, check_head, find_model
 from federated.server.output import model_file
 from federated.server.output.model_file import Model
 from federated.server.output.run_folder import RunFolder
@@ -56,8 +56,10 @@ def find(source: Path, part: Part | None, *, best: bool, client: int | None = No
         image_size: see ``ENCODER_SIZE``; only for an encoder checkpoint.
 
     Raises:
-        UserError: the run has not finished, the file is damaged or something else, or it has no such part.
+        UserError: there is nothing of that name, the run has not finished, the file is damaged or something else, or it
+            has no such part.
     """
+    check_exists(source)
     if source.is_dir() or checkpoint.read_file(source).get("format") == model_file.FORMAT:
         if image_size is not None:
             raise UserError("--image-size is for encoder checkpoints: a run knows its own")

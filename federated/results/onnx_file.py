@@ -76,7 +76,7 @@ def compare(content: bytes, model: nn.Module, size: int) -> str:
         UserError: they differ by more than ``TOLERANCE``.
     """
     if importlib.util.find_spec("onnxruntime") is None:
-        return "not checked, since onnxruntime is not installed (pip install 'fps-federated[onnx]')"
+        return "not checked, since onnxruntime is not installed (pip install -e '.[onnx]')"
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])

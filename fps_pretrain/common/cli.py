@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import os
 import re
 import signal
 import sys
@@ -84,6 +85,9 @@ def read(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = Non
         if exit_.code in (0, None):
             raise
         raise UserError(_first_section(captured.getvalue())) from None
+    except BrokenPipeError:  # nobody reads the help to its end: ``--help | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
+        raise SystemExit(0) from None
 
 
 _REGISTRY = tyro.constructors.ConstructorRegistry()

@@ -54,7 +54,7 @@ def check_installed(what: str, library: str, *modules: str, extra: str) -> None:
         UserError: one of the modules is missing.
     """
     if any(importlib.util.find_spec(module) is None for module in modules):
-        raise UserError(f"{what} needs {library}: pip install 'fps-federated[{extra}]'")
+        raise UserError(f"{what} needs {library}: pip install -e '.[{extra}]'")
 
 
 def printable(text: object) -> str:

@@ -129,7 +129,7 @@ class RecordOptions(OptionSet):
     """Also train a linear classifier on the frozen features at every probe."""
     mlflow: Annotated[bool, MAY_DIFFER] = False
     """Send losses and probes to MLflow, too: to MLFLOW_TRACKING_URI, or without it into the run folder (pip install
-    mlflow). TensorBoard's files are always written."""
+    -e '.[mlflow]'). TensorBoard's files are always written."""
     serve: Annotated[Port | None, MAY_DIFFER] = None
     """Show the run folder in a browser on this machine while the program runs: a port of 127.0.0.1, or 0 for a free
     one."""

@@ -37,6 +37,15 @@ def _cache_folder() -> str:
 _CACHE = _cache_folder()
 
 
+COMPILING = "compiling the renderer for this machine, once: up to a minute"
+"""What a program says before its first pair, unless ``is_cached``."""
+
+
+def is_cached() -> bool:
+    """Whether the machine code of these sources was kept by an earlier process, as far as is known."""
+    return not _CACHE or Path(_CACHE).exists()
+
+
 def _decorator(inline: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:
     def decorate(function: Callable[..., Any]) -> Any:
         before, _settings.CACHE_DIR = _settings.CACHE_DIR, _CACHE

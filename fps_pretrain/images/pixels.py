@@ -19,7 +19,9 @@ Pre-training normalises its views with these, so every user of an encoder must, 
 
 def normalise(images: Tensor) -> Tensor:
     """The encoder's input of images: uint8 ``(N, H, W, 3)`` RGB to float ``(N, 3, H, W)``, in channels_last memory."""
-    mean, std = _statistics(images.device)
+    # What is made while a model is compiled or exported is none to keep.
+    statistics = _statistics.__wrapped__ if torch.compiler.is_compiling() else _statistics
+    mean, std = statistics(images.device)
     return (images.permute(0, 3, 1, 2).float() - 255 * mean) / (255 * std)
 
 

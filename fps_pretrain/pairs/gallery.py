@@ -11,6 +11,7 @@ import numpy as np
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import create_folder_atomically, write_bytes_atomically
 from fps_pretrain.config.pairs import PreviewConfig
+from fps_pretrain.fractals import compiled
 from fps_pretrain.fractals.batch import augment_pair
 from fps_pretrain.fractals.codes import Codes, load_codes
 from fps_pretrain.fractals.compose.colours import unpack
@@ -119,6 +120,8 @@ def preview(config: PreviewConfig) -> int:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--output {folder} exists and is not an empty folder: name another one")
     codes = load_codes(config.codes)
+    if not compiled.is_cached():
+        print(compiled.COMPILING, file=sys.stderr)
     write_pairs(folder, recipe, config.seed, config.pairs, codes=codes, augmented=config.augment)
     print(f"wrote {config.pairs} pairs and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
     return 0

@@ -7,6 +7,7 @@ import torch
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.presets import for_short_runs
 from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.fractals import compiled
 from fps_pretrain.training.trainer import LIGHTNING_PRECISION
 
 CPU_PAIRS_PER_SECOND = 300
@@ -36,6 +37,8 @@ def announce(config: PretrainConfig, gpu: bool, resuming: bool) -> None:
         changed = [*config.method_options, *(["composed-views=1"] if config.composed_views == 1 else [])]
         logger.info(f"{config.method} for short runs: {' '.join(changed)}; --preset paper takes the paper's numbers")
     logger.info(_advice(config))
+    if not compiled.is_cached():
+        logger.info(compiled.COMPILING)
     logger.info(f"{'resuming' if resuming else 'run folder'}: {config.run_dir}; encoder checkpoint: {config.output}")
 
 

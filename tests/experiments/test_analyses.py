@@ -282,11 +282,15 @@ def test_a_centralised_run_sees_as_many_examples():
 
 def test_every_analysis_that_the_runs_allow(runs, tmp_path, capsys, monkeypatch):
     chosen = []
-    monkeypatch.setattr(every, "_landscape", lambda members: lambda: chosen.append(members) or _refuse())
+    monkeypatch.setattr(every, "_landscape", lambda name, members: lambda: chosen.append(members) or _refuse())
     every.run_all([runs / name for name in ("s0", "s1", "c0")], tmp_path)
     assert {path.stem for path in tmp_path.iterdir()} == {"convergence", "fairness", "gap"}
     assert [run.folder.name for run in chosen[0]] == ["s0", "s1"]
-    assert "left out: " in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "left out: stability: " in said
+    assert "left out: landscape-s0: " in said
+    every.run_all([runs / "s0"], tmp_path)
+    assert "left out: landscape: no start has runs of two seeds or more" in capsys.readouterr().err
 
 
 def _refuse():

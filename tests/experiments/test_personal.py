@@ -170,4 +170,4 @@ def test_analyses_of_models_leave_personal_runs_out(folders, tmp_path, capsys):
             refused()
     every.run_all([folders["personal"]], tmp_path / "out")
     assert {path.stem for path in (tmp_path / "out").glob("*.txt")} == {"convergence", "fairness", "drift"}
-    assert "left out: runs with --personal head" in capsys.readouterr().err
+    assert "left out: gap: runs with --personal head" in capsys.readouterr().err

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from federated.client.parts import size_of
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
@@ -33,7 +35,8 @@ def announce(
     origin = describe_provenance(report)
     log.info(f"data    {config.dataset}: {sizes}, {len(dataset.classes)} classes, {config.image_size} px")
     log.info(f"clients {spread} ({config.partition})")
-    log.info(f"init    {report or 'random weights'} ({encoder}{origin})")
+    shuffled = ", its entries shuffled" if config.init.startswith("shuffled:") else ""
+    log.info(f"init    {report or 'random weights'}{shuffled} ({encoder}{origin})")
     if config.init_statistics == "clients":
         log.info("init    BatchNorm's statistics of the clients' images")
     if config.head == "centroid":
@@ -43,7 +46,8 @@ def announce(
     log.info(
         f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}{_how(config)}, in {folder}"
     )
-    if config.threads is None and space.device.type == "cpu" and machine_is_busy():
+    many_threads = config.threads is None and not config.processes and torch.get_num_threads() > 1
+    if many_threads and space.device.type == "cpu" and machine_is_busy():
         # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
         log.info("this machine is busy, and PyTorch's threads wait for each other: --threads 1 may be much faster")
     if resumed:

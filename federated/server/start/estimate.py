@@ -26,6 +26,7 @@ from federated.server.start.auto_options import compiled_if_possible, with_preci
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
 from fps_pretrain.common.files import check_output
+from fps_pretrain.models.hardware import cores, cpu_threads
 
 PROBE_BATCHES = 4
 """Batches that are trained on twice: to warm up, and to be timed."""
@@ -129,15 +130,22 @@ def dry_run(config: RunConfig) -> str:
     return "\n".join(lines)
 
 
+def _side_by_side(config: RunConfig) -> int:
+    """How many clients train at a time: no more than take part, nor than this machine has cores for, if it trains."""
+    here = [] if config.ray_address else [cores() // (config.threads or 1)]
+    return max(1, min(config.processes, config.participants, *here))
+
+
 def _time(space: Workspace, weights: dict[str, torch.Tensor], work: Work) -> str:
     """What training and evaluation take, by a few steps that are timed."""
-    config, workers = space.config, max(1, space.config.processes)
-    step, example = seconds_of(space, weights)
+    config, workers = space.config, _side_by_side(space.config)
+    with cpu_threads(1 if workers > 1 and config.threads is None else None):  # as in a worker
+        step, example = seconds_of(space, weights)
     if config.partition == "nodes":
         amount = f"the nodes' training, {1e3 * step:.1f} ms a step here"
     else:
         seconds = work.steps * step / workers + work.evaluated * example
-        side_by_side = f" on {workers} workers" if workers > 1 else ""
+        side_by_side = f", {workers} clients at a time" if workers > 1 else ""
         amount = f"{duration(seconds)}: {work.steps:,} steps of {1e3 * step:.1f} ms{side_by_side}"
     return (
         f"{amount}, {work.evaluated:,} evaluated examples of {1e3 * example:.2f} ms, as measured now on {space.device}"
@@ -157,15 +165,17 @@ def _sizes(space: Workspace, weights: dict[str, torch.Tensor], work: Work) -> li
         trained = sum(parameter.numel() for parameter in space.model.parameters() if parameter.requires_grad)
         message = f"{trained:,} of them trained, {down / 1e6:.3g} MB a message, {once / 1e6:.3g} MB sent once"
     resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    processes = 1 + (0 if config.ray_address else min(config.processes, config.clients))
     # Replies are added up as they arrive, in float64; only some algorithms need all of a round together.
     options = config.algorithm_options()
     all_held = options.robust or options.all_replies
     held = work.replies if all_held else min(2 + max(1, config.processes), work.replies)
-    peak = resident + 2 * down + held * up
+    many = f"{processes} processes of" if processes > 1 else "a process of"
+    peak = processes * resident + 2 * down + held * up
     traffic = config.rounds * work.replies * (down + up) + config.clients * once
     return [
         f"model      {parameters:,} parameters, {message}",
-        f"memory     {peak / 1e9:.1f} GB: {resident / 1e9:.1f} GB for a client that trains, and {held} replies",
+        f"memory     {peak / 1e9:.1f} GB: {many} {resident / 1e9:.1f} GB, and {held} replies",
         f"traffic    {traffic / 1e9:.2f} GB between server and clients",
     ]
 

@@ -199,7 +199,7 @@ def test_threads(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_engine_without_ray(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "ray" else original(name))
-    with pytest.raises(UserError, match=r"pip install 'fps-federated\[ray\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[ray\]'"):
         run(tiny(engine="ray"), quiet=True)
     assert not tiny().folder.exists()
 
@@ -209,3 +209,18 @@ def test_output(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert run(tiny(rounds=1, output=tmp_path / "deep" / "er"), quiet=True).folder == tmp_path / "deep" / "er"
     assert run(tiny(rounds=1, output=None), quiet=True).folder == Path("runs/digits-iid-random-s0")
     assert (tmp_path / "runs" / "digits-iid-random-s0" / "model.pt").is_file()
+
+
+def test_runs_that_train_otherwise_have_folders_of_their_own() -> None:
+    options: list[dict[str, Any]] = [
+        {},
+        {"strategy": "fedprox"},
+        {"train": "head"},
+        {"personal": "head"},
+        {"train": "last-block", "personal": "head"},
+        {"fine_tune_epochs": 2},
+        {"dp": "fixed", "norm": "group"},
+    ]
+    names = {RunConfig(**one).folder.name for one in options}
+    assert len(names) == len(options)
+    assert "digits-dirichlet0.3-random-fedprox-s0" in names

@@ -22,7 +22,7 @@ from tests.conftest import REPOSITORY, RunScript
 from tests.federated.conftest import outcome, run_quietly
 from tests.tools import warm
 
-ray = pytest.importorskip("ray", reason="Ray is not installed: pip install 'fps-federated[ray]'")
+ray = pytest.importorskip("ray", reason="Ray is not installed: pip install -e '.[ray]'")
 
 Tiny = Callable[..., RunConfig]
 

@@ -103,7 +103,7 @@ def test_an_encoder_checkpoint_as_safetensors(tmp_path: Path) -> None:
 def test_onnx_computes_what_torch_does(
     config: RunConfig, tmp_path: Path, part: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install 'fps-federated[onnx]'")
+    onnxruntime = pytest.importorskip("onnxruntime", reason="pip install -e '.[onnx]'")
     output = tmp_path / "deep" / "model.onnx"
     export.main(export.Command(config.folder, "onnx", part, output=output))  # type: ignore[arg-type]
     (line,) = capsys.readouterr().err.splitlines()
@@ -122,7 +122,7 @@ def test_onnx_computes_what_torch_does(
 
 
 def test_a_wrong_onnx_model_is_noticed(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime", reason="pip install 'fps-federated[onnx]'")
+    pytest.importorskip("onnxruntime", reason="pip install -e '.[onnx]'")
     monkeypatch.setattr(onnx_file, "TOLERANCE", -1.0)
     with pytest.raises(UserError, match="differs from PyTorch's"):
         export.main(export.Command(config.folder, output=tmp_path / "model.onnx"))
@@ -134,7 +134,7 @@ def test_without_the_libraries(config: RunConfig, monkeypatch: pytest.MonkeyPatc
         without(patch, "onnxruntime")
         assert "not checked, since onnxruntime is not installed" in onnx_file.compare(b"", torch.nn.Identity(), 8)
     without(monkeypatch, "onnxscript")
-    with pytest.raises(UserError, match=r"pip install 'fps-federated\[onnx\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[onnx\]'"):
         export.main(export.Command(config.folder, output=tmp_path / "model.onnx"))
 
 

@@ -84,7 +84,7 @@ def test_what_is_read_is_not_written_over(copied: Callable[[], Path], photos: Pa
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("what", ["unfinished", "no image", "classes", "empty", "nothing", "missing"])
+@pytest.mark.parametrize("what", ["unfinished", "no image", "classes", "empty", "nothing", "missing", "no run"])
 def test_bad_input_is_one_line(
     predict: Predict, config: RunConfig, photos: Path, copied: Callable[[], Path], tmp_path: Path, what: str
 ) -> None:
@@ -101,6 +101,8 @@ def test_bad_input_is_one_line(
     elif what == "empty":
         (tmp_path / "empty").mkdir()
         images, words = [tmp_path / "empty"], "holds no images"
+    elif what == "no run":
+        folder, words = tmp_path / "no-run", "no-run does not exist: name a run folder"
     elif what == "nothing":
         images, words = [], "name image files"
     else:

@@ -10,6 +10,7 @@ from federated import algorithms
 from federated.config.run import RunConfig, from_yaml
 from federated.server.output.progress import duration
 from federated.server.run import run
+from federated.server.start import estimate
 from federated.server.start.estimate import dry_run, work_of
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.encoders import build_classifier, build_encoder
@@ -87,6 +88,20 @@ def test_a_dry_run_leaves_open_what_only_nodes_know(tiny: Tiny) -> None:
     for words in ("0 training", "20 test", "the nodes' own data: 3 clients, who tell", "269,722", "ms a step here"):
         assert words in text
     assert "steps of" not in text
+
+
+def test_no_more_clients_train_at_a_time_than_take_part_or_than_there_are_cores(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(estimate, "cores", lambda: 4)
+    texts = {workers: dry_run(tiny(clients=6, participation=0.5, workers=workers)) for workers in (0, 2, 8)}
+    assert "at a time" not in texts[0]
+    assert "2 clients at a time" in texts[2]
+    assert "3 clients at a time" in texts[8]
+    assert "a process of" in texts[0]
+    assert "3 processes of" in texts[2]
+    monkeypatch.setattr(estimate, "cores", lambda: 1)
+    assert "at a time" not in dry_run(tiny(clients=6, workers=8))
 
 
 def test_what_a_run_would_refuse_is_refused(tiny: Tiny) -> None:

@@ -61,7 +61,7 @@ def test_torchvision_weights_that_cannot_be_had(tmp_path: Path, monkeypatch: pyt
 
 
 def test_timm_weights_are_loaded_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    timm = pytest.importorskip("timm", reason="timm is not installed: pip install 'fps-federated[timm]'")
+    timm = pytest.importorskip("timm", reason="timm is not installed: pip install -e '.[timm]'")
     published = timm.create_model("resnet18", pretrained=False)
     asked = []
 
@@ -85,7 +85,7 @@ def test_timm_weights_are_loaded_and_kept(tmp_path: Path, monkeypatch: pytest.Mo
 def test_without_timm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(initialise, "CACHE", tmp_path)
     monkeypatch.setitem(__import__("sys").modules, "timm", None)
-    with pytest.raises(UserError, match=r"pip install 'fps-federated\[timm\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[timm\]'"):
         initial_encoder(RunConfig(init="timm:resnet18", arch="resnet18"))
 
 

@@ -63,13 +63,13 @@ def test_only_numbers_are_logged() -> None:
 def test_without_wandb(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "wandb" else original(name))
-    with pytest.raises(UserError, match=r"pip install 'fps-federated\[wandb\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[wandb\]'"):
         run(tiny(wandb=True), quiet=True)
     assert not tiny().folder.exists()
 
 
 def test_wandb_offline(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="wandb is not installed: pip install 'fps-federated[wandb]'")
+    pytest.importorskip("wandb", reason="wandb is not installed: pip install -e '.[wandb]'")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     folder = run(tiny(wandb=True, rounds=1), quiet=True).folder
@@ -79,7 +79,7 @@ def test_wandb_offline(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_mlflow(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "mlflow" else original(name))
-    with pytest.raises(UserError, match=r"pip install 'fps-federated\[mlflow\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[mlflow\]'"):
         run(tiny(mlflow=True), quiet=True)
     assert not tiny().folder.exists()
 
@@ -137,7 +137,7 @@ def test_mlflow_has_each_round_once_however_often_a_run_is_resumed(tiny: Tiny, m
 
 
 def test_mlflow_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'fps-federated[mlflow]'")
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install -e '.[mlflow]'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     folder = run(tiny(mlflow=True, rounds=1), quiet=True).folder
     mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'mlflow.db'}")

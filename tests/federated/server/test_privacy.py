@@ -21,7 +21,7 @@ from federated.server.run import RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly
 
-pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install 'fps-federated[dp]'")
+pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install -e '.[dp]'")
 
 Tiny = Callable[..., RunConfig]
 
@@ -299,6 +299,6 @@ def test_what_cannot_be_private_is_refused(fields: dict[str, Any], words: str) -
 
 def test_without_the_accountant(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "dp_accounting", None)
-    with pytest.raises(UserError, match=r"^--dp needs dp-accounting: pip install 'fps-federated\[dp\]'$"):
+    with pytest.raises(UserError, match=r"^--dp needs dp-accounting: pip install -e '\.\[dp\]'$"):
         run(tiny(dp="fixed"), quiet=True)
     assert not tiny().folder.exists()

@@ -93,12 +93,18 @@ def test_processes_are_told_apart() -> None:
     assert used > 0.2
 
 
-@pytest.mark.parametrize("others", [0.0, 4.0])
+@pytest.mark.parametrize(("others", "threads", "said"), [(0.0, 2, False), (4.0, 1, False), (4.0, 2, True)])
 def test_a_run_says_that_the_machine_is_busy_with_other_programs(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], others: float
+    tiny: Tiny,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    others: float,
+    threads: int,
+    said: bool,
 ) -> None:
     """A comparison runs its arms one after the other: the load of the arm before is not that of other programs."""
     monkeypatch.setattr(progress, "psutil", Machine(own=4.0 - others, others=others))
     monkeypatch.setattr("os.getloadavg", lambda: (4.0, 4.0, 4.0))
+    monkeypatch.setattr("torch.get_num_threads", lambda: threads)
     run(tiny(rounds=1, threads=None, workers=0, device="cpu"))
-    assert ("this machine is busy" in capsys.readouterr().err) == bool(others)
+    assert ("this machine is busy" in capsys.readouterr().err) == said

@@ -101,7 +101,7 @@ def private(tiny: Tiny, **fields: Any) -> RunConfig:
 
 
 def test_nobody_but_the_server_knows_the_secret(tiny: Tiny) -> None:
-    pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install 'fps-federated[dp]'")
+    pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install -e '.[dp]'")
     grid = Listening(3)
     folder = RunFolder(run(private(tiny), quiet=True, grid=grid).folder)
     secret = folder.secret()
@@ -115,7 +115,7 @@ def test_nobody_but_the_server_knows_the_secret(tiny: Tiny) -> None:
 def test_secrets_differ_from_run_to_run_and_stay_with_the_run(
     tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install 'fps-federated[dp]'")
+    pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install -e '.[dp]'")
     other = RunFolder(run(private(tiny, output=tmp_path / "other"), quiet=True).folder)
     with monkeypatch.context() as patch:
         fail_in_round(patch, 1, {0, 1, 2}, ValueError())
@@ -142,7 +142,7 @@ def test_a_run_without_privacy_has_no_secret(tiny: Tiny) -> None:
 
 
 def test_a_secret_that_is_given(tiny: Tiny) -> None:
-    pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install 'fps-federated[dp]'")
+    pytest.importorskip("dp_accounting", reason="dp-accounting is not installed: pip install -e '.[dp]'")
     number, grid = 7234567890123456789012345678901234567, Listening(3)
     config = private(tiny, dp_secret=number)
     assert str(number) not in dry_run(config)

@@ -34,6 +34,17 @@ def test_a_user_error_is_one_line_with_its_exit_code(error, code, capsys):
     assert capsys.readouterr().err == f"program: error: {' '.join(str(error).split())}\n"
 
 
+def test_nobody_has_to_read_the_help_to_its_end(monkeypatch, capfd):
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing, "w") as file:
+        monkeypatch.setattr(sys, "stdout", file)
+        with pytest.raises(SystemExit) as ended:
+            cli.parse(PretrainConfig, "run_pretrain.py", ["--help"])
+    assert ended.value.code == 0
+    assert capfd.readouterr().err == ""
+
+
 def test_a_terminal_does_not_obey_what_a_file_says(capsys):
     outcome(UserError("arch \x1b[31mRED\x07 \x9b31m\u202e\r\nINFO forged"))
     assert capsys.readouterr().err == "program: error: arch \\x1b[31mRED\\x07 \\x9b31m\\u202e INFO forged\n"

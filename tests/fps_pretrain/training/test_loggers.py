@@ -105,7 +105,7 @@ def test_mlflow_has_each_step_once_however_often_a_run_is_begun(tmp_path, no_pro
 
 
 def test_mlflow_itself(tmp_path, no_probe, monkeypatch):
-    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install 'fps-federated[mlflow]'")
+    mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install -e '.[mlflow]'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
     interrupted_once(tmp_path, monkeypatch)
     client = mlflow.MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
@@ -117,6 +117,6 @@ def test_mlflow_itself(tmp_path, no_probe, monkeypatch):
 def test_without_mlflow(tmp_path, monkeypatch):
     original = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "mlflow" else original(name))
-    with pytest.raises(UserError, match=r"pip install 'fps-federated\[mlflow\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[mlflow\]'"):
         run(tmp_path, mlflow=True)
     assert not (tmp_path / "run").exists()
