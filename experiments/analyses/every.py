@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 
 from experiments.analyses import convergence, drift, fairness, gap, landscape, output, stability
+from experiments.report.arms import group
 from experiments.report.comparable import Difference
 from experiments.report.runs import OfRuns, Run, read_run
 from fps_pretrain.common import cli
@@ -59,10 +60,10 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
         "stability": lambda: stability.analyse(stability.StabilityConfig(tuple(federated))),
         "drift": lambda: drift.analyse(drift.DriftConfig(tuple(federated))),
     }
-    chosen_runs = _by_start(runs)
-    for chosen in chosen_runs:
-        name = f"landscape-{chosen[0].folder.name}"
-        todo[name] = _landscape(name, chosen)
+    # Whether runs that differ in their seed alone end in one basin is asked of each arm, of up to three seeds.
+    seeds = [arm.runs[:3] for arm in group([run for run in runs if run.config.clients > 1])]
+    several = {f"landscape-{chosen[0].folder.name}": chosen for chosen in seeds if len(chosen) > 1}
+    todo |= {name: _landscape(name, chosen) for name, chosen in several.items()}
     for pattern in MADE_HERE:
         for suffix in ("csv", "txt", "png"):
             for old in where.glob(f"{pattern}.{suffix}"):
@@ -72,17 +73,8 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
             output.write(where, analyse())
         except UserError as error:
             print(f"left out: {name}: {error}", file=sys.stderr)
-    if not chosen_runs:
-        print("left out: landscape: no start has runs of two seeds or more", file=sys.stderr)
-
-
-def _by_start(runs: Sequence[Run]) -> list[list[Run]]:
-    """Federated runs of one start, up to three seeds: whether they end in one basin is asked of each start."""
-    of: dict[str, list[Run]] = {}
-    for run in runs:
-        if run.config.clients > 1:
-            of.setdefault(run.config.init, []).append(run)
-    return [chosen[:3] for chosen in of.values() if len(chosen) > 1]
+    if not several:
+        print("left out: landscape: no arm has runs of two seeds or more", file=sys.stderr)
 
 
 def _landscape(name: str, chosen: Sequence[Run]) -> Callable[[], output.Result]:

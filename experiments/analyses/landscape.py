@@ -1,10 +1,11 @@
 """Do two global models lie in one basin? ``python -m experiments.analyses.landscape RUN_A RUN_B [RUN_C]``.
 
 Loss and accuracy of the models on the straight line between two runs' final models, on test and training examples. The
-barrier is how far the loss on the line rises above the line between its ends (Frankle et al. 2020, "Linear Mode
-Connectivity and the Lottery Ticket Hypothesis", section 2; there for the error). Without a barrier the two models are
-linearly connected. With three runs also the loss on the plane through them (Garipov et al. 2018, "Loss Surfaces, Mode
-Connectivity, and Fast Ensembling of DNNs", section 3). BatchNorm's statistics of each model are estimated anew on
+barrier is how far the loss on the line rises above the line between its ends (Entezari et al. 2022, "The Role of
+Permutation Invariance in Linear Mode Connectivity of Neural Networks", section 2; Frankle et al. 2020, "Linear Mode
+Connectivity and the Lottery Ticket Hypothesis", measure it from the mean of the ends). Without a barrier the two models
+are linearly connected. With three runs also the loss on the plane through them (Garipov et al. 2018, "Loss Surfaces,
+Mode Connectivity, and Fast Ensembling of DNNs", section 3). BatchNorm's statistics of each model are estimated anew on
 training images.
 """
 

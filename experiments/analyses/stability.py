@@ -25,6 +25,7 @@ from fps_pretrain.common.keys import numpy_rng
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 PROG = "experiments.analyses.stability"
 
@@ -78,19 +79,25 @@ def measure(run: Path, config: StabilityConfig) -> list[Stability]:
     from experiments.analyses.models import Evaluator, combine, kept_rounds
     from federated.server.output import client_models
 
-    rounds = kept_rounds(run)
-    evaluator = Evaluator.of(read_config(run), config.limit)
+    rounds, run_config = kept_rounds(run), read_config(run)
+    evaluator = Evaluator.of(run_config, config.limit)
+
+    def accuracy(models: list[dict[str, Tensor]], shares: list[float]) -> float:
+        weights = combine(models, shares)
+        # Clients sent no statistics, and the run estimated those of its models anew.
+        return evaluator.evaluate(weights if run_config.sends_buffers else evaluator.with_statistics(weights))[1]
+
     found = []
     for number in rounds:
         kept = client_models.load(run, number)
         # Clients may have kept their buffers: those of the start stand in.
         models = [{**kept.start, **update} for update in kept.updates]
         shares = np.array(kept.examples) / sum(kept.examples)
-        fedavg = evaluator.evaluate(combine(models, shares.tolist()))[1]
+        fedavg = accuracy(models, shares.tolist())
         draws = numpy_rng(config.seed, "stability", number).dirichlet(
             np.full(len(models), config.concentration), config.samples
         )
-        random = [evaluator.evaluate(combine(models, draw.tolist()))[1] for draw in draws]
+        random = [accuracy(models, draw.tolist()) for draw in draws]
         found.append(Stability(run, number, fedavg, np.array(random)))
     return found
 

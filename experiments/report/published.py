@@ -100,7 +100,7 @@ def _with_spread(mean: str, spread: str) -> str:
 def _interval(row: Row, name: str) -> str:
     if not row[name]:
         return ""
-    mean, low, high = (100 * float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    mean, low, high = (round(100 * float(row[f"{name}{end}"]), 1) + 0.0 for end in ("", "_low", "_high"))
     return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
 
 

@@ -111,5 +111,6 @@ def points(interval: Interval | None, unit: str = "") -> str:
     """
     if interval is None:
         return "–"
-    mean, low, high = (f"{100 * value:+.1f}" for value in interval[:3])
+    # adding nothing to what is rounded makes 0.0 of -0.0
+    mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in interval[:3])
     return f"{mean}{unit} [{low}, {high}]" if interval.pairs > 1 else f"{mean}{unit}"

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import pytorch_lightning as L
 import torch
-from pytorch_lightning.callbacks import EMAWeightAveraging
-from torch import nn
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_avg_fn
 
 from fps_pretrain.methods.base import PairMethod
 
 
-class EncoderAverage(EMAWeightAveraging):
+class EncoderAverage(WeightAveraging):
     """Lightning's average over the steps, which a state keeps and which other callbacks can look at on the way.
 
-    Training itself is the same with and without it. Buffers, BatchNorm's statistics among them, are averaged, too.
+    Training itself is the same with and without it. Buffers, BatchNorm's statistics among them, are averaged, too; of
+    integers (BatchNorm's number of batches) the last value is taken.
 
     Args:
         decay: share of the average that a step keeps, in [0, 1).
@@ -21,7 +23,12 @@ class EncoderAverage(EMAWeightAveraging):
     """
 
     def __init__(self, decay: float, device: torch.device) -> None:
-        super().__init__(device=device, decay=decay)
+        average = get_ema_avg_fn(decay)
+
+        def averaged(before: Tensor, now: Tensor, steps: Tensor | int) -> Tensor:
+            return average(before, now, steps) if now.is_floating_point() else now
+
+        super().__init__(device=device, avg_fn=averaged)
 
     @property
     def encoder(self) -> nn.Module:

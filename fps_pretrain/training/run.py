@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
 import torch
@@ -112,6 +114,22 @@ def _open(config: PretrainConfig, gpu: bool, method: PairMethod, data: list[Prob
     return Start(state.name if state else None, config.precision)
 
 
+@contextmanager
+def _interrupts_kept() -> Iterator[None]:
+    """Turn the exit that Lightning makes of a KeyboardInterrupt, with code 1 and without a word, into one again.
+
+    ``KeepState`` takes signals while steps are made; this is about those before, and about a second one.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit as ended:
+        if not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        signal.signal(signal.SIGINT, handler)  # which Lightning has ignored since
+        raise KeyboardInterrupt from None
+
+
 def _fit(
     config: PretrainConfig,
     method: PairMethod,
@@ -142,7 +160,7 @@ def _fit(
     state = config.run_dir / start.state if start.state else None
     started = time.monotonic()
     try:
-        with processes.telling_children(start):
+        with processes.telling_children(start), _interrupts_kept():
             trainer.fit(method, datamodule=pairs, ckpt_path=state, weights_only=True)
         if keep.stopped:
             raise KeyboardInterrupt

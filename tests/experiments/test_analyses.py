@@ -168,6 +168,20 @@ def test_stability_and_drift_of_kept_rounds(runs, tmp_path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
 
 
+def test_models_without_statistics_are_not_judged_with_those_of_the_round_before(tmp_path):
+    """With --bn-stats server clients send none."""
+    config = replace(TINY, bn_stats="server", local_epochs=4, keep_clients_every=1, output=tmp_path / "run")
+    rounds.run(config, quiet=True)
+    ask = stability.StabilityConfig((config.folder,), samples=2)
+    before = stability.measure(config.folder, ask)
+    for one in before:
+        kept = client_models.load(config.folder, one.round)
+        other = {name: t + 3 if "running_mean" in name else t for name, t in kept.start.items()}
+        client_models.save(config.folder, replace(kept, start=other))
+    after = stability.measure(config.folder, ask)
+    assert [(one.fedavg, *one.random) for one in after] == [(one.fedavg, *one.random) for one in before]
+
+
 def test_fedavgs_weights_are_shares_of_the_examples_and_random_ones_as_concentrated_as_asked(runs, monkeypatch):
     seen = []
     monkeypatch.setattr(models, "combine", lambda kept, weights: seen.append(weights) or kept[0])
@@ -215,7 +229,7 @@ def test_one_run_named_twice_is_refused(runs):
 
 
 def test_analyses_of_fewer_runs_are_removed_and_not_shown(runs, tmp_path, monkeypatch):
-    monkeypatch.setattr(every, "_landscape", lambda members: _refuse)
+    monkeypatch.setattr(every, "_landscape", lambda name, members: _refuse)
     for name in ("drift.txt", "landscape-old.png", "mine.txt"):
         (tmp_path / name).write_text("of before")
     every.run_all([runs / "s1", runs / "s2"], tmp_path)
@@ -290,7 +304,7 @@ def test_every_analysis_that_the_runs_allow(runs, tmp_path, capsys, monkeypatch)
     assert "left out: stability: " in said
     assert "left out: landscape-s0: " in said
     every.run_all([runs / "s0"], tmp_path)
-    assert "left out: landscape: no start has runs of two seeds or more" in capsys.readouterr().err
+    assert "left out: landscape: no arm has runs of two seeds or more" in capsys.readouterr().err
 
 
 def _refuse():

@@ -53,6 +53,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(baseline, tmp_path, no_pro
     assert not list(tmp_path.glob("out.*.pt"))
 
 
+@pytest.mark.parametrize("where", ["before the first step", "twice"])
+def test_an_interrupt_that_lightning_meets_is_one_all_the_same(where, tmp_path, no_probe, monkeypatch):
+    """Lightning exits with code 1 and without a word where a KeyboardInterrupt comes through its loop."""
+
+    def interrupt(self, *arguments):
+        raise KeyboardInterrupt
+
+    hook = "on_fit_start" if where == "before the first step" else "training_step"
+    monkeypatch.setattr(train.PairMethod, hook, interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
 def test_a_job_that_slurm_starts_again_goes_on_although_it_was_told_to_start_over(
     baseline, tmp_path, no_probe, monkeypatch
 ):

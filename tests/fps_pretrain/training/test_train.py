@@ -80,6 +80,7 @@ def test_the_average_of_the_weights_is_what_is_written(baseline, tmp_path, no_pr
     written = checkpoint.read_file(tmp_path / "out.pt")["state_dict"]
     assert torch.allclose(written["conv1.weight"], average, atol=1e-7)
     assert not torch.allclose(written["conv1.weight"], steps[5][name], atol=1e-7)
+    assert written["bn1.num_batches_tracked"] == steps[5]["encoder.bn1.num_batches_tracked"], "a count is no average"
     last = checkpoint.read_file(tmp_path / "run" / "encoder-epoch002.pt")["state_dict"]
     assert all(torch.equal(last[name], written[name]) for name in written)
 
