@@ -88,10 +88,10 @@ def _tune(config: CompareConfig) -> dict[str, float]:
     return chosen
 
 
-def _say(summaries: Sequence[Summary], others: int) -> None:
+def _say(summaries: Sequence[Summary], others: int, failed: Sequence[str]) -> None:
     for summary in summaries:
         print(f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}", file=sys.stderr)
-    for line in (*sentences(summaries), *cautions(summaries, others)):
+    for line in (*sentences(summaries), *cautions(summaries, others, failed)):
         print(line, file=sys.stderr)
 
 
@@ -118,13 +118,15 @@ def _run(config: CompareConfig) -> int:
         print(f"{PROG}: {error}", file=sys.stderr)
         return EXIT_FAILED
     if done:
-        _report(config, done)
+        _report(config, done, failed=[folder.name for folder in failures])
     for folder, failure in failures.items():
         print(f"{PROG}: failed in {folder}: {failure.reason}; {RESUMABLE}", file=sys.stderr)
     return EXIT_FAILED if failures else 0
 
 
-def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = False) -> None:
+def _report(
+    config: CompareConfig, done: Sequence[Run], *, unfinished: bool = False, failed: Sequence[str] = ()
+) -> None:
     """Write the page and what stands on it, and say what came out; with ``unfinished`` the page alone, of some runs."""
     # The baseline comes first, also where its first seed's run failed.
     done = sorted(done, key=lambda run: (is_centralised(run.config), config.inits.index(run.config.init)))
@@ -134,10 +136,10 @@ def _report(config: CompareConfig, done: Sequence[Run], *, unfinished: bool = Fa
 
         run_all([run.folder for run in done], config.folder / ANALYSES, config.allow_different)
     command = f"{'' if PROG == 'fps-compare' else 'python -m '}{PROG} " + shlex.join(sys.argv[1:])
-    summaries = write(done, config.folder, config.targets, config.title, command, unfinished=unfinished)
+    summaries = write(done, config.folder, config.targets, config.title, command, unfinished=unfinished, failed=failed)
     if unfinished:
         return
-    _say(summaries, intervals(config.folder, done))
+    _say(summaries, intervals(config.folder, done), failed)
     print(f"wrote {config.folder / PAGE} and {config.folder / CURVES}", file=sys.stderr)
 
 

@@ -41,14 +41,25 @@ def bracket(interval: Interval) -> str:
     return f"[{low:{signs}.1f}, {high:{signs}.1f}]"
 
 
-def cautions(summaries: Sequence[Summary], others: int = 0) -> list[str]:
-    """What a reader should know before believing the intervals: few seeds, many intervals, or another measure.
+def cautions(summaries: Sequence[Summary], others: int = 0, failed: Sequence[str] = ()) -> list[str]:
+    """What a reader should know before believing the intervals: missing runs, few seeds, many intervals, or another
+    measure.
 
     Args:
         summaries: the arms.
         others: how many intervals the page holds beside those of the arms.
+        failed: names of runs that should be here.
     """
     found = []
+    if failed:
+        found.append(f"Left out, since they failed: {', '.join(failed)}.")
+    baseline = summaries[0]
+    for one in summaries[1:]:
+        if one.difference and one.difference.pairs < max(one.seeds, baseline.seeds):
+            found.append(
+                f"{one.arm} has {counted(one.seeds)}, {baseline.arm} {baseline.seeds}: they are compared over the "
+                f"{one.difference.pairs} of both, and their means are over all of their own."
+            )
     if summaries[0].measure != MEASURES["test_accuracy"]:
         found.append(
             "Clients keep their own heads: these are mean accuracies at the clients, not accuracies on the test set."

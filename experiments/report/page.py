@@ -44,6 +44,7 @@ def write(
     command: str,
     *,
     unfinished: bool = False,
+    failed: Sequence[str] = (),
 ) -> list[Summary]:
     """Write the page, the PNG and the CSV files into ``output``.
 
@@ -54,6 +55,7 @@ def write(
         title: heading of page and picture.
         command: what was typed, shown on the page.
         unfinished: more runs follow: the page says so and loads itself again.
+        failed: names of runs that should be here; the page says that they are not.
 
     Returns:
         What the page's table shows.
@@ -69,7 +71,7 @@ def write(
         title=title,
         reload=RELOAD if unfinished else "",
         headline=sentences(summaries),
-        cautions=cautions(summaries, _intervals(analyses)),
+        cautions=cautions(summaries, _intervals(analyses), failed),
         curves=curves(arms),
         picture=base64.b64encode(picture).decode(),
         summaries=summaries,

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.learning_curve.values import MAX_TABLE, RANDOM, Value, at_best_rates, read_table
+from experiments.report.statistics import signed
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
 
@@ -87,12 +88,6 @@ def _share(text: str) -> str:
     return "" if math.isnan(value) else f"{100 * value:.1f}%"
 
 
-def _points(difference: float) -> str:
-    """Percentage points with a sign; a difference that rounds to nothing is 0.0."""
-    rounded = round(100 * difference, 1)
-    return f"{rounded:+.1f}" if rounded else "0.0"
-
-
 def _with_spread(mean: str, spread: str) -> str:
     return _share(mean) + (f" ± {100 * float(spread):.1f}" if not math.isnan(float(spread)) else "")
 
@@ -100,8 +95,9 @@ def _with_spread(mean: str, spread: str) -> str:
 def _interval(row: Row, name: str) -> str:
     if not row[name]:
         return ""
-    mean, low, high = (round(100 * float(row[f"{name}{end}"]), 1) + 0.0 for end in ("", "_low", "_high"))
-    return f"{mean:+.1f}" + ("" if math.isnan(low) else f" [{low:+.1f}, {high:+.1f}]")
+    mean, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
+    of_pairs = f" (of {row['pairs']} seeds)" if row.get("pairs") else ""  # where arms have other seeds
+    return signed(mean) + ("" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]") + of_pairs
 
 
 def _parsed(make: Callable[[list[Row]], Table]) -> Callable[[list[Row], Path], Table]:
@@ -176,7 +172,7 @@ def _curve(values: Sequence[Value], pairs: Sequence[int], against: str) -> Table
         if against:
             linear = [value.accuracy for value in mine.get("linear", [])]
             other = linear and key[0] != against
-            row.append(_points(float(np.mean(linear)) - float(np.mean(base))) if other else "")
+            row.append(signed(float(np.mean(linear)) - float(np.mean(base))) if other else "")
         row.append(_cell(mine.get("federation", []), rates))
         rows.append(tuple(row))
     compared = (f"linear − {against}",) if against else ()

@@ -102,6 +102,12 @@ def counted(number: int, what: str = "seed") -> str:
     return f"{number} {what}" + ("" if number == 1 else "s")
 
 
+def signed(difference: float) -> str:
+    """A difference of shares in percentage points with its sign; one that rounds to nothing is 0.0."""
+    rounded = round(100 * difference, 1)
+    return f"{rounded:+.1f}" if rounded else "0.0"
+
+
 def points(interval: Interval | None, unit: str = "") -> str:
     """A difference of shares in percentage points, with its interval where there is one; a dash for None.
 
@@ -111,6 +117,5 @@ def points(interval: Interval | None, unit: str = "") -> str:
     """
     if interval is None:
         return "–"
-    # adding nothing to what is rounded makes 0.0 of -0.0
-    mean, low, high = (f"{round(100 * value, 1) + 0.0:+.1f}" for value in interval[:3])
+    mean, low, high = map(signed, interval[:3])
     return f"{mean}{unit} [{low}, {high}]" if interval.pairs > 1 else f"{mean}{unit}"

@@ -21,6 +21,7 @@ def summary_csv(summaries: Sequence[Summary]) -> str:
         clients=any(s.clients for s in summaries),
         tuned=any(s.clients and s.clients.tuned for s in summaries),
         measure=summaries[0].measure != MEASURES["test_accuracy"],
+        pairs=any(s.difference and s.difference.pairs < max(s.seeds, summaries[0].seeds) for s in summaries),
     )
     return csv_text(_header(targets, shown), [_row(s, targets, shown) for s in summaries])
 
@@ -31,6 +32,7 @@ class _Shown(NamedTuple):
     clients: bool
     tuned: bool
     measure: bool
+    pairs: bool
 
 
 def _header(targets: Sequence[float], shown: _Shown) -> list[str]:
@@ -44,7 +46,7 @@ def _header(targets: Sequence[float], shown: _Shown) -> list[str]:
     if shown.tuned:
         header += ["fine_tuned_mean", "fine_tuned_worst_tenth", "fine_tuned_gain"]
         header += [f"fine_tuned_difference{end}" for end in ("", "_low", "_high")]
-    return [*header, *(["measure"] if shown.measure else [])]
+    return [*header, *(["measure"] if shown.measure else []), *(["pairs"] if shown.pairs else [])]
 
 
 def _row(s: Summary, targets: Sequence[float], shown: _Shown) -> list[object]:
@@ -63,6 +65,7 @@ def _row(s: Summary, targets: Sequence[float], shown: _Shown) -> list[object]:
     elif shown.tuned:
         row += [""] * 6
     row += [s.measure] if shown.measure else []
+    row += [s.difference.pairs if s.difference else ""] if shown.pairs else []
     return [f"{value:.5f}" if isinstance(value, float) else value for value in row]
 
 

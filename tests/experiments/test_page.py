@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from experiments.report import published
 from experiments.report.__main__ import ReportConfig
 from experiments.report.arms import group
 from experiments.report.comparable import check
@@ -34,6 +35,21 @@ def make(tmp_path, ends, seeds=3, base=BASE):
 def said(runs):
     summaries = summarise(group(runs), (0.5,))
     return sentences(summaries), cautions(summaries)
+
+
+def test_missing_seeds_and_failed_runs_are_said(tmp_path):
+    """The difference of the means is another than the mean difference where an arm has a seed of its own."""
+    made = make(tmp_path, {"random": 0.4, "x/a.pt": 0.45})
+    runs = [run for run in made if (run.config.init, run.config.seed) != ("random", 2)]
+    _, caution = said(runs)
+    assert caution[0] == (
+        "a has 3 seeds, random 2: they are compared over the 2 of both, and their means are over all of their own."
+    )
+    write(runs, tmp_path / "page", (), "t", "c", failed=["random-s2"])
+    assert "Left out, since they failed: random-s2." in (tmp_path / "page" / "index.html").read_text()
+    (table,) = published.read([tmp_path / "page" / "summary.csv"])
+    assert table.rows[1][5].endswith("] (of 2 seeds)")
+    assert not table.rows[0][5]
 
 
 def test_the_page_begins_with_what_came_out(tmp_path):
