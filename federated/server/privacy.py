@@ -29,7 +29,7 @@ from federated.algorithms.base import Replies, ServerState, Update
 from federated.config.run import RunConfig
 from federated.server.cohort import sample_each_client
 from federated.weights import Weights
-from fps_pretrain.common.keys import numpy_rng
+from fps_pretrain.common.keys import secret_rng
 
 CLIP_RATE = 0.2
 """Step by which the adaptive clipping norm follows the quantile, as in Andrew et al. 2021."""
@@ -151,7 +151,7 @@ class CentralPrivacy:
     def add_noise(self, change: Weights, clip: float, server_round: int) -> None:
         """Add a round's noise to the sum of the updates, in place."""
         multiplier = self.noise if self.quantile is None else update_noise(self.noise, self.participants)
-        rng = numpy_rng(self.secret, "privacy", server_round)
+        rng = secret_rng(self.secret, "privacy", server_round)
         for tensor in change.values():
             tensor += torch.from_numpy(rng.normal(0.0, multiplier * clip, tuple(tensor.shape)))
 
@@ -162,7 +162,7 @@ class CentralPrivacy:
         """
         if self.quantile is None:
             return clip
-        rng = numpy_rng(self.secret, "privacy-count", server_round)
+        rng = secret_rng(self.secret, "privacy-count", server_round)
         noise = float(rng.normal(0, count_noise(self.noise, self.participants)))
         share = 0.5 + (below - count / 2 + noise) / self.participants
         return clip * math.exp(-CLIP_RATE * (share - self.quantile))

@@ -26,3 +26,14 @@ def seed_of(seed: int, purpose: str, *key: int) -> int:
 def numpy_rng(seed: int, purpose: str, *key: int) -> np.random.Generator:
     """A NumPy generator that starts from ``seed_of`` the same key."""
     return np.random.default_rng(seed_of(seed, purpose, *key))
+
+
+def secret_rng(secret: int, purpose: str, *key: int) -> np.random.Generator:
+    """A NumPy generator that starts from all 128 bits of a secret, where ``numpy_rng`` keeps 63 of a key.
+
+    Args:
+        secret: what nobody may guess.
+        purpose: as for ``seed_of``.
+        key: as for ``seed_of``.
+    """
+    return np.random.default_rng([secret, zlib.crc32(purpose.encode()), *key])
