@@ -39,7 +39,7 @@ def _carry_out(
     With --serve, a page shows the runs that are finished while the others go on, unless they are of the ``tuning``.
 
     Raises:
-        ComparisonFailed: without --jobs, a run could not go on, unless it is of the tuning.
+        ComparisonFailed: without --jobs, a run could not go on, unless it is of the tuning and diverges.
         UserError: a run began from other weights, or on other data, than there are now.
     """
     check_begun(runs, data=not config.slurm)
@@ -50,7 +50,7 @@ def _carry_out(
     elif config.jobs == 1:
         for number, run in enumerate(runs, 1):
             if failure := run_here(run, number, len(runs)):
-                if not tuning:
+                if not (tuning and failure.diverged):
                     raise ComparisonFailed(f"failed in {run.folder}: {failure.reason}; {RESUMABLE}")
                 failures[run.folder] = failure
             elif not tuning and config.run.serve is not None and number < len(runs):
@@ -67,7 +67,7 @@ def _carry_out(
 def _tune(config: CompareConfig) -> dict[str, float]:
     """The learning rate for each arm; what was tried is written into the comparison's folder.
 
-    A rate with which training cannot go on, since it diverges, is not chosen.
+    A rate at which training diverges is not chosen.
 
     Raises:
         ComparisonFailed: an arm has no rate left, or a run ended for another reason, which may not come again.
@@ -76,15 +76,15 @@ def _tune(config: CompareConfig) -> dict[str, float]:
     candidates = list(config.candidates())
     tried = _carry_out(config, candidates, failures, tuning=True)
     for folder, failure in failures.items():
-        if failure.code != EXIT_FAILED:
+        if not failure.diverged:
             raise ComparisonFailed(f"failed in {folder}: {failure.reason}; {RESUMABLE}")
-        print(f"{PROG}: not chosen, since it failed: {folder}: {failure.reason}", file=sys.stderr)
+        print(f"{PROG}: not chosen, since it diverges: {folder}: {failure.reason}", file=sys.stderr)
     left = {arm_key(run.config) for run in tried}
     for run in candidates:
         if arm_key(run) not in left:
             raise ComparisonFailed(f"{arm_key(run)} can be trained with none of --lrs: name lower ones")
     chosen = choose(tried)
-    record(config.folder, tried, chosen)
+    record(config.folder, tried, chosen, [run for run in candidates if run.folder in failures])
     return chosen
 
 

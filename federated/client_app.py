@@ -18,7 +18,7 @@ from flwr.clientapp import ClientApp
 from federated import algorithms, open_workspace
 from federated.client import statistics as sums_of
 from federated.client.evaluation import at_client
-from federated.client.failures import CLIENT_FAILED, DISK_FAILED, Deadline, InjectedFailure, injected
+from federated.client.failures import CLIENT_FAILED, DISK_FAILED, DIVERGED, Deadline, InjectedFailure, injected
 from federated.client.fine_tuning import fine_tune
 from federated.client.parts import keeps_own_part, own_part, with_own_part
 from federated.client.state import ClientStates
@@ -90,12 +90,17 @@ def train(message: Message, context: Context) -> Message:
         update = _train(message, context)
     except Exception as error:
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        code = DISK_FAILED if isinstance(error, OSError) and error.errno in DISK_ERRORS else CLIENT_FAILED
-        return Message(Error(code, f"{traceback.format_exc()}{reason}"), reply_to=message)
+        return Message(Error(_code_of(error), f"{traceback.format_exc()}{reason}"), reply_to=message)
     records: dict[str, ArrayRecord | MetricRecord] = {"arrays": to_record(update.weights)}
     records.update({name: to_record(extra) for name, extra in update.extra.items()})
     records["metrics"] = MetricRecord({"num-examples": update.num_examples, **update.metrics})
     return Message(RecordDict(dict(records)), reply_to=message)
+
+
+def _code_of(error: Exception) -> int:
+    if isinstance(error, ClientDiverged):
+        return DIVERGED
+    return DISK_FAILED if isinstance(error, OSError) and error.errno in DISK_ERRORS else CLIENT_FAILED
 
 
 def _train(message: Message, context: Context) -> ClientUpdate:

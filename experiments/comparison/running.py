@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Protocol
 
 from tqdm import tqdm
 
+from experiments.comparison.single_run import EXIT_DIVERGED
 from federated.config.run import RunConfig, init_name, to_yaml
 from federated.server.output import file_names
 from fps_pretrain.common.errors import EXIT_FAILED
@@ -37,11 +38,11 @@ class Failure(NamedTuple):
 
     Attributes:
         reason: in one line.
-        code: of the process; ``EXIT_FAILED`` where training could not go on, as when it diverges.
+        diverged: whether training diverges, and so would again; a failure of another kind may not come again.
     """
 
     reason: str
-    code: int
+    diverged: bool = False
 
 
 def name_of(run: RunConfig) -> str:
@@ -58,7 +59,7 @@ def run_here(run: RunConfig, number: int, count: int) -> Failure | None:
     try:
         rounds.run(run)
     except rounds.RunFailed as error:
-        return Failure(str(error), EXIT_FAILED)
+        return Failure(str(error), isinstance(error, rounds.Diverged))
     evaluate(run)
     return None
 
@@ -246,8 +247,10 @@ def _end(job: _Job, failures: dict[Path, Failure]) -> None:
     if code:
         said = job.errors.read_text(errors="replace").strip().splitlines()
         reason = said[-1] if said else ""
-        killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        failures[job.run.folder] = Failure(f"{reason} ({killed})" if reason else killed, code)
+        diverged = code == EXIT_DIVERGED
+        shown = EXIT_FAILED if diverged else code
+        killed = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {shown}"
+        failures[job.run.folder] = Failure(f"{reason} ({killed})" if reason else killed, diverged)
     tqdm.write(f"{'FAILED  ' if code else 'finished'} {name_of(job.run)}", file=sys.stderr)
 
 

@@ -19,6 +19,9 @@ from fps_pretrain.common.files import LOCK, wait_for_unlock
 
 PROG = "experiments.comparison.single_run"
 
+EXIT_DIVERGED = 4
+"""Exit code where training diverges, which the comparison must tell from other failures; it shows 3 in its place."""
+
 
 def main(path: str) -> int:
     """Carry out or resume the run that a YAML file describes; returns the exit code."""
@@ -30,7 +33,7 @@ def main(path: str) -> int:
         rounds.run(config, quiet=True)
     except rounds.RunFailed as error:
         print(error, file=sys.stderr)
-        return EXIT_FAILED
+        return EXIT_DIVERGED if isinstance(error, rounds.Diverged) else EXIT_FAILED
     evaluate(config)
     return 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from experiments.report.arms import arm_key, is_centralised, short_names
 from experiments.report.runs import Run
+from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import csv_text, write_text_atomically
 
@@ -35,16 +36,26 @@ def choose(candidates: Sequence[Run]) -> dict[str, float]:
     return {key: run.config.lr for key, run in best.items()}
 
 
-def record(folder: Path, candidates: Sequence[Run], chosen: dict[str, float]) -> None:
-    """Write what was tried into the comparison's ``folder``, and say what was chosen on stderr."""
+def record(
+    folder: Path, candidates: Sequence[Run], chosen: dict[str, float], diverged: Sequence[RunConfig] = ()
+) -> None:
+    """Write what was tried into the comparison's ``folder``, and say what was chosen on stderr.
+
+    Rates at which training ``diverged`` come last, without an accuracy.
+    """
+    names = short_names(config.init for config in (*(run.config for run in candidates), *diverged))
+
+    def row(config: RunConfig, accuracy: str, mark: str) -> tuple[object, ...]:
+        name = names[config.init] + (", centralised" if is_centralised(config) else "")
+        return name, f"{config.lr:g}", config.seed, accuracy, mark
+
     rows = []
-    names = short_names(run.config.init for run in candidates)
     for run in candidates:
         mark = "yes" if chosen[arm_key(run.config)] == run.config.lr else "no"
-        name = names[run.config.init] + (", centralised" if is_centralised(run.config) else "")
         accuracy = run.history[-1]["val_accuracy"]
-        rows.append((name, f"{run.config.lr:g}", run.config.seed, f"{accuracy:.4f}", mark))
+        rows.append(row(run.config, f"{accuracy:.4f}", mark))
         if mark == "yes":
             print(f"{arm_key(run.config)}: lr {run.config.lr:g}, validation accuracy {accuracy:.1%}", file=sys.stderr)
+    rows += [row(config, "", "failed") for config in diverged]
     header = ("init", "lr", "seed", "val_accuracy", "chosen")
     write_text_atomically(folder / TUNING, csv_text(header, rows))

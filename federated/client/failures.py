@@ -17,6 +17,9 @@ CLIENT_FAILED = 2
 DISK_FAILED = 102
 """Error code of ours for a client that cannot write what it must remember."""
 
+DIVERGED = 103
+"""Error code of ours for a client whose training diverges."""
+
 HANG_GRACE = 30.0
 """Seconds beyond ``--client-timeout`` after which a client that does not stop by itself is given up."""
 

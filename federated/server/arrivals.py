@@ -10,7 +10,7 @@ from federated.algorithms.averaging import Mean, lower_median
 from federated.algorithms.base import Update, Weights
 from federated.server.exchange import NO_ANSWER
 from federated.server.output.progress import log
-from federated.server.replies import BadReply, Expected, details_of
+from federated.server.replies import BadReply, DivergedReply, Expected, details_of
 
 
 class Arrivals:
@@ -28,6 +28,7 @@ class Arrivals:
     Attributes:
         reports: what the clients reported, without weights, in client order.
         failures: those that are left out, with the reason, in client order.
+        diverged: those of them whose training diverged.
         models: the clients' models, if they are wanted.
     """
 
@@ -44,6 +45,7 @@ class Arrivals:
     ) -> None:
         self.reports: dict[int, Update] = {}
         self.failures: dict[int, str] = {}
+        self.diverged: set[int] = set()
         self.models: list[Weights] = []
         self._server_round, self._expected = server_round, expected
         self._asked = dict(zip(participants, asked, strict=True))
@@ -84,6 +86,8 @@ class Arrivals:
 
     def _leave_out(self, client: int, reply: Message | None, bad: BadReply) -> None:
         self.failures[client] = str(bad)
+        if isinstance(bad, DivergedReply):
+            self.diverged.add(client)
         log.info(f"round {self._server_round}: client {client} is left out: {bad}")
         if reply is not None and reply.has_error():
             log.debug(details_of(reply))

@@ -33,6 +33,10 @@ class RunFailed(UserError):
     exit_code = EXIT_FAILED
 
 
+class Diverged(RunFailed):
+    """A round could not be completed since training diverges, which it does again when it is resumed."""
+
+
 @dataclass(frozen=True)
 class Fixed:
     """The part of the model that does not change, which clients get beside what does.

@@ -16,6 +16,7 @@ from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
 from federated.algorithms.base import Algorithm, Update
+from federated.client.failures import DIVERGED
 from federated.messages import read_array
 from fps_pretrain.common.errors import printable
 from fps_pretrain.models.checksum import LARGEST
@@ -32,6 +33,10 @@ LONGEST_DETAILS = 16_384
 
 class BadReply(Exception):
     """A reply that cannot be used; the message says why, in one line."""
+
+
+class DivergedReply(BadReply):
+    """A client's training has diverged: it says so, or sends numbers that are not finite or too large."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +74,7 @@ class Expected:
             BadReply: it is an error, or not what was asked for.
         """
         if reply.has_error():
-            raise BadReply(reason_of(reply))
+            raise (DivergedReply if reply.error.code == DIVERGED else BadReply)(reason_of(reply))
         if not reply.has_content():
             raise BadReply("sent nothing")
         content = reply.content
@@ -92,7 +97,7 @@ class Expected:
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
                 raise BadReply(f"sent a {name} that is not a finite number")
             if not 0 <= value <= (1 if name == "train_accuracy" else LARGEST):
-                raise BadReply(f"sent a {name} of {value:g}, which cannot be")
+                raise (DivergedReply if value > LARGEST else BadReply)(f"sent a {name} of {value:g}, which cannot be")
         count = record["num-examples"]
         if isinstance(count, bool) or not isinstance(count, int) or not 1 <= count <= most_examples:
             raise BadReply(f"sent a number of examples that is not a whole number from 1 to {most_examples}")
@@ -128,9 +133,9 @@ def _check_values(kind: str, tensors: Mapping[str, Tensor]) -> None:
     for name, (least, greatest) in _extremes(tensors).items():
         if tensors[name].is_floating_point():
             if not (math.isfinite(least) and math.isfinite(greatest)):
-                raise BadReply(f"sent {kind} that are not finite, {name} first")
+                raise DivergedReply(f"sent {kind} that are not finite, {name} first")
             if max(-least, greatest) > LARGEST:
-                raise BadReply(f"sent {kind} beyond {LARGEST:g}, {name} first")
+                raise DivergedReply(f"sent {kind} beyond {LARGEST:g}, {name} first")
             if name.endswith("running_var") and least < 0:
                 raise BadReply(f"sent {kind} with a negative variance, {name}")
         elif least < 0:

@@ -22,7 +22,7 @@ from federated.server.arrivals import Arrivals
 from federated.server.client_metrics import reported
 from federated.server.cohort import sample_clients
 from federated.server.evaluation import Evaluator
-from federated.server.exchange import Clients, RunFailed
+from federated.server.exchange import Clients, Diverged, RunFailed
 from federated.server.output import client_models, loggers
 from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar
@@ -129,7 +129,7 @@ class Loop:
 
         Raises:
             RunFailed: fewer than ``--min-clients`` succeeded, or too few for the algorithm, or what it made of the
-                replies is not finite.
+                replies is not finite; ``Diverged`` in the last case, and where all that failed did so by diverging.
         """
         config = self.config
         participants = self._participants(server_round)
@@ -161,7 +161,7 @@ class Loop:
         updates = self._enough(server_round, arrivals, replies)
         weights, server, metrics = self._combine(server_round, state, params, arrivals, Replies(updates, asked))
         if not all_finite(weights) or not all(all_finite(entry) for entry in server.values()):
-            raise RunFailed(
+            raise Diverged(
                 f"what --strategy {config.strategy} made of the replies in round {server_round} is not finite: lower "
                 "--lr or --server-lr"
             )
@@ -194,15 +194,16 @@ class Loop:
         yield from arrivals.updates(replies)
         config, failures, good = self.config, arrivals.failures, len(arrivals.reports)
         asked = good + len(failures)
+        failed = Diverged if len(arrivals.diverged) == len(failures) else RunFailed
         # With --dp fewer clients may be asked, even none, in whose place there is noise.
         if good < min(config.min_clients, asked):
             first = next(iter(failures))
-            raise RunFailed(
+            raise failed(
                 f"{len(failures)} of {asked} clients failed in round {server_round} and --min-clients is "
                 f"{config.min_clients}; client {first}: {failures[first]}"
             )
         if good < min(config.least_replies, asked):
-            raise RunFailed(f"{good} replies in round {server_round} are too few for --strategy {config.strategy}")
+            raise failed(f"{good} replies in round {server_round} are too few for --strategy {config.strategy}")
 
     def _combine(
         self, server_round: int, state: State, params: Weights, arrivals: Arrivals, replies: Replies

@@ -26,6 +26,7 @@ from federated.engines.pool import EngineFailed
 from federated.engines.start import Engine
 from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients
+from federated.server.exchange import Diverged as Diverged
 from federated.server.exchange import RunFailed as RunFailed
 from federated.server.output import file_names, loggers
 from federated.server.output.history import Row

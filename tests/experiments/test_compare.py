@@ -2,6 +2,7 @@
 
 import csv
 import re
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -9,10 +10,13 @@ import pytest
 
 from experiments import compare
 from experiments.compare import CompareConfig
+from experiments.comparison import running
 from experiments.report import page as report
 from experiments.report.arms import centralise, group
 from experiments.report.runs import read_run
 from federated.config.run import RunConfig, to_yaml
+from federated.engines import start as engines
+from federated.engines.pool import EngineFailed
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
@@ -192,14 +196,34 @@ def test_a_learning_rate_that_diverges_is_not_chosen(tmp_path, capsys, jobs):
     flags = [*map(str, TINY), "--threads", "1", "--validation", "0.2", "--inits", "random", "--seeds", "0"]
     flags += ["--jobs", jobs, "--output", str(tmp_path / "c")]
     assert compare.main(compare.parse([*flags, "--lrs", "1e30", "0.05"])) == 0
-    assert [row["lr"] for row in table(tmp_path / "c" / "tuning.csv")] == ["0.05"]
+    rows = [(row["lr"], row["chosen"]) for row in table(tmp_path / "c" / "tuning.csv")]
+    assert rows == [("0.05", "yes"), ("1e+30", "failed")]
     said = capsys.readouterr().err
-    assert "not chosen, since it failed: " in said
+    assert "not chosen, since it diverges: " in said
     assert "random-lr1e+30-s0" in said
+    assert "exit code 4" not in said, "a code among processes, which no documentation has"
     assert compare.main(compare.parse([*flags, "--lrs", "1e30"])) == 3
     assert (
         capsys.readouterr().err.splitlines()[-1].endswith("random can be trained with none of --lrs: name lower ones")
     )
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_a_learning_rate_is_not_dropped_for_what_may_not_come_again(tmp_path, capsys, monkeypatch, jobs):
+    def no_memory(config, *args):
+        raise EngineFailed("no worker is left: its process ended with exit code -9")
+
+    popen = running.subprocess.Popen
+    failing = [sys.executable, "-c", "raise SystemExit(3)"]
+    monkeypatch.setattr(engines, "start", no_memory)
+    monkeypatch.setattr(running.subprocess, "Popen", lambda command, **options: popen(failing, **options))
+    flags = [*map(str, TINY), "--threads", "1", "--validation", "0.2", "--inits", "random", "--seeds", "0"]
+    flags += ["--lrs", "0.1", "0.05", "--jobs", jobs, "--output", str(tmp_path / "c")]
+    assert compare.main(compare.parse(flags)) == 3
+    said = capsys.readouterr().err
+    assert "not chosen" not in said
+    assert said.splitlines()[-1].endswith("the same command goes on from the last completed round")
+    assert not (tmp_path / "c" / "tuning.csv").exists()
 
 
 def test_a_comparison_with_learning_rates_to_choose_from(tmp_path, capsys):

@@ -158,7 +158,7 @@ def test_a_process_that_is_killed_is_reported(tmp_path, monkeypatch):
 
     monkeypatch.setattr(running.subprocess, "Popen", start)
     folder = tmp_path / "r"
-    assert side_by_side([replace(TINY, output=folder)], 2) == {folder: running.Failure("killed by SIGKILL", -9)}
+    assert side_by_side([replace(TINY, output=folder)], 2) == {folder: running.Failure("killed by SIGKILL")}
 
 
 def test_an_interruption_reaches_the_processes(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ fps_r20,3,0.46233,0.04187,0.46467,0.04140,0.38059,0.15820,0.10997,0.20643,0.1143
 def results(tmp_path):
     (tmp_path / "summary.csv").write_text(SUMMARY)
     (tmp_path / "tuning.csv").write_text(
-        "init,lr,seed,val_accuracy,chosen\nrandom,0.1,0,0.3,yes\nrandom,0.01,0,0.25,no\n"
+        "init,lr,seed,val_accuracy,chosen\nrandom,0.1,0,0.3,yes\nrandom,0.01,0,0.25,no\nrandom,1,0,,failed\n"
     )
     return tmp_path
 
@@ -30,7 +30,7 @@ def test_a_comparison_as_markdown(results, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[3] == "| fps_r20 | 3 | 46.2% ± 4.2 | 46.5% | 38.1% | +15.8 [+11.0, +20.6] | +11.4 |"
     assert lines[2].endswith("| 26.6% | | |")
-    assert lines[5:] == ["| lr | 0.01 | 0.1 |", "|---|---|---|", "| random | 25.0% | 30.0% ✓ |"]
+    assert lines[5:] == ["| lr | 0.01 | 0.1 | 1 |", "|---|---|---|---|", "| random | 25.0% | 30.0% ✓ | |"]
 
 
 def test_what_fine_tuning_came_to_stands_beside_it(tmp_path):
@@ -88,8 +88,8 @@ def test_the_tables_of_a_document_are_written_anew(results):
     document.write_text("a\n<!-- table: tuning.csv -->\nold\n<!-- end of table -->\nb\n")
     assert table.main(TableConfig(update=document)) == 0
     first = document.read_text()
-    assert first.splitlines()[:4] == ["a", "<!-- table: tuning.csv -->", "", "| lr | 0.01 | 0.1 |"]
-    assert first.endswith("| random | 25.0% | 30.0% ✓ |\n\n<!-- end of table -->\nb\n")
+    assert first.splitlines()[:4] == ["a", "<!-- table: tuning.csv -->", "", "| lr | 0.01 | 0.1 | 1 |"]
+    assert first.endswith("| random | 25.0% | 30.0% ✓ | |\n\n<!-- end of table -->\nb\n")
     assert table.updated(document) == first
 
 

@@ -16,7 +16,7 @@ from federated.config.run import RunConfig
 from federated.engines import pool
 from federated.engines import ray as engine
 from federated.server.output.run_folder import read_history
-from federated.server.run import RunFailed, run
+from federated.server.run import Diverged, RunFailed, run
 from fps_pretrain.common.errors import UserError
 from tests.conftest import REPOSITORY, RunScript
 from tests.federated.conftest import outcome, run_quietly
@@ -146,7 +146,7 @@ class TestLocal:
 
     def test_a_run_without_clients_fails(self, tiny: Tiny) -> None:
         with pytest.raises(
-            RunFailed, match=r"3 of 3 clients failed in round 1 .*: the training loss is nan: lower --lr$"
+            Diverged, match=r"3 of 3 clients failed in round 1 .*: the training loss is nan: lower --lr$"
         ):
             run(tiny(engine="ray", workers=1, lr=1e30), quiet=True)
 

@@ -16,12 +16,13 @@ from flwr.app import Message
 from federated.algorithms import fedavg
 from federated.algorithms.base import Update
 from federated.client.failures import ClientTimeout, Deadline, injected
+from federated.client.training import ClientDiverged
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
 from federated.server.output.run_folder import RunFolder, read_history
 from federated.server.replies import BadReply, Expected
-from federated.server.run import RunFailed, run
+from federated.server.run import Diverged, RunFailed, run
 from tests.federated.conftest import outcome, run_quietly
 from tests.federated.server.test_rounds import fail_in_round
 
@@ -174,6 +175,31 @@ def test_everybody_failing_is_never_a_success(tiny: Tiny) -> None:
     with pytest.raises(RunFailed, match="3 of 3 clients failed in round 1"):
         run(tiny(inject_failures=1.0), quiet=True)
     assert [row["round"] for row in read_history(tiny().folder)] == [0]
+
+
+@pytest.mark.parametrize(
+    ("errors", "kind"),
+    [
+        ([ClientDiverged("nan"), ClientDiverged("inf"), None], Diverged),
+        ([ClientDiverged("nan"), MemoryError("no memory"), None], RunFailed),
+        ([MemoryError("no memory"), None, None], RunFailed),
+    ],
+)
+def test_a_round_diverges_where_all_clients_that_failed_did(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch, errors: list[Exception | None], kind: type[RunFailed]
+) -> None:
+    for client, error in enumerate(errors):
+        if error:
+            fail_in_round(monkeypatch, 1, {client}, error)
+    with pytest.raises(RunFailed) as failed:
+        run(tiny(min_clients=3), quiet=True)
+    assert failed.type is kind
+
+
+def test_weights_that_are_not_finite_are_divergence(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoil_in_round(monkeypatch, 1, 1)
+    with pytest.raises(Diverged, match="not finite"):
+        run(tiny(min_clients=3), quiet=True)
 
 
 @pytest.mark.parametrize("strategy", ["scaffold", "moon"])

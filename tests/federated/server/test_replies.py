@@ -19,7 +19,7 @@ from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
 from federated.server.output.run_folder import read_history
 from federated.server.replies import LONGEST_REASON, BadReply, Expected, read_sums
-from federated.server.run import RunFailed, run
+from federated.server.run import Diverged, run
 
 MODEL = {
     "w": torch.ones(2, 3),
@@ -274,7 +274,7 @@ def test_a_round_whose_result_is_not_finite_is_not_kept(
     config = tiny(strategy="fedavgm", clients=3, rounds=2, server_lr=1e38)
     grid = Lying(client_app, 3)
     grid.change = tensor("head.bias", torch.full((10,), 1e14))
-    with pytest.raises(RunFailed, match="round 1 is not finite"):
+    with pytest.raises(Diverged, match="round 1 is not finite"):
         run(config, quiet=True, grid=grid)
     assert [row["round"] for row in read_history(config.folder)] == [0]
 

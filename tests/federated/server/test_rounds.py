@@ -22,7 +22,7 @@ from federated.config.run import RunConfig, from_yaml
 from federated.engines.inprocess import InProcessGrid
 from federated.server import run as rounds
 from federated.server.output.run_folder import RunFolder, read_history
-from federated.server.run import RunFailed, run
+from federated.server.run import Diverged, RunFailed, run
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
@@ -177,7 +177,7 @@ def test_a_run_without_clients_fails_and_goes_on(tiny: Tiny, monkeypatch: pytest
 
 
 def test_divergence_fails_the_run(tiny: Tiny) -> None:
-    with pytest.raises(RunFailed, match="lower --lr"):
+    with pytest.raises(Diverged, match="lower --lr"):
         run(tiny(lr=1e30), quiet=True)
 
 
