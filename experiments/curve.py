@@ -8,6 +8,7 @@ Values that were measured before are read from the table, so encoders can be add
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,14 +60,41 @@ def _fill_in(config: CurveConfig, encoders: list[Candidate]) -> int:
         )
     yaml_file.write(folder / SETTINGS, {**settings, DATA_DIGEST: digest})
 
-    works = missing(config, encoders, values)
-    for number, work in enumerate(works, 1):
-        values += _measure(config, work, table, f"[{number}/{len(works)}]")
-        write_table(folder / TABLE, values)
+    values = _measured(config, missing(config, encoders, values), values, table)
     write_bytes_atomically(folder / PICTURE, draw(at_best_rates(values)))
     print("\n".join(summary(at_best_rates(values))))
     print(f"wrote {folder / TABLE} and {folder / PICTURE}", file=sys.stderr)
     return 0
+
+
+def _measured(config: CurveConfig, works: Sequence[Work], values: list[Value], table: Any) -> list[Value]:
+    """The values with those of ``works``, each written once it is known.
+
+    Of several rates, one at which an encoder's training diverges with any seed does not count for this encoder.
+
+    Raises:
+        Diverged: an encoder has no rate left.
+    """
+    from federated.server.run import Diverged
+
+    diverged: dict[str, set[float]] = {}
+    for number, work in enumerate(works, 1):
+        candidate, left_out = work.candidate, diverged.setdefault(work.candidate.sha256, set())
+        if work.lr in left_out:
+            continue
+        try:
+            values = [*values, *_measure(config, work, table, f"[{number}/{len(works)}]")]
+        except Diverged as error:
+            if len(config.rates) == 1:
+                raise
+            left_out.add(work.lr)
+            if left_out.issuperset(config.rates):
+                raise Diverged(f"{candidate.label} can be trained with none of --lrs: name lower ones") from error
+            at = f"{candidate.label}, {candidate.pairs:,} pairs, seed {work.seed}, lr {work.lr:g}"
+            print(f"[{number}/{len(works)}] {at}: not counted, since it diverges: {error}", file=sys.stderr)
+            values = [value for value in values if value.sha256 != candidate.sha256 or value.lr != work.lr]
+        write_table(config.folder / TABLE, values)
+    return values
 
 
 def _settings(run: RunConfig) -> dict[str, Any]:

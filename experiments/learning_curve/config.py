@@ -27,7 +27,7 @@ class CurveConfig:
     """Seeds of the federations, and of the random weights."""
     lrs: tuple[float, ...] = ()
     """Learning rates of the federations: every encoder, and random weights, count with the rate that does best on
-    average over the seeds; none for --lr alone."""
+    average over the seeds, of those with which training diverges at none; none for --lr alone."""
     run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(validation=0.5))
     """Options of run_fl.py."""
     config: Path | None = None

@@ -16,6 +16,7 @@ from experiments.learning_curve.measure import candidates
 from experiments.learning_curve.values import RANDOM, Value
 from federated.config.run import RunConfig
 from federated.data import sets
+from federated.server.run import Diverged
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked
@@ -138,6 +139,43 @@ def test_a_federation_that_diverges_is_one_line(encoders, tmp_path, capsys):
         cli.run(curve.PROG, curve.main, diverging)
     assert ended.value.code == 3
     assert "lower --lr" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_rate_that_diverges_does_not_count(encoders, tmp_path, capsys):
+    config = config_of(tmp_path / "c", encoders / "1000.pt", measures=("federation",), seeds=(0,), lrs=(0.01, 1e30))
+    for _ in range(2):  # again, it is the same
+        assert curve.main(config) == 0
+        values = curve_values.read_table(tmp_path / "c" / "curve.csv")
+        assert [(v.label, v.lr) for v in values if v.measure == "federation"] == [(RANDOM, 0.01), ("simclr", 0.01)]
+        said = capsys.readouterr()
+        assert sum("lr 1e+30: not counted, since it diverges" in line for line in said.err.splitlines()) == 2
+        assert "simclr: " in said.out
+    assert (tmp_path / "c" / "curve.png").is_file()
+
+
+def test_a_rate_that_diverges_with_one_seed_counts_with_none(encoders, tmp_path, monkeypatch):
+    def federate(run):
+        if run.seed == 1 and run.lr == 0.1 and run.init != RANDOM:
+            raise Diverged("round 1 is not finite")
+        return {"federation": 0.5}
+
+    monkeypatch.setattr(curve, "federate", federate)
+    config = config_of(tmp_path / "c", encoders / "1000.pt", measures=("federation",), seeds=(0, 1), lrs=(0.01, 0.1))
+    assert curve.main(config) == 0
+    found = {(v.label, v.seed, v.lr) for v in curve_values.read_table(tmp_path / "c" / "curve.csv")}
+    assert found == {(RANDOM, 0, 0.01), (RANDOM, 0, 0.1), (RANDOM, 1, 0.01), (RANDOM, 1, 0.1)} | {
+        ("simclr", 0, 0.01), ("simclr", 1, 0.01),
+    }  # fmt: skip
+
+
+def test_an_encoder_without_a_rate_left_is_one_line(encoders, tmp_path, capsys):
+    diverging = config_of(tmp_path, encoders / "1000.pt", measures=("federation",), seeds=(0,), lrs=(1e29, 1e30))
+    with pytest.raises(SystemExit) as ended:
+        cli.run(curve.PROG, curve.main, diverging)
+    assert ended.value.code == 3
+    assert (
+        capsys.readouterr().err.splitlines()[-1].endswith("random can be trained with none of --lrs: name lower ones")
+    )
 
 
 def test_a_comparisons_recipe_is_taken(encoders, tmp_path):
