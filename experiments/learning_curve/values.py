@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Literal
 
 import numpy as np
@@ -143,6 +144,33 @@ def crossing(budgets: np.ndarray, accuracies: np.ndarray, baseline: float) -> fl
     return math.exp(low + share * (high - low))
 
 
+def _beside_random(values: Sequence[Value], label: str, measure: str) -> tuple[np.ndarray, np.ndarray, str]:
+    """Budgets, the curve's mean lead over random weights at each, and a word on the seeds if some were left out.
+
+    Federations are compared over the seeds that both have, since a seed is also a partition; a budget without one has
+    no lead. Frozen features of a checkpoint have no seed: they stand beside all random weights.
+    """
+    random = {value.seed: value.accuracy for value in values if value.label == RANDOM and value.measure == measure}
+    mine: dict[int, list[Value]] = {}
+    for value in values:
+        if value.label == label and value.measure == measure:
+            mine.setdefault(value.pairs, []).append(value)
+    if not any(value.lr for at_budget in mine.values() for value in at_budget):
+        budgets, middle, _, _ = means(values, label, measure)
+        return budgets, middle - np.mean(list(random.values())), ""
+    leads, counts = {}, []
+    for budget in sorted(mine):
+        paired = [value for value in mine[budget] if value.seed in random]
+        counts.append(len({value.seed for value in paired}))
+        if paired:
+            leads[budget] = fmean(v.accuracy for v in paired) - fmean(random[v.seed] for v in paired)
+    every = len(random.keys() | {value.seed for at_budget in mine.values() for value in at_budget})
+    fewest, most = min(counts), max(counts)
+    number = f"{fewest}" if fewest == most else f"{fewest} to {most}"
+    word = f", compared over {number} of {every} seeds" if fewest < every else ""
+    return np.array(list(leads)), np.array(list(leads.values())), word
+
+
 def summary(values: Sequence[Value]) -> Iterator[str]:
     """A line for each curve and measure: where its mean ends, and from how many pairs on it leads random weights."""
     for measure, title in TITLES.items():
@@ -154,9 +182,14 @@ def summary(values: Sequence[Value]) -> Iterator[str]:
             budgets, middle, _, _ = means(values, label, measure)
             if not len(budgets):
                 continue
-            where = crossing(budgets, middle, float(baseline[0]))
+            end = f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs"
+            compared, leads, word = _beside_random(values, label, measure)
+            if not len(compared):
+                yield f"{end}; random weights have none of its seeds"
+                continue
+            where = crossing(compared, leads, 0.0)
             verdict = "below random weights"
             if where is not None:  # two digits: single runs of a recipe differ by points
-                begin = "the first" if where == budgets[0] else f"about {float(f'{where:.2g}'):,.0f} pairs"
+                begin = "the first" if where == compared[0] else f"about {float(f'{where:.2g}'):,.0f} pairs"
                 verdict = f"above random weights from {begin} on"
-            yield f"  {label}: {middle[-1]:.1%} after {budgets[-1]:,} pairs, on average {verdict}"
+            yield f"{end}, on average {verdict}{word}"

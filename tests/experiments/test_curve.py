@@ -261,6 +261,27 @@ def test_a_curve_averages_over_checkpoints_and_seeds():
     assert lines[2].startswith("  moco: 60.0% after 100 pairs, on average above random weights from about 14 pairs on")
 
 
+def test_federations_are_compared_with_random_weights_over_the_seeds_that_both_have():
+    def value(label, pairs, seed, accuracy, measure="federation"):
+        return Value(label, pairs, "x.pt", f"{label}{pairs}", measure, seed, 0.05, accuracy)
+
+    random = [value(RANDOM, 0, 0, 0.3), value(RANDOM, 0, 1, 0.5)]  # seed 1 is easier than seed 0
+    easy = [value("b", 10, 1, 0.45)]
+    hard = [value("a", 10, 0, 0.35)]
+    both = [value("c", 10, 0, 0.2), value("c", 100, 0, 0.32), value("c", 100, 1, 0.52)]
+    other = [value("d", 10, 7, 0.9)]
+    lines = list(curve_values.summary([*random, *easy, *hard, *both, *other]))
+    assert lines[1:] == [
+        "  a: 35.0% after 10 pairs, on average above random weights from the first on, compared over 1 of 2 seeds",
+        "  b: 45.0% after 10 pairs, on average below random weights, compared over 1 of 2 seeds",
+        "  c: 42.0% after 100 pairs, on average above random weights from about 68 pairs on, "
+        "compared over 1 to 2 of 2 seeds",
+        "  d: 90.0% after 10 pairs; random weights have none of its seeds",
+    ]
+    whole = [*random, value("c", 10, 0, 0.32), value("c", 10, 1, 0.52)]
+    assert list(curve_values.summary(whole))[1].endswith("above random weights from the first on")
+
+
 def test_a_picture_has_room_for_any_number_of_curves():
     values = [Value(f"method {n:02}", 10, "x.pt", str(n), "knn", -1, 0.0, n / 50) for n in range(23)]
     assert curve_picture.draw(values).startswith(b"\x89PNG")
