@@ -36,7 +36,7 @@ class TableConfig:
     pairs: tuple[int, ...] = ()
     """Of curves, only encoders that have seen so many pairs; none for all."""
     against: str = ""
-    """Of curves, the label that the others' linear accuracies are compared with."""
+    """Of curves, the label that the others' linear accuracies of as many pairs are compared with."""
     update: Path | None = None
     """Markdown document whose tables are written anew."""
 

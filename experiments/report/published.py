@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,7 +33,7 @@ def read(paths: Sequence[Path], pairs: Sequence[int] = (), against: str = "") ->
     Args:
         paths: files that ``experiments.compare`` or ``experiments.curve`` wrote, or folders with such files.
         pairs: of curves, only the encoders that have seen so many pairs (and random weights); all if empty.
-        against: of curves, the label that the others' linear accuracies are compared with; nobody if empty.
+        against: of curves, the label that the others' linear accuracies of as many pairs are compared with, or nobody.
 
     Raises:
         UserError: a file cannot be read, is none of those, or the curves' values contradict each other.
@@ -162,7 +162,8 @@ def _curve(values: Sequence[Value], pairs: Sequence[int], against: str) -> Table
             cells.setdefault((value.label, value.pairs), {}).setdefault(value.measure, []).append(value)
     labels = list(dict.fromkeys(label for label, _ in cells))
     order = sorted(cells, key=lambda key: (labels.index(key[0]), key[1]))
-    base = [value.accuracy for key in order if key[0] == against for value in cells[key].get("linear", [])]
+    linear = {key: [value.accuracy for value in cells[key].get("linear", [])] for key in order}
+    base = {key: accuracies for key, accuracies in linear.items() if key[0] == against and accuracies}
     if against and not base:
         raise UserError(f"no linear accuracy of '{against}', which the others are to be compared with")
     rows = []
@@ -170,9 +171,7 @@ def _curve(values: Sequence[Value], pairs: Sequence[int], against: str) -> Table
         mine = cells[key]
         row = [key[0], f"{key[1]:,}", *(_cell(mine.get(measure, []), rates) for measure in ("knn", "linear"))]
         if against:
-            linear = [value.accuracy for value in mine.get("linear", [])]
-            other = linear and key[0] != against
-            row.append(signed(float(np.mean(linear)) - float(np.mean(base))) if other else "")
+            row.append(_difference(linear[key], _counterpart(base, key)) if key[0] != against else "")
         row.append(_cell(mine.get("federation", []), rates))
         rows.append(tuple(row))
     compared = (f"linear − {against}",) if against else ()
@@ -180,6 +179,21 @@ def _curve(values: Sequence[Value], pairs: Sequence[int], against: str) -> Table
     if not any(row[-1] for row in rows):
         return Table(header[:-1], tuple(row[:-1] for row in rows))
     return Table(header, tuple(rows))
+
+
+def _counterpart(base: Mapping[tuple[str, int], list[float]], key: tuple[str, int]) -> list[float]:
+    """What a label is compared with: the values of as many pairs.
+
+    Random weights have seen none: they stand beside every budget, and beside a label that has one alone.
+    """
+    first, *others = base
+    if not others and RANDOM in (first[0], key[0]):
+        return base[first]
+    return base.get((first[0], key[1]), [])
+
+
+def _difference(ours: Sequence[float], theirs: Sequence[float]) -> str:
+    return signed(float(np.mean(ours)) - float(np.mean(theirs))) if len(ours) and len(theirs) else ""
 
 
 def _cell(values: Sequence[Value], rates: dict[str, set[float]]) -> str:

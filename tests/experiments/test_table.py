@@ -66,10 +66,10 @@ def test_curves_of_several_files_are_one_table(tmp_path):
     (found,) = read([tmp_path, tmp_path / "b"], against="m")
     assert found.header == ("encoder", "pairs", "kNN", "linear", "linear − m", "federation")
     assert found.rows == (
-        ("random", "0", "", "31.0% (30.0 to 32.0)", "-4.0", ""),
+        ("random", "0", "", "31.0% (30.0 to 32.0)", "", ""),
         ("m", "20", "", "20.0%", "", "60.0%"),
         ("m", "50", "", "50.0%", "", ""),
-        ("n", "20", "", "26.0%, 25.0%", "-9.5", "50.0%*"),
+        ("n", "20", "", "26.0%, 25.0%", "+5.5", "50.0%*"),
     )
     (found,) = read([tmp_path], pairs=(50,))
     assert [row[1] for row in found.rows] == ["0", "50"]
@@ -81,6 +81,22 @@ def test_curves_of_several_files_are_one_table(tmp_path):
     write_table(tmp_path / "b" / "curve.csv", [value("random", 0, "linear", 0, 0.0, 0.9)])
     with pytest.raises(UserError, match="another linear accuracy of 'random'"):
         read([tmp_path, tmp_path / "b"])
+
+
+def test_labels_are_compared_at_the_same_number_of_pairs(tmp_path):
+    measured = (
+        ("random", 0, 0.3), ("a", 10, 0.5), ("a", 100, 0.7), ("b", 10, 0.55), ("b", 100, 0.72), ("b", 1000, 0.8),
+    )  # fmt: skip
+    values = [Value(label, n, "x.pt", f"{label}{n}", "linear", -1, 0.0, accuracy) for label, n, accuracy in measured]
+    write_table(tmp_path / "curve.csv", values)
+
+    def column(**arguments):
+        (found,) = read([tmp_path], **arguments)
+        return [row[-1] for row in found.rows]
+
+    assert column(against="a") == ["", "", "", "+5.0", "+2.0", ""]
+    assert column(against="random") == ["", "+20.0", "+40.0", "+25.0", "+42.0", "+50.0"]
+    assert column(against="a", pairs=(10,)) == ["-20.0", "", "+5.0"]  # random weights beside the one budget
 
 
 def test_the_tables_of_a_document_are_written_anew(results):
