@@ -43,7 +43,7 @@ COMPILING = "compiling the renderer for this machine, once: up to a minute"
 
 def is_cached() -> bool:
     """Whether the machine code of these sources was kept by an earlier process, as far as is known."""
-    return not _CACHE or Path(_CACHE).exists()
+    return not _CACHE or any(Path(_CACHE).rglob("*.nbi"))  # numba's index files
 
 
 def _decorator(inline: str, **options: Any) -> Callable[[Callable[..., Any]], Any]:

@@ -10,3 +10,12 @@ def test_a_change_of_any_compiled_source_makes_a_new_cache():
     assert len(kernels) > 10
     assert kernels <= set(compiled._SOURCES)
     assert {path.parent.name for path in compiled._SOURCES} == {"fractals", "compose", "augment", "images"}
+
+
+def test_a_folder_alone_is_no_machine_code(tmp_path, monkeypatch):
+    """Numba makes the folder when a function is decorated, before anything is compiled."""
+    monkeypatch.setattr(compiled, "_CACHE", str(tmp_path))
+    (tmp_path / "compose_123").mkdir()
+    assert not compiled.is_cached()
+    (tmp_path / "compose_123" / "texture.paint.nbi").touch()
+    assert compiled.is_cached()
