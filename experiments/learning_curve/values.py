@@ -157,7 +157,7 @@ def _beside_random(values: Sequence[Value], label: str, measure: str) -> tuple[n
             mine.setdefault(value.pairs, []).append(value)
     if not any(value.lr for at_budget in mine.values() for value in at_budget):
         budgets, middle, _, _ = means(values, label, measure)
-        return budgets, middle - np.mean(list(random.values())), ""
+        return budgets, middle - fmean(random.values()), ""
     leads, counts = {}, []
     for budget in sorted(mine):
         paired = [value for value in mine[budget] if value.seed in random]

@@ -55,7 +55,7 @@ def cautions(summaries: Sequence[Summary], others: int = 0, failed: Sequence[str
         found.append(f"Left out, since they failed: {', '.join(failed)}.")
     baseline = summaries[0]
     for one in summaries[1:]:
-        if one.difference and one.difference.pairs < max(one.seeds, baseline.seeds):
+        if one.difference and one.has_other_seeds_than(baseline):
             found.append(
                 f"{one.arm} has {counted(one.seeds)}, {baseline.arm} {baseline.seeds}: they are compared over the "
                 f"{one.difference.pairs} of both, and their means are over all of their own."

@@ -89,6 +89,10 @@ class Summary:
     centralised: bool = False
     measure: str = MEASURES["test_accuracy"]
 
+    def has_other_seeds_than(self, baseline: Summary) -> bool:
+        """Whether the two are compared over fewer seeds than one of them has."""
+        return self.difference is not None and self.difference.pairs < max(self.seeds, baseline.seeds)
+
     @property
     def intervals(self) -> list[Interval]:
         """The confidence intervals that are shown of the arm."""

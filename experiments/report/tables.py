@@ -21,7 +21,7 @@ def summary_csv(summaries: Sequence[Summary]) -> str:
         clients=any(s.clients for s in summaries),
         tuned=any(s.clients and s.clients.tuned for s in summaries),
         measure=summaries[0].measure != MEASURES["test_accuracy"],
-        pairs=any(s.difference and s.difference.pairs < max(s.seeds, summaries[0].seeds) for s in summaries),
+        pairs=any(s.has_other_seeds_than(summaries[0]) for s in summaries),
     )
     return csv_text(_header(targets, shown), [_row(s, targets, shown) for s in summaries])
 

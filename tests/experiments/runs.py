@@ -1,5 +1,6 @@
-"""Run folders with invented histories, for tests of what is made of them."""
+"""Run folders with invented histories, tiny runs, and what is read of their tables."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -7,6 +8,18 @@ import numpy as np
 
 from experiments.report.runs import Run, read_run
 from federated.config.run import RunConfig, to_yaml
+
+TINY = [
+    "--arch", "resnet8", "--rounds", "1", "--limit-train", "100", "--limit-test", "50", "--image-size", "16",
+    "--clients", "2", "--partition", "iid",
+]  # fmt: skip
+"""Options of a run of a second."""
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file."""
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def write_run(

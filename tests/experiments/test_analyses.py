@@ -1,6 +1,5 @@
 """Analyses of models and runs: what they compute, on examples with known answers, and their programs on tiny runs."""
 
-import csv
 import os
 from dataclasses import replace
 
@@ -18,7 +17,7 @@ from federated.server import run as rounds
 from federated.server.output import client_models
 from fps_pretrain.common.errors import UserError
 from tests.conftest import assert_refused
-from tests.experiments.runs import write_run
+from tests.experiments.runs import table, write_run
 
 TINY = RunConfig(
     arch="resnet8", image_size=16, limit_train=120, limit_test=60, clients=3, partition="iid", rounds=1,
@@ -46,11 +45,6 @@ def runs(tmp_path_factory):
         kept = client_models.ClientModels(number, [0, 1, 2], [10, 20, 30], weights, updates, weights)
         client_models.save(root / "s0", kept)
     return root
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_a_combination_is_the_weighted_sum():

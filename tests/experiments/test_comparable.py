@@ -1,6 +1,5 @@
 """What stands side by side is what its names say, and what cannot be compared is refused."""
 
-import csv
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,18 +20,9 @@ from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
-from tests.experiments.runs import write_run
+from tests.experiments.runs import TINY, write_run
 
 BASE = RunConfig(rounds=2, clients=4, partition="iid", local_epochs=1)
-TINY = [
-    "--arch", "resnet8", "--rounds", "1", "--limit-train", "100", "--limit-test", "50", "--image-size", "16",
-    "--clients", "2", "--partition", "iid", "--threads", "1",
-]  # fmt: skip
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_centralised_arms_of_several_budgets_have_names_of_their_own(tmp_path):
@@ -137,7 +127,7 @@ def test_no_line_is_drawn_between_models_of_other_data(tmp_path, monkeypatch):
 def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_ones(tmp_path, monkeypatch):
     encoder = tmp_path / "enc.pt"
     save_encoder(encoder, build_encoder("resnet8", seed=5), "resnet8", 1, {})
-    flags = [*TINY, "--inits", str(encoder), "--output", str(tmp_path / "c")]
+    flags = [*TINY, "--threads", "1", "--inits", str(encoder), "--output", str(tmp_path / "c")]
     assert compare.main(compare.parse([*flags, "--seeds", "0"])) == 0
     more = list(compare.parse([*flags, "--seeds", "0", "1"]).runs({}))
     running.check_begun(more, data=True)

@@ -1,6 +1,5 @@
 """Accuracy against pairs: what is measured, kept and concluded."""
 
-import csv
 import itertools
 from dataclasses import replace
 
@@ -22,6 +21,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
+from tests.experiments.runs import table
 
 FEDERATION = RunConfig(
     dataset="digits",
@@ -55,7 +55,7 @@ def test_a_curve_is_measured_kept_and_drawn(encoders, tmp_path, capsys, monkeypa
     folder = tmp_path / "curve"
     first = config_of(folder, encoders / "1000.pt")
     assert curve.main(first) == 0
-    rows = list(csv.DictReader((folder / "curve.csv").open()))
+    rows = table(folder / "curve.csv")
     counts = {measure: sum(row["measure"] == measure for row in rows) for measure in curve_values.TITLES}
     # Random weights have a value a seed; frozen features of a checkpoint have one in all.
     assert counts == {"knn": 3, "linear": 3, "federation": 4, "federation_mean": 4}
@@ -70,7 +70,7 @@ def test_a_curve_is_measured_kept_and_drawn(encoders, tmp_path, capsys, monkeypa
     monkeypatch.setattr(curve, "classify_frozen", lambda run, *args: measured.append(run.init) or frozen(run, *args))
     assert curve.main(both) == 0
     assert measured == [str(encoders / "10000.pt")]
-    again = list(csv.DictReader((folder / "curve.csv").open()))
+    again = table(folder / "curve.csv")
     assert again[: len(rows)] == rows
     assert len(again) == len(rows) + 1
     said = capsys.readouterr().out

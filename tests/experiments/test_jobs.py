@@ -1,6 +1,5 @@
 """Runs of a comparison side by side: the same runs, one screen, and a crash that stops no other."""
 
-import csv
 import json
 import signal
 import subprocess
@@ -23,6 +22,7 @@ from federated.data import sets
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import locked
+from tests.experiments.runs import table
 from tests.tools import warm
 
 TINY = RunConfig(
@@ -38,11 +38,6 @@ SIZES = {
     "threads": 1,
 }
 FLAGS = [*(part for name, value in SIZES.items() for part in (f"--{name}", str(value))), "--partition", "iid"]
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def without_times(folder):

@@ -1,6 +1,5 @@
 """Comparisons of runs whose clients keep their heads, freeze the encoder, or fine-tune the global model."""
 
-import csv
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -16,17 +15,12 @@ from federated.client.evaluation import evaluate
 from federated.config.run import RunConfig
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
-from tests.experiments.runs import write_run
+from tests.experiments.runs import table, write_run
 
 TINY = RunConfig(
     dataset="digits", image_size=8, limit_train=60, limit_test=30, clients=3, partition="iid", rounds=2,
     local_epochs=1, batch_size=16, threads=1, keep_clients_every=1, validation=0.0, precision="32",
 )  # fmt: skip
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def write_personal(tmp_path, **fields):

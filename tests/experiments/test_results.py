@@ -1,6 +1,5 @@
 """What experiments/results claims is backed by the files beside it."""
 
-import csv
 import itertools
 import re
 from pathlib import Path
@@ -10,17 +9,13 @@ import pytest
 
 from experiments.report.statistics import crossed_difference, paired_difference, points, spread
 from experiments.table import updated
+from tests.experiments.runs import table
 
 RESULTS = Path(__file__).parents[2] / "experiments" / "results"
 DOCUMENT = RESULTS / "README.md"
 COMPARISONS = sorted(path.parent for path in RESULTS.glob("*/summary.csv"))
 BLOCK = re.compile(r"^<!-- table: .*? -->$.*?^<!-- end of table -->$", re.M | re.S)
 WITHOUT_A_FILE = "## Without a file"
-
-
-def table(path):
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def test_the_tables_are_those_of_the_files():

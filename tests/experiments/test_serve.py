@@ -12,7 +12,7 @@ from experiments import compare
 from experiments.report.page import PAGE
 from fps_pretrain.common import cli
 from fps_pretrain.common.serve import RELOAD
-from tests.experiments.test_compare import TINY
+from tests.experiments.runs import TINY
 
 
 def test_a_comparisons_page_loads_itself_again_until_all_runs_are_there(tmp_path, monkeypatch, capfd):
@@ -28,7 +28,7 @@ def test_a_comparisons_page_loads_itself_again_until_all_runs_are_there(tmp_path
         pages.append((len(done), RELOAD in page))
 
     monkeypatch.setattr(compare, "_report", spy)
-    flags = [*map(str, TINY), "--threads", "1", "--inits", "random", "--seeds", "0", "1", "--output", str(output)]
+    flags = [*TINY, "--threads", "1", "--inits", "random", "--seeds", "0", "1", "--output", str(output)]
     assert compare.main(compare.parse([*flags, "--serve", "0"])) == 0
     assert pages == [(1, True), (2, False)]
     with pytest.raises(ConnectionRefusedError):
@@ -41,7 +41,7 @@ def start(program, *serve):
         return run_pretrain.main([*small.split(), *serve])
     module = {"run_fl": run_fl, "compare": compare}[program]
     inits = ["--inits", "random"] if program == "compare" else []
-    return cli.run(program, module.main, module.parse([*map(str, TINY), *inits, *serve]))
+    return cli.run(program, module.main, module.parse([*TINY, *inits, *serve]))
 
 
 @pytest.mark.parametrize("program", ["run_fl", "run_pretrain", "compare"])

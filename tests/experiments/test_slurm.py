@@ -10,7 +10,8 @@ from experiments.comparison.slurm import Cluster, RunTask
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
 from tests.experiments import fake_slurm
-from tests.experiments.test_jobs import FLAGS, TINY, table, without_times
+from tests.experiments.runs import table
+from tests.experiments.test_jobs import FLAGS, TINY, without_times
 
 pytest.importorskip("submitit")
 
