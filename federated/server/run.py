@@ -38,6 +38,7 @@ from federated.server.start import auto_options, client_statistics, initialise, 
 from federated.server.start.announce import announce
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
+from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError, check_installed
 from fps_pretrain.common.trackers import check_trackers
 from fps_pretrain.models.checkpoint import LoadReport
@@ -115,6 +116,8 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         held.enter_context(log_file(folder.path / file_names.LOG))
         resume_checks.check_weights(folder.state_file, state, config, model)
         rows = folder.rewind(state.round)
+        if state.round < config.rounds:
+            environment.record(folder.path)
         space = workspace.Workspace.build(config, dataset, partition)
         engine_name = config.engine if grid is None else "the nodes of the grid"
         announce(space, report, state, resumed=bool(rows), folder=folder.path, engine_name=engine_name)

@@ -16,6 +16,8 @@ from fps_pretrain.common.files import read_text, write_text_atomically
 FILE = "environment.json"
 """The file of a run folder that ``record`` writes."""
 
+_THEN = ", then "
+
 LIBRARIES = ("torch", "torchvision", "flwr", "numpy", "scikit-learn")
 
 
@@ -66,9 +68,20 @@ def _processor() -> str:
 
 
 def record(folder: Path) -> None:
-    """Write ``describe()`` into a run folder, unless an earlier call has."""
-    if not (folder / FILE).exists():
-        write_text_atomically(folder / FILE, json.dumps(describe(), indent=1) + "\n")
+    """Write ``describe()`` into a run folder, behind what earlier calls have written there.
+
+    Where a run went on elsewhere, its processor is "A, then B".
+    """
+    before, now = read(folder), describe()
+    both = {name: _then(before.get(name), now.get(name, "none")) for name in before | now} if before else now
+    if both != before:
+        write_text_atomically(folder / FILE, json.dumps(both, indent=1) + "\n")
+
+
+def _then(before: str | None, now: str) -> str:
+    """What was recorded, and behind it what is now, where that is not the same."""
+    before = before or "none"
+    return before if before.split(_THEN)[-1] == now else before + _THEN + now
 
 
 def read(folder: Path) -> dict[str, str]:

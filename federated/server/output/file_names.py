@@ -1,6 +1,6 @@
 """Names of the files and folders in a run's folder; nothing heavy is imported, so that any program may ask for them.
 
-config.yaml     the configuration as resolved, and environment.json, the code and the machine it began with
+config.yaml     the configuration as resolved, and environment.json, the code and the machines it ran on
 init.yaml       what became of the weights that it starts from, and the digest of its data
 metrics.jsonl   one line a round, round 0 being the evaluation before training
 partition.npz   which client holds which example, and partition.png, its picture

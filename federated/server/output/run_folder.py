@@ -31,7 +31,6 @@ from federated.server.output import client_models, file_names, model_file
 from federated.server.output.curve import plot_curve
 from federated.server.output.history import Row, read_history
 from federated.weights import Weights
-from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import (
     check_output,
@@ -123,7 +122,6 @@ class RunFolder:
                 save_partition(partial / file_names.PARTITION, partition)
                 plot_partition(partial / file_names.PARTITION_PICTURE, partition, data.train.labels, data.classes)
                 folder.save_state(state)
-                environment.record(partial)
         except OSError as error:
             if error.errno in (errno.EEXIST, errno.ENOTEMPTY):
                 raise UserError(f"another process has begun {path} meanwhile: choose another --output") from error

@@ -20,6 +20,7 @@ from federated.config.run import RunConfig
 from federated.server.output import model_file
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import run
+from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
 from tests.federated.conftest import outcome, run_quietly
 from tests.tools import warm
@@ -123,6 +124,15 @@ def test_a_resumed_run_reads_what_its_clients_remember(
             state = states.load(*of)
             states.save(*of, {name: {n: t + change for n, t in part.items()} for name, part in state.items()})
         assert (run_quietly(config)[1] == whole) == (change == 0)
+
+
+def test_a_run_says_on_what_it_went_on(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = stop_in_round_3(tiny(**FIELDS), monkeypatch)
+    began = environment.read(folder.path)
+    for machine in ("elsewhere", "only asked for its result"):
+        monkeypatch.setattr(environment, "describe", lambda where=machine: {**began, "processor": where})
+        run(tiny(**FIELDS), quiet=True)
+    assert environment.read(folder.path) == {**began, "processor": began["processor"] + ", then elsewhere"}
 
 
 def test_a_lost_client_state_is_an_error(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
