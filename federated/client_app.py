@@ -28,6 +28,7 @@ from federated.client.training import (
     ClientHyperparameters,
     ClientState,
     ClientUpdate,
+    refuse_if_diverged,
 )
 from federated.client.workspace import Workspace
 from federated.config.run import identity
@@ -140,7 +141,10 @@ def _train(message: Message, context: Context) -> ClientUpdate:
         spoilt = {n: t * float("nan") if t.is_floating_point() else t for n, t in update.weights.items()}
         return update._replace(weights=space.parts.shared(spoilt))
     if states:
-        states.save(number, server_round, {**update.state, **own_part(update.weights, space.parts, config)})
+        own = own_part(update.weights, space.parts, config)
+        for kept in own.values():
+            refuse_if_diverged(kept)  # the server sees what is shared alone
+        states.save(number, server_round, {**update.state, **own})
     sent = space.parts.shared(update.weights)
     if not config.sends_buffers:
         sent = {name: tensor for name, tensor in sent.items() if name in space.parts.parameters}

@@ -1,7 +1,8 @@
 """Bulyan (El Mhamdi et al. 2018, "The Hidden Vulnerability of Distributed Learning in Byzantium", section 4).
 
 Of the n - 2f clients with the best Krum scores (see ``krum``) each parameter is the mean of the n - 4f values nearest
-to their median. The strategy is Flower's.
+to their median. The strategy is Flower's, which takes these clients at once; the paper runs Krum anew after
+each choice.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """FedAdagrad (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
 
 With ``d = mean(w_k) - w``: ``v <- v + d^2``, ``w <- w + lr d / (sqrt(v) + tau)``. The strategy is Flower's, without
-momentum.
+momentum; its ``v`` begins at 0, the paper's at tau^2 or more.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 With ``d = mean(w_k) - w``: ``m <- b1 m + (1 - b1) d``, ``v <- b2 v + (1 - b2) d^2``,
 ``w <- w + lr c m / (sqrt(v) + tau)``. The strategy is Flower's, which in round t scales the step by Adam's bias
-correction ``c = sqrt(1 - b2^(t + 1)) / (1 - b1^(t + 1))``; the paper has none.
+correction ``c = sqrt(1 - b2^(t + 1)) / (1 - b1^(t + 1))``; the paper has none. ``v``
+begins at 0, the paper's at tau^2 or more.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """FedYogi (Reddi et al. 2021, "Adaptive Federated Optimization", algorithm 2).
 
 With ``d = mean(w_k) - w``: ``m <- b1 m + (1 - b1) d``, ``v <- v - (1 - b2) d^2 sign(v - d^2)``,
-``w <- w + lr m / (sqrt(v) + tau)``. The strategy is Flower's.
+``w <- w + lr m / (sqrt(v) + tau)``. The strategy is Flower's, whose ``v`` begins at 0, the paper's
+at tau^2 or more.
 """
 
 from __future__ import annotations

@@ -112,7 +112,9 @@ def server_step(
         assert aggregated is not None, "too few replies, which the round has checked"
         combined = {name: tensor.to(params[name].dtype) for name, tensor in from_record(aggregated).items()}
         remembered = {name: _tensors(value) for name in carried if (value := getattr(built, name)) is not None}
-        return Combined(combined, remembered, cast(dict[str, float], dict((metrics or {}).items())))
+        # Those of a rule that chooses are of the chosen alone, and a round reports the mean of all clients.
+        means = cast(dict[str, float], dict((metrics or {}).items())) if of_mean else None
+        return Combined(combined, remembered, means)
 
     return init, combine
 

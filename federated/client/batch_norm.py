@@ -11,7 +11,8 @@ them after a round:
 - ``server``: clients send none; the server estimates them anew on its validation images, without their labels (Li et
   al. 2017, "Revisiting Batch Normalization For Practical Domain Adaptation", section 3: AdaBN).
 
-In training mode BatchNorm normalises by the batch: the choice changes how a model is judged, not what it learns.
+In training mode BatchNorm normalises by the batch: the choice changes how a model is judged, not what it learns, but
+for algorithms that judge models while they train, or choose clients by a distance.
 
 ``--init-statistics`` says which statistics a run begins with: those that come with ``--init``, or, with ``clients``,
 those of the clients' images; see ``pooled_statistics``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from federated.client.failures import Deadline
-from federated.client.training import Client, ClientHyperparameters, local_sgd
+from federated.client.training import Client, ClientHyperparameters, local_sgd, refuse_if_diverged
 from federated.client.workspace import Workspace
 from federated.weights import Weights
 from fps_pretrain.common.keys import seed_of
@@ -26,7 +26,7 @@ def fine_tune(space: Workspace, number: int, weights: Weights, server_round: int
         The state dict of the copy.
 
     Raises:
-        ClientDiverged: the loss became infinite or not a number.
+        ClientDiverged: the loss or a weight became infinite or not a number.
         ClientTimeout: it took longer than ``--client-timeout``.
     """
     config = space.config
@@ -41,4 +41,6 @@ def fine_tune(space: Workspace, number: int, weights: Weights, server_round: int
         problem=task.problem,
         recorded=task.recorded,
     )
-    return {**weights, **local_sgd(client, task.weights).weights}
+    tuned = local_sgd(client, task.weights).weights
+    refuse_if_diverged(tuned)
+    return {**weights, **tuned}

@@ -21,7 +21,7 @@ from federated.client.augmentation import augment
 from federated.client.gradients import Gradients, RecordedGradients
 from federated.client.parts import train_mode
 from federated.config.run import RunConfig
-from federated.weights import Weights, load_weights, weights_of
+from federated.weights import Weights, all_finite, load_weights, weights_of
 from fps_pretrain.common.keys import seed_of
 from fps_pretrain.images.pixels import normalise
 from fps_pretrain.models.hardware import on_device
@@ -31,7 +31,17 @@ ClientState = dict[str, Weights]
 
 
 class ClientDiverged(RuntimeError):
-    """The loss of a client is no longer a finite number."""
+    """The loss of a client, or a weight, is no longer a finite number."""
+
+
+def refuse_if_diverged(weights: Mapping[str, Tensor]) -> None:
+    """See that all weights are finite numbers: the loss was taken before the last step.
+
+    Raises:
+        ClientDiverged: one is not.
+    """
+    if not all_finite(weights):
+        raise ClientDiverged("the trained weights are not finite: lower --lr")
 
 
 class ClientUpdate(NamedTuple):

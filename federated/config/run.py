@@ -103,9 +103,9 @@ class RunConfig(  # its fields come from the last of these to the first
         """Refuse a round with too few participants for the strategy."""
         if self.participants < self.least_replies:
             options = {name: value for name, value in vars(self.algorithm_options()).items() if value is not None}
-            with_ = " and ".join(f"{flag(name)} {value:g}" for name, value in options.items())
+            with_ = "".join(f" with {flag(name)} {value:g}" for name, value in options.items())
             raise UserError(
-                f"--strategy {self.strategy} with {with_} needs {self.least_replies} participants "
+                f"--strategy {self.strategy}{with_} needs {self.least_replies} participants "
                 f"in a round, not {self.participants}: raise --clients or --participation"
             )
         if self.selected is not None and self.selected > self.participants:

@@ -144,6 +144,11 @@ def _pathological(config: RunConfig, labels: Indices, rng: np.random.Generator) 
     parts: list[list[Indices]] = [[] for _ in range(config.clients)]
     for label, clients in zip(present, members, strict=True):
         rows = rng.permutation(np.flatnonzero(labels == label))
+        if len(rows) < len(clients):
+            raise UserError(
+                f"class {label} has {len(rows)} training examples for {len(clients)} clients: "
+                "lower --clients or --classes-per-client"
+            )
         for client, share in zip(clients, np.array_split(rows, len(clients)), strict=True):
             parts[client].append(share)
     return [np.concatenate(shares) for shares in parts]

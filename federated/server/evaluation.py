@@ -50,7 +50,8 @@ class Evaluator:
 
     def _per_client(self, state: State) -> Row:
         """How the global model does at each client, and what each makes of it by fine-tuning it."""
-        if self.config.asks_clients:
+        elsewhere = self.config.bn_stats == "local" and self.states is None
+        if self.config.asks_clients or elsewhere:
             return self._ask(state)
         parts = [
             accuracies_at(self.space, clients, correct_mask(self.space, weights))
@@ -90,13 +91,13 @@ class Evaluator:
     def _weights_of_clients(self, state: State) -> Iterator[tuple[Weights, list[int]]]:
         """The weights that clients are judged by and those clients, in client order.
 
-        The global model's for all of them; with ``--bn-stats local`` each has statistics of its own. Nodes elsewhere
-        keep theirs to themselves.
+        The global model's for all of them; with ``--bn-stats local`` each has statistics of its own.
         """
         everybody = list(range(self.config.clients))
-        if self.config.bn_stats != "local" or self.states is None:
+        if self.config.bn_stats != "local":
             yield state.weights, everybody
             return
+        assert self.states is not None
         for client in everybody:
             own = self.states.load(client, int(state.client_rounds[client]))
             yield with_own_part(state.weights, own), [client]

@@ -14,6 +14,7 @@ away from the quantile; and with their accountant they refuse every strategy but
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -93,8 +94,8 @@ class CentralPrivacy:
     """Clips and noises the replies before an algorithm combines them: what it makes of them costs no further privacy.
 
     The algorithm must depend on the replies through their mean alone. They all count the same, whatever their numbers
-    of examples. Noise and participants are functions of (secret, round), so that a resumed run draws the same; the
-    secret stays with the server, since whoever knows the noise can subtract it.
+    of examples. Noise and participants are functions of (key, round), so that a resumed run draws the same; the key
+    stays with the server, since whoever knows the noise can subtract it.
 
     Args:
         noise: the noise multiplier, relative to the clipping norm.
@@ -103,7 +104,7 @@ class CentralPrivacy:
         delta: the probability with which the reported epsilon may fail.
         participants: how many clients are to be expected in a round.
         clients: clients that there are.
-        secret: fixes the noise, and who takes part.
+        key: fixes the noise, and who takes part.
     """
 
     noise: float
@@ -112,11 +113,18 @@ class CentralPrivacy:
     delta: float
     participants: int
     clients: int
-    secret: int
+    key: int
 
     @classmethod
-    def of(cls, config: RunConfig, secret: int) -> CentralPrivacy:
-        """The privacy that a configuration asks for."""
+    def of(cls, config: RunConfig, secret: int, run: str) -> CentralPrivacy:
+        """The privacy that a configuration asks for.
+
+        Args:
+            config: the run.
+            secret: what only the server knows.
+            run: which run it is. Two runs with one secret would otherwise have the same noise, and who has both models
+                could subtract it.
+        """
         assert config.dp_noise is not None
         assert config.dp_clip is not None
         assert config.dp_delta is not None
@@ -127,7 +135,7 @@ class CentralPrivacy:
             delta=config.dp_delta,
             participants=config.participants,
             clients=config.clients,
-            secret=secret,
+            key=int.from_bytes(hashlib.sha256(f"{secret} {run}".encode()).digest()[:16]),
         )
 
     @property
@@ -137,7 +145,7 @@ class CentralPrivacy:
 
     def sample_clients(self, server_round: int) -> list[int]:
         """Who takes part in a round: each client by itself, so that nobody's part depends on another's."""
-        return sample_each_client(self.secret, server_round, self.clients, self.probability)
+        return sample_each_client(self.key, server_round, self.clients, self.probability)
 
     def init(self) -> ServerState:
         """The state before the first round."""
@@ -151,7 +159,7 @@ class CentralPrivacy:
     def add_noise(self, change: Weights, clip: float, server_round: int) -> None:
         """Add a round's noise to the sum of the updates, in place."""
         multiplier = self.noise if self.quantile is None else update_noise(self.noise, self.participants)
-        rng = secret_rng(self.secret, "privacy", server_round)
+        rng = secret_rng(self.key, "privacy", server_round)
         for tensor in change.values():
             tensor += torch.from_numpy(rng.normal(0.0, multiplier * clip, tuple(tensor.shape)))
 
@@ -162,7 +170,7 @@ class CentralPrivacy:
         """
         if self.quantile is None:
             return clip
-        rng = secret_rng(self.secret, "privacy-count", server_round)
+        rng = secret_rng(self.key, "privacy-count", server_round)
         noise = float(rng.normal(0, count_noise(self.noise, self.participants)))
         share = 0.5 + (below - count / 2 + noise) / self.participants
         return clip * math.exp(-CLIP_RATE * (share - self.quantile))

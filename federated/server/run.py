@@ -214,7 +214,7 @@ def _rounds(
         algorithm=algorithms.load(config),
         clients=clients,
         most_examples=counts.sum(axis=1).tolist(),
-        privacy=None if secret is None else CentralPrivacy.of(config, secret),
+        privacy=None if secret is None else CentralPrivacy.of(config, secret, state.run),
     )
     return loop.run(state, folder, publish, evaluator, bar)
 

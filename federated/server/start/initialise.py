@@ -231,8 +231,9 @@ def write_record(
         "encoder_sha256": digest(encoder),
         "head": config.head,
         "head_sha256": digest({name: t for name, t in weights.items() if name.startswith("head.")}),
-        DATA_DIGEST: data_digest,
     }
+    if config.dp == "none":  # it would tell whoever guesses the data that the guess is right
+        record[DATA_DIGEST] = data_digest
     if report:
         record["loaded"] = {
             "path": report.path,

@@ -100,7 +100,7 @@ def check_weights(path: Path, state: State, config: RunConfig, model: nn.Module)
 def _remembered(config: RunConfig, params: Weights) -> ServerState:
     algorithm = algorithms.load(config)
     setting = Setting(algorithm.options, config.clients, config.participants, config.lr, server_round=1)
-    privacy = CentralPrivacy.of(config, secret=0).init() if config.dp != "none" else {}
+    privacy = CentralPrivacy.of(config, secret=0, run="").init() if config.dp != "none" else {}
     return {**algorithm.remembered(params, setting), **privacy}
 
 

@@ -12,6 +12,7 @@ import torch
 from federated import algorithms
 from federated.algorithms.base import Algorithm, Replies, Setting, Update
 from federated.config.run import RunConfig
+from fps_pretrain.common.errors import UserError
 from tests.federated.least_squares import Federated, LeastSquares, Vector
 
 Federate = Callable[..., Federated]
@@ -55,6 +56,20 @@ def test_trimmed_mean(federate: Federate, trim: float, cut: int) -> None:
     problem = with_liars(2)
     (computed,) = federate(problem, strategy="trimmedmean", trim=trim).run(1)
     np.testing.assert_allclose(computed, np.sort(local(problem), axis=0)[cut:-cut].mean(0))
+
+
+@pytest.mark.parametrize(("trim", "clients", "cut"), [(0.29, 100, 29), (0.4, 5, 2), (0.1, 10, 1)])
+def test_the_share_that_is_cut_off_is_a_whole_number_of_clients(trim: float, clients: int, cut: int) -> None:
+    algorithm = algorithms.load(RunConfig(strategy="trimmedmean", trim=trim, clients=clients))
+    sent = [Update({"w": torch.tensor([float(number**2)])}, 1, {}) for number in range(clients)]
+    setting = Setting(algorithm.options, clients, clients, 0.1, 1)
+    found = algorithm.combine({}, {"w": torch.zeros(1)}, Replies.of(sent), setting).params["w"]
+    assert float(found) == pytest.approx(np.mean(np.arange(cut, clients - cut) ** 2))
+
+
+def test_the_median_of_two_is_refused() -> None:
+    with pytest.raises(UserError, match="median needs 3 participants"):
+        RunConfig(strategy="median", clients=2)
 
 
 def test_krum(federate: Federate) -> None:

@@ -82,7 +82,6 @@ WEIGHTS: dict[str, tuple[dict[str, Any], Any]] = {
 ROWS: dict[str, tuple[dict[str, Any], Any]] = {
     "limit_test": ({}, 30),
     "eval_every": ({"rounds": 2}, 2),
-    "dp_delta": ({"dp": "fixed", "dp_secret": 1}, 1e-3),
     "per_client_every": ({}, 1),
     "fine_tune_epochs": ({}, 1),
 }
@@ -92,7 +91,7 @@ OTHERWISE = {
     "init", "dataset", "data_dir", "id_column", "strategy", "min_partition_size", "tensorboard", "wandb",
     "eval_batch_size", "engine", "ray_address", "gpus_per_client", "device", "threads", "output", "workers",
     "client_timeout", "node_timeout", "min_clients", "keep_clients_every",
-    "keep_best", "mlflow", "serve", "feature_cache", "compile",
+    "keep_best", "mlflow", "serve", "feature_cache", "compile", "dp_delta",
 }  # fmt: skip
 """Fields with a test of their own, below or in the tests of data, engines, failures, loggers and run folders."""
 

@@ -67,6 +67,12 @@ def test_pathological_clients_have_so_many_classes_and_every_class_has_a_client(
     assert holders.max() - holders.min() <= 1
 
 
+def test_a_pathological_class_with_fewer_examples_than_clients_is_refused() -> None:
+    labels = np.repeat(np.arange(10), [3, *[100] * 9])
+    with pytest.raises(UserError, match="class 0 has 3 training examples for 4 clients"):
+        make_partition(RunConfig(partition="pathological", clients=20, classes_per_client=2), labels)
+
+
 def test_pathological_partitions_that_cannot_be() -> None:
     with pytest.raises(UserError, match="--classes-per-client 11 is more than the 10 classes"):
         make_partition(RunConfig(partition="pathological", classes_per_client=11), LABELS)

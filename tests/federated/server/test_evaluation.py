@@ -13,8 +13,10 @@ from PIL import Image
 
 from federated.algorithms.base import Update
 from federated.client.evaluation import accuracies_at, client_accuracies
+from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.data.sets import Dataset, Split
+from federated.engines.inprocess import InProcessGrid
 from federated.server.client_metrics import reported, summarise
 from federated.server.evaluation import Evaluator
 from federated.server.replies import details_of
@@ -144,3 +146,12 @@ def test_in_a_run(tiny: Callable[..., RunConfig]) -> None:
     worst, mean = measured["client_accuracy_worst_tenth"], measured["client_accuracy_mean"]
     assert worst == pytest.approx(min(measured["client_accuracies"]), abs=1e-6)
     assert 0 <= worst <= mean <= 1
+
+
+def test_nodes_elsewhere_are_judged_by_statistics_of_their_own(tiny: Callable[..., RunConfig], tmp_path: Path) -> None:
+    fields = {"bn_stats": "local", "per_client_every": 1, "rounds": 2}
+    here = run(tiny(**fields), quiet=True).history
+    there = run(tiny(output=tmp_path / "there", **fields), quiet=True, grid=InProcessGrid(client_app, 3)).history
+    assert [row["client_accuracies"] for row in there] == [row["client_accuracies"] for row in here]
+    average = run(tiny(output=tmp_path / "average", per_client_every=1, rounds=2), quiet=True).history
+    assert average[-1]["client_accuracies"] != here[-1]["client_accuracies"]

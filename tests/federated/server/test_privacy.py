@@ -45,8 +45,10 @@ def release(
     return algorithm.combine({}, start, replies, setting).params["w"] - start["w"], released
 
 
-def privacy_of(clients: int, secret: int = 7, **fields: Any) -> CentralPrivacy:
-    return CentralPrivacy.of(RunConfig(**{"dp": "fixed", "clients": clients, "dp_noise": 1e-9, **fields}), secret)
+def privacy_of(clients: int, secret: int = 7, run_id: str = "", **fields: Any) -> CentralPrivacy:
+    return CentralPrivacy.of(
+        RunConfig(**{"dp": "fixed", "clients": clients, "dp_noise": 1e-9, **fields}), secret, run_id
+    )
 
 
 def test_clipping_is_of_all_tensors_together() -> None:
@@ -88,14 +90,15 @@ def test_the_count_of_updates_below_the_norm_has_noise_of_its_own() -> None:
     assert abs(np.corrcoef(counts, updates)[0, 1]) < 0.3
 
 
-def test_noise_is_a_function_of_secret_and_round_and_not_of_the_seed() -> None:
-    def noise(secret: int, server_round: int, seed: int = 0) -> list[float]:
-        return release([torch.zeros(50)] * 3, server_round, dp_noise=1.0, secret=secret, seed=seed)[0].tolist()
+def test_noise_is_a_function_of_secret_run_and_round_and_not_of_the_seed() -> None:
+    def noise(secret: int, server_round: int, **fields: Any) -> list[float]:
+        return release([torch.zeros(50)] * 3, server_round, dp_noise=1.0, secret=secret, **fields)[0].tolist()
 
     assert noise(1, 2) == noise(1, 2)
     assert noise(1, 2) != noise(2, 2)
     assert noise(1, 2) != noise(1, 3)
     assert noise(1, 2, seed=5) == noise(1, 2)
+    assert noise(1, 2, run_id="another") != noise(1, 2)
     assert noise(2**127 + 1, 2) != noise(1, 2)
 
 
@@ -192,7 +195,7 @@ def test_a_client_that_is_not_there_counts_half_below_the_norm() -> None:
 def test_each_client_is_drawn_by_itself() -> None:
     private = privacy_of(50, participation=0.2)
     rounds = [private.sample_clients(number) for number in range(1, 2001)]
-    assert rounds[:5] == [sample_each_client(7, number, 50, 0.2) for number in range(1, 6)]
+    assert rounds[:5] == [sample_each_client(private.key, number, 50, 0.2) for number in range(1, 6)]
     there = np.zeros((2000, 50))
     for row, clients in zip(there, rounds, strict=True):
         assert clients == sorted(set(clients))
@@ -225,22 +228,40 @@ def test_a_private_run_keeps_count_and_leaves_buffers_alone(tiny: Tiny, tmp_path
     assert float(weights["encoder.bn1.weight"].abs().max()) > 100
 
 
-def test_noise_and_who_takes_part_follow_from_secret_and_round_and_all_count_the_same(
-    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+def test_noise_and_who_takes_part_follow_from_secret_run_and_round_and_all_count_the_same(
+    tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     keys, original = [], CentralPrivacy.add_noise
 
     def add_noise(self: CentralPrivacy, change: Any, clip: float, server_round: int) -> None:
-        keys.append((self.secret, server_round))
+        keys.append((self.key, server_round))
         original(self, change, clip, server_round)
 
     monkeypatch.setattr(CentralPrivacy, "add_noise", add_noise)
-    config = tiny(dp="fixed", dp_secret=5, clients=6, participation=0.5, rounds=3, partition="size", seed=1)
-    rows = run(config, quiet=True).history[1:]
-    assert [row["participants"] for row in rows] == [sample_each_client(5, number, 6, 0.5) for number in (1, 2, 3)]
-    assert keys == [(5, 1), (5, 2), (5, 3)]
+    fields = {
+        "dp": "fixed",
+        "dp_secret": 5,
+        "clients": 6,
+        "participation": 0.5,
+        "rounds": 3,
+        "partition": "size",
+        "seed": 1,
+    }
+    rows = run(tiny(**fields), quiet=True).history[1:]
+    key = keys[0][0]
+    assert keys == [(key, 1), (key, 2), (key, 3)]
+    assert [row["participants"] for row in rows] == [sample_each_client(key, number, 6, 0.5) for number in (1, 2, 3)]
     for row in rows:
         assert row["train_loss"] == pytest.approx(np.mean(row["clients"]["train_loss"]))
+    other = run(tiny(**fields, dp_delta=1e-3, output=tmp_path / "other"), quiet=True).history[1:]
+    assert other[-1]["dp_epsilon"] < rows[-1]["dp_epsilon"]
+    assert len({key for key, _ in keys}) == 2, "the same secret, and another run"
+
+
+def test_a_private_run_does_not_say_which_data_it_has(tiny: Tiny) -> None:
+    folder = run(tiny(dp="fixed", rounds=1), quiet=True).folder
+    assert "sha256: " in (folder / "init.yaml").read_text()
+    assert "data_sha256" not in (folder / "init.yaml").read_text()
 
 
 def torch_weights(folder: Path) -> dict[str, torch.Tensor]:
