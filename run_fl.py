@@ -12,7 +12,7 @@ import tyro
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
-from fps_pretrain.common.errors import EXIT_FAILED, RESUMABLE, UserError
+from fps_pretrain.common.errors import EXIT_FAILED, UserError
 from fps_pretrain.common.serve import serving
 
 PROG = cli.program("run_fl.py", "fps-federate")
@@ -28,6 +28,8 @@ class Command:
     """YAML file of options, such as a run folder's config.yaml; flags override it."""
     dry_run: bool = False
     """Print the resolved configuration, the partition and an estimate of time and memory; write nothing."""
+    resume: bool = True
+    """Go on with the run in the run folder; --no-resume keeps that folder beside the new one and starts over."""
     quiet: bool = False
     """Say nothing but errors."""
     verbose: bool = False
@@ -51,9 +53,10 @@ def main(command: Command) -> int:
 
     with serving(command.run.folder, command.run.serve):
         try:
-            run(command.run, quiet=command.quiet, verbose=command.verbose)
+            resume = command.resume or cli.requeued()  # a requeued job has the command line of the first
+            run(command.run, resume=resume, quiet=command.quiet, verbose=command.verbose)
         except RunFailed as error:
-            print(f"{PROG}: failed: {error}; {RESUMABLE}", file=sys.stderr)
+            print(f"{PROG}: failed: {error}; {error.advice}", file=sys.stderr)
             return EXIT_FAILED
         evaluate(command.run)
     return 0

@@ -22,7 +22,7 @@ from experiments.report.summary import Summary
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
-from fps_pretrain.common.errors import EXIT_FAILED, RESUMABLE
+from fps_pretrain.common.errors import EXIT_FAILED
 from fps_pretrain.common.serve import serving
 
 PROG = cli.program("experiments.compare", "fps-compare")
@@ -51,7 +51,7 @@ def _carry_out(
         for number, run in enumerate(runs, 1):
             if failure := run_here(run, number, len(runs)):
                 if not (tuning and failure.diverged):
-                    raise ComparisonFailed(f"failed in {run.folder}: {failure.reason}; {RESUMABLE}")
+                    raise ComparisonFailed(f"failed in {run.folder}: {failure.reason}; {failure.advice}")
                 failures[run.folder] = failure
             elif not tuning and config.run.serve is not None and number < len(runs):
                 _report(config, [read_run(done.folder) for done in runs[:number]], unfinished=True)
@@ -77,7 +77,7 @@ def _tune(config: CompareConfig) -> dict[str, float]:
     tried = _carry_out(config, candidates, failures, tuning=True)
     for folder, failure in failures.items():
         if not failure.diverged:
-            raise ComparisonFailed(f"failed in {folder}: {failure.reason}; {RESUMABLE}")
+            raise ComparisonFailed(f"failed in {folder}: {failure.reason}; {failure.advice}")
         print(f"{PROG}: not chosen, since it diverges: {folder}: {failure.reason}", file=sys.stderr)
     left = {arm_key(run.config) for run in tried}
     for run in candidates:
@@ -120,7 +120,7 @@ def _run(config: CompareConfig) -> int:
     if done:
         _report(config, done, failed=[folder.name for folder in failures])
     for folder, failure in failures.items():
-        print(f"{PROG}: failed in {folder}: {failure.reason}; {RESUMABLE}", file=sys.stderr)
+        print(f"{PROG}: failed in {folder}: {failure.reason}; {failure.advice}", file=sys.stderr)
     return EXIT_FAILED if failures else 0
 
 

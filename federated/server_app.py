@@ -17,7 +17,7 @@ from federated.results.evaluation import evaluate
 from federated.server import run as rounds
 from federated.server.output.progress import console, log
 from fps_pretrain.common import cli
-from fps_pretrain.common.errors import RESUMABLE, UserError, printable
+from fps_pretrain.common.errors import UserError, printable
 
 REMINDER = 60.0
 """Seconds between two lines about nodes that are waited for."""
@@ -43,7 +43,7 @@ def without_traceback(record: logging.LogRecord) -> bool:
     """
     error = record.exc_info[1] if record.exc_info else None
     if isinstance(error, (UserError, OSError)):
-        hint = f"; {RESUMABLE}" if isinstance(error, rounds.RunFailed) else ""
+        hint = f"; {error.advice}" if isinstance(error, rounds.RunFailed) else ""
         record.msg, record.args = "%s: %s%s", (record.getMessage(), printable(error), hint)
         record.exc_info = record.exc_text = None
     return True

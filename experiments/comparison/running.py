@@ -19,7 +19,7 @@ from tqdm import tqdm
 from experiments.comparison.single_run import EXIT_DIVERGED
 from federated.config.run import RunConfig, init_name, to_yaml
 from federated.server.output import file_names
-from fps_pretrain.common.errors import EXIT_FAILED
+from fps_pretrain.common.errors import DIVERGES_AGAIN, EXIT_FAILED, RESUMABLE
 from fps_pretrain.common.files import locked
 
 POLL_SECONDS = 0.2
@@ -43,6 +43,11 @@ class Failure(NamedTuple):
 
     reason: str
     diverged: bool = False
+
+    @property
+    def advice(self) -> str:
+        """What to do."""
+        return DIVERGES_AGAIN if self.diverged else RESUMABLE
 
 
 def name_of(run: RunConfig) -> str:

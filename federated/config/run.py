@@ -224,13 +224,17 @@ def from_yaml(text: str) -> RunConfig:
 def differences(saved: RunConfig, asked: RunConfig) -> list[str]:
     """Flags whose values would make ``asked`` another run than ``saved``; ``MAY_DIFFER_ON_RESUME`` never do.
 
-    What only the server knows counts where it is asked for, and is not shown.
+    More rounds do not where those that are done would have been the same, and clients keep nothing that is gone after
+    the last. What only the server knows counts where it is asked for, and is not shown.
     """
     different = {
         name
         for name in FIELDS
         if getattr(saved, name) != getattr(asked, name) and not (name in RESOLVED and getattr(asked, name) == "auto")
     }
+    keeps_state = saved.algorithm_options().keeps_state
+    if asked.rounds > saved.rounds and saved.lr_schedule == "constant" and saved.dp == "none" and not keeps_state:
+        different.discard("rounds")
     shown = [
         f"{one.flag} {getattr(saved, name)} (now {getattr(asked, name)})"
         for name, one in FIELDS.items()

@@ -18,7 +18,7 @@ from federated.engines.start import Engine
 from federated.messages import FIXED, copy_of, to_record
 from federated.server.output.progress import log
 from federated.server.replies import details_of, reason_of
-from fps_pretrain.common.errors import EXIT_FAILED, UserError
+from fps_pretrain.common.errors import DIVERGES_AGAIN, EXIT_FAILED, RESUMABLE, UserError
 from fps_pretrain.models.checksum import digest
 
 NO_ANSWER = "gave no answer in time"
@@ -31,10 +31,13 @@ class RunFailed(UserError):
     """A round could not be completed; the run can be resumed from the round before."""
 
     exit_code = EXIT_FAILED
+    advice = RESUMABLE
 
 
 class Diverged(RunFailed):
     """A round could not be completed since training diverges, which it does again when it is resumed."""
+
+    advice = DIVERGES_AGAIN
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,8 @@ from federated.server.start.announce import announce
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
 from fps_pretrain.common import environment
-from fps_pretrain.common.errors import UserError, check_installed
+from fps_pretrain.common.errors import KEPT, UserError, check_installed
+from fps_pretrain.common.files import keep_existing
 from fps_pretrain.common.trackers import check_trackers
 from fps_pretrain.models.checkpoint import LoadReport
 from fps_pretrain.models.checksum import digest
@@ -55,11 +56,17 @@ class RunResult:
     resumed_from: int | None
 
 
-def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: Grid | None = None) -> RunResult:
+def run(
+    config: RunConfig, *, resume: bool = True, quiet: bool = False, verbose: bool = False, grid: Grid | None = None
+) -> RunResult:
     """Carry a run to its end: begin it, resume it, or find it finished.
+
+    A run that was begun with fewer rounds gets more where that makes no difference to those it has: see
+    ``config.run.differences``.
 
     Args:
         config: the run; its folder holds the results.
+        resume: whether to go on with the run that is there, which else is kept beside the new one.
         quiet: say nothing on the terminal.
         verbose: say everything that goes to the log.
         grid: nodes to use instead of those of ``config.engine``, one for each client.
@@ -70,16 +77,16 @@ def run(config: RunConfig, *, quiet: bool = False, verbose: bool = False, grid: 
     """
     with console(quiet, verbose), cpu_threads(None):
         try:
-            return _run(config, quiet, grid)
+            return _run(config, resume, quiet, grid)
         finally:
             open_workspace.close()
 
 
-def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
+def _run(config: RunConfig, resume: bool, quiet: bool, grid: Grid | None) -> RunResult:
     # All that can be refused is refused before the first write, the cheapest first.
     _check_here(config, grid)
     config = auto_options.compiled_if_possible(config)
-    folder = RunFolder.find(config.folder, config)
+    folder = RunFolder.find(config.folder, config, resume)
     saved = folder.config() if folder else None
     config = auto_options.with_precision(config, saved)
     state = _state_of(folder, config) if folder else None
@@ -103,11 +110,14 @@ def _run(config: RunConfig, quiet: bool, grid: Grid | None) -> RunResult:
         else:
             held.enter_context(folder.locked())  # while another process works there, its files come and go
             state = _state_of(folder, config)
+            folder.extend(config.rounds)
             partition = resume_checks.checked_partition(
                 folder, state, config, dataset, model, elsewhere=grid is not None
             )
         config = auto_options.with_workers(config, saved, model, [] if grid else [len(part) for part in partition])
         if folder is None or state is None:
+            if not resume and (config.folder / file_names.CONFIG).exists():
+                log.info(KEPT, keep_existing(config.folder))
             folder = _begin(config, dataset, partition, model, init_digest)
             held.enter_context(folder.locked())
             state = _state_of(folder, config)

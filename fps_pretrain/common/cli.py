@@ -41,6 +41,11 @@ def program(script: str, command: str) -> str:
     return command if Path(sys.argv[0]).stem == command else script
 
 
+def requeued() -> bool:
+    """Whether Slurm has started this job anew, with the command line that it had."""
+    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")
+
+
 def refuse(prog: str, message: object) -> NoReturn:
     """Print ``prog: error: message`` as one line on stderr and exit with its exit code, 2 unless it has another."""
     print(f"{prog}: error: {printable(message)}", file=sys.stderr)

@@ -25,6 +25,12 @@ network file system that has gone away."""
 RESUMABLE = "the same command goes on from the last completed round"
 """What is said of a federation that could not go on, and of one that was stopped."""
 
+DIVERGES_AGAIN = "the same command would diverge again: begin another run, with other options"
+"""What is said of a federation whose training diverges."""
+
+KEPT = "kept the earlier run as %s"
+"""What the log says of a run folder that made room for another."""
+
 
 class UserError(Exception):
     """What the user asked for cannot be done; the message says why and what to do, in one line.

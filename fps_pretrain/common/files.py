@@ -26,7 +26,6 @@ from fps_pretrain.common.errors import UserError
 LOCK = ".lock"
 """The file in a run folder that its owner locks. It stays there; only the lock on it matters."""
 
-
 PARTIALS = ".*.partial"
 """What is half-written in a folder, as a pattern."""
 
@@ -141,10 +140,8 @@ def remove_partials(folder: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a folder or a file; of a link to either, the link."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
+    is_folder = path.is_dir() and not path.is_symlink()
+    shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
@@ -198,21 +195,24 @@ def check_output(flag: str, path: Path) -> None:
 
 
 def keep_existing(path: Path) -> Path | None:
-    """Rename an existing file or folder to ``name.1.pt`` or ``name.1`` (the first free number).
+    """Rename an existing file ``name.pt`` to ``name.1.pt``, a folder ``name`` to ``name.1`` (the first free number).
 
     Returns:
         Where it is now, or None if there was nothing.
 
     Raises:
-        UserError: it is neither a regular file nor a folder, but a device, a FIFO or a socket. It is left alone.
+        UserError: it is neither a regular file nor a folder, but a device, a FIFO or a socket, or another process works
+            in the folder. It is left alone.
     """
     if not path.exists():
         return None
     _check_replaceable(path)
+    stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     number = 1
-    while os.path.lexists(kept := path.with_name(f"{path.stem}.{number}{path.suffix}")):
+    while os.path.lexists(kept := path.with_name(f"{stem}.{number}{suffix}")):
         number += 1
-    path.rename(kept)
+    with locked(path) if (path / LOCK).exists() else contextlib.nullcontext():
+        path.rename(kept)
     return kept
 
 

@@ -45,8 +45,3 @@ def with_precision(config: PretrainConfig, native: Precision, stored: str | None
 def default_workers(gpu: bool, devices: int) -> int:
     """Threads that make pairs for one process: one beside a CPU that trains, up to 8 for a GPU."""
     return max(1, min(8, cores_of_a_process(devices) - 1)) if gpu else 1
-
-
-def requeued() -> bool:
-    """Whether Slurm has started this job anew, with the command line that it had."""
-    return os.environ.get("SLURM_RESTART_COUNT", "0") not in ("", "0")

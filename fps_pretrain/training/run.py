@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from fps_pretrain.common.cli import EXIT_INTERRUPTED
+from fps_pretrain.common.cli import EXIT_INTERRUPTED, requeued
 from fps_pretrain.common.errors import TrainingDiverged, UserError
 from fps_pretrain.common.log import logger
 from fps_pretrain.common.serve import serving
@@ -28,7 +28,7 @@ from fps_pretrain.probing.collapse import CollapseAlarm
 from fps_pretrain.probing.probe_data import ProbeData, load_probe_data
 from fps_pretrain.probing.quality import QualityProbe
 from fps_pretrain.training.announce import announce
-from fps_pretrain.training.devices import default_workers, device_of_this_process, requeued, uses_gpu
+from fps_pretrain.training.devices import default_workers, device_of_this_process, uses_gpu
 from fps_pretrain.training.launch import Processes, Start
 from fps_pretrain.training.loggers import loggers
 from fps_pretrain.training.progress import DataWait, PairProgress, PairRate

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.errors import KEPT, UserError
 from fps_pretrain.common.files import LOCK, PARTIALS, keep_existing, locked, read_text, remove_partials
 from fps_pretrain.common.log import logger
 from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
@@ -47,8 +47,8 @@ def open_run(
     """
     folder = config.run_dir
     assert folder is not None
-    if not config.resume and (kept := _keep_aside(folder)):
-        logger.info("kept the earlier run as %s", kept)
+    if not config.resume and (kept := keep_existing(folder)):
+        logger.info(KEPT, kept)
     _examine(config, native)
     folder.mkdir(parents=True, exist_ok=True)
     held.enter_context(locked(folder))
@@ -65,12 +65,6 @@ def open_run(
         found = f"going on from {state}" if state else f"and there is no {PREVIOUS}, starting over"
         logger.info(f"{torn} is torn: {found}")
     return config, state
-
-
-def _keep_aside(folder: Path) -> Path | None:
-    """``keep_existing``, unless another process works in the folder."""
-    with locked(folder) if (folder / LOCK).exists() else nullcontext():
-        return keep_existing(folder)
 
 
 def _examine(config: PretrainConfig, native: Precision) -> PretrainConfig:

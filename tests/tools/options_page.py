@@ -25,7 +25,7 @@ alone.
 ## run_fl.py
 
 All of these may stand in a YAML file, too (`--config`). `experiments.compare`, `curve` and `probe` take them as well.
-Beside them `run_fl.py` has `--config FILE`, `--dry-run`, `--quiet` and `--verbose`.
+Beside them `run_fl.py` has `--config FILE`, `--dry-run`, `--no-resume`, `--quiet` and `--verbose`.
 """
 
 

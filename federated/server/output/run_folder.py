@@ -14,7 +14,7 @@ import math
 import os
 import secrets
 import shutil
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from torch import Tensor
@@ -82,8 +82,10 @@ class RunFolder:
     path: Path
 
     @classmethod
-    def find(cls, path: Path, config: RunConfig) -> RunFolder | None:
+    def find(cls, path: Path, config: RunConfig, resume: bool = True) -> RunFolder | None:
         """The folder of this configuration, or None if there is none or an empty folder.
+
+        Without ``resume`` it is None for any run's.
 
         Raises:
             UserError: the path is no run, or the run of another configuration. It is left as it is.
@@ -91,9 +93,11 @@ class RunFolder:
         check_output("--output", path)
         if not path.exists() or (path.is_dir() and not any(path.iterdir())):
             return None
-        advice = "choose another --output or remove it"
         if not (path / file_names.CONFIG).is_file():
-            raise UserError(f"{path} exists and is not a run: {advice}")
+            raise UserError(f"{path} exists and is not a run: choose another --output or remove it")
+        if not resume:
+            return None
+        advice = "choose another --output (run_fl.py --no-resume keeps this one aside)"
         try:
             saved = cls(path).config()
         except UserError as error:
@@ -243,6 +247,17 @@ class RunFolder:
             write_text_atomically(self.path / file_names.METRICS, text)
         client_models.rewind(self.path, last_round)
         return rows
+
+    def extend(self, rounds: int) -> None:
+        """Give a run that was begun with fewer rounds as many; what was made at its end is made anew."""
+        saved = self.config()
+        if saved.rounds < rounds:
+            # The configuration comes last: before it the run is one that has its end to write.
+            for name in (file_names.MODEL, file_names.EVALUATION, file_names.CONFUSION):
+                (self.path / name).unlink(missing_ok=True)
+            write_text_atomically(
+                self.path / file_names.CONFIG, to_yaml(replace(saved, rounds=rounds), for_clients=True)
+            )
 
     @property
     def has_model(self) -> bool:

@@ -198,8 +198,9 @@ def test_a_round_diverges_where_all_clients_that_failed_did(
 
 def test_weights_that_are_not_finite_are_divergence(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
     spoil_in_round(monkeypatch, 1, 1)
-    with pytest.raises(Diverged, match="not finite"):
+    with pytest.raises(Diverged, match="not finite") as caught:
         run(tiny(min_clients=3), quiet=True)
+    assert "would diverge again" in caught.value.advice
 
 
 @pytest.mark.parametrize("strategy", ["scaffold", "moon"])
