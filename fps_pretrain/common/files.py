@@ -140,8 +140,10 @@ def remove_partials(folder: Path) -> None:
 
 def _remove(path: Path) -> None:
     """Remove a folder or a file; of a link to either, the link."""
-    is_folder = path.is_dir() and not path.is_symlink()
-    shutil.rmtree(path) if is_folder else path.unlink(missing_ok=True)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _is_running(pid: int) -> bool:
@@ -201,8 +203,7 @@ def keep_existing(path: Path) -> Path | None:
         Where it is now, or None if there was nothing.
 
     Raises:
-        UserError: it is neither a regular file nor a folder, but a device, a FIFO or a socket, or another process works
-            in the folder. It is left alone.
+        UserError: it is a device, a FIFO or a socket, or another process works in the folder. It is left alone.
     """
     if not path.exists():
         return None
