@@ -125,10 +125,10 @@ class RoundBar:
                 training += f", validation accuracy {row['val_accuracy']:.4f}"
             if "client_accuracy_mean" in row:
                 mean, worst = row["client_accuracy_mean"], row["client_accuracy_worst_tenth"]
-                training += f", at the clients {mean:.4f}, at the worst tenth {worst:.4f}"
+                training += f", client accuracy {mean:.4f} (worst tenth {worst:.4f})"
             if "fine_tuned_accuracy_mean" in row:
                 mean, worst = row["fine_tuned_accuracy_mean"], row["fine_tuned_accuracy_worst_tenth"]
-                training += f", there after fine-tuning {mean:.4f}, at the worst tenth {worst:.4f}"
+                training += f", fine-tuned {mean:.4f} (worst tenth {worst:.4f})"
             if "dp_epsilon" in row:
                 training += f", epsilon {row['dp_epsilon']:.3g}"
             log.log(
