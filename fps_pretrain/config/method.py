@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import OptionFiles, check, fields_of
@@ -22,6 +23,9 @@ class MethodOptions:
         UserError: a value is out of range.
     """
 
+    reference_lr: ClassVar[float] = 0.05
+    """SGD's learning rate for a batch of 256 (the default is that of SimSiam's paper)."""
+
     def __post_init__(self) -> None:
         check(self)
 
@@ -30,6 +34,9 @@ class MethodOptions:
         """What messages call an option."""
         return f"--method-options {name}"
 
+
+REFERENCE_LR = {"adamw": 1e-3, "lars": 0.3}
+"""Other optimisers' learning rate for a batch of 256, with every method; LARS's is SimCLR's (section 2.2)."""
 
 _FILES = OptionFiles(Path(__file__).parents[1] / "methods", MethodOptions)
 
@@ -56,6 +63,16 @@ def options_of(name: str, numbers: Mapping[str, float]) -> MethodOptions:
         raise UserError(f"--method-options {unknown[0]}: {name} has no such option (it has: {has})")
     whole = {option for option, value in numbers.items() if int in members(known[option].type) and value.is_integer()}
     return options_class(name)(**{option: int(v) if option in whole else v for option, v in numbers.items()})
+
+
+def usual_lr(name: str, optimizer: str, batch_size: int) -> float:
+    """The learning rate of a method where none is given; it grows with the batch (Goyal et al., 2017)."""
+    return REFERENCE_LR.get(optimizer, options_class(name).reference_lr) * batch_size / 256
+
+
+def texts_of(options: MethodOptions) -> tuple[str, ...]:
+    """All of a method's options as ``--method-options`` takes them; the numbers are exact."""
+    return tuple(f"{one.name}={getattr(options, one.name)!r}".removesuffix(".0") for one in fields_of(type(options)))
 
 
 def defaults() -> str:

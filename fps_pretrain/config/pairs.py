@@ -99,20 +99,30 @@ class PairOptions(OptionSet):
         return self.size if self.size is not None else 32
 
     @property
+    def usual_classes(self) -> int:
+        """How many codes there are to draw from where no number is given.
+
+        Raises:
+            UserError: the file of codes is none.
+        """
+        if self.codes is None:
+            return 100_000
+        from fps_pretrain.fractals.code_file import count_codes
+
+        return count_codes(self.codes)
+
+    @property
     def num_classes(self) -> int:
         """How many codes there are to draw from.
 
         Raises:
             UserError: the file of codes is none, or holds fewer than asked for.
         """
-        if self.codes is None:
-            return self.classes if self.classes is not None else 100_000
-        from fps_pretrain.fractals.code_file import count_codes
-
-        held = count_codes(self.codes)
-        if self.classes is not None and self.classes > held:
+        if self.classes is None:
+            return self.usual_classes
+        if self.codes is not None and self.classes > (held := self.usual_classes):
             raise UserError(f"--classes {self.classes}: {self.codes} holds {held} codes")
-        return self.classes if self.classes is not None else held
+        return self.classes
 
     def recipe(self) -> Recipe:
         """The recipe in the form that compiled code takes."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from fps_pretrain.common import yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import check_output
 from fps_pretrain.common.options import bare, fields_of, flag
-from fps_pretrain.config.method import MethodOptions, options_of
+from fps_pretrain.config.method import MethodOptions, options_of, texts_of, usual_lr
 from fps_pretrain.config.pairs import PairOptions, read_numbers
 from fps_pretrain.config.presets import USUAL, for_short_runs, values_of, warmup_of
 from fps_pretrain.config.training import ExecutionOptions, MethodChoice, RecordOptions, TrainingOptions
+from fps_pretrain.fractals.recipe import usual_objects
 from fps_pretrain.models.architectures import check_architecture, is_cifar_resnet, short_name
 
 FRACTALS = "fractals"
@@ -118,7 +120,7 @@ class PretrainConfig(  # its fields come from the last of these to the first
         return options_of(self.method or USUAL["method"], numbers)
 
     def resolve(self, has_gpu: bool, images: int | None = None) -> PretrainConfig:
-        """The same run with the preset's values filled in.
+        """The same run with the preset's values filled in, and those that follow from them.
 
         Args:
             has_gpu: what ``auto`` goes by.
@@ -150,7 +152,7 @@ class PretrainConfig(  # its fields come from the last of these to the first
         file = "_".join(filter(None, (source or "fps", short_name(self.arch, self.width), size, named, preset)))
         arch = self.arch if self.width == 1 else f"{self.arch}x{self.width}"
         run = "-".join(filter(None, ("pretrain", method, arch, size, source, preset)))
-        return replace(
+        resolved = replace(
             self,
             preset=preset,
             size=self.view_size,
@@ -158,6 +160,9 @@ class PretrainConfig(  # its fields come from the last of these to the first
             run_dir=self.run_dir or Path("runs") / run,
             **filled,
         )
+        options = resolved.options()
+        follows = {n: value for n, value in resolved.usual_values().items() if getattr(resolved, n) is None}
+        return replace(resolved, **follows, method_options=texts_of(options))
 
     def _for_short_runs(self, preset: str, method: str, batch_size: int) -> dict[str, Any]:
         """``presets.for_short_runs`` in the form of this run's fields; options of the user's stay as they are."""
@@ -168,6 +173,19 @@ class PretrainConfig(  # its fields come from the last of these to the first
         if lr is not None and self.optimizer == "sgd":
             values["lr"] = lr * batch_size / 256
         return values | {"method_options": (*self.method_options, *added)}
+
+    @property
+    def usual_lr(self) -> float:
+        """The learning rate that a run with this batch has where none is given."""
+        assert self.batch_size is not None
+        return usual_lr(self.method or USUAL["method"], self.optimizer, self.batch_size)
+
+    def usual_values(self) -> dict[str, Any]:
+        """What follows from the other options of a run with a batch, by name, where it is not given."""
+        values: dict[str, Any] = {"lr": self.usual_lr}
+        if self.fractals:
+            values |= {"classes": self.usual_classes, "objects": usual_objects(self.view_size)}
+        return values
 
     @property
     def steps_per_epoch(self) -> int:
@@ -184,16 +202,32 @@ class PretrainConfig(  # its fields come from the last of these to the first
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values only, as YAML and checkpoints hold them."""
-        return {
-            name: str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        return {name: _plain(value) for name, value in asdict(self).items()}
+
+    def _left_open(self, saved: dict[str, Any]) -> dict[str, Any]:
+        """What a run has trained with where ``saved`` leaves it open, as files of earlier revisions do.
+
+        The values follow from this configuration's other options; where those differ, they are named themselves.
+        """
+        if self.batch_size is None:
+            return {}
+        closed = {name: _plain(value) for name, value in self.usual_values().items() if saved[name] is None}
+        texts = saved["method_options"]
+        if saved["method"] == self.method and isinstance(texts, list) and all(isinstance(text, str) for text in texts):
+            with suppress(UserError):  # a damaged file: the option is named as it stands there
+                closed["method_options"] = list(texts_of(replace(self, method_options=tuple(texts)).options()))
+        return closed
 
     def differences(self, saved: dict[str, Any]) -> list[str]:
         """Flags whose values make ``saved`` another run than this one, with both values."""
         mine, saved = self.to_dict(), type(self)().to_dict() | saved  # an option may be younger than the saved run
+        saved |= self._left_open(saved)
         names = (field.name for field in fields(self) if field.name not in MAY_DIFFER_ON_RESUME)
         return [f"{flag(name)} {bare(saved[name])} (now {mine[name]})" for name in names if mine[name] != saved[name]]
+
+
+def _plain(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else list(value) if isinstance(value, tuple) else value
 
 
 MAY_DIFFER_ON_RESUME = tuple(one.name for one in fields_of(PretrainConfig) if one.option.may_differ)

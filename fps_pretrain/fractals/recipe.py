@@ -86,6 +86,11 @@ def describe(recipe: Recipe) -> dict[str, Any]:
     return values if recipe.renders else {name: v for name, v in values.items() if name != "renders"}
 
 
+def usual_objects(size: int) -> tuple[int, int]:
+    """Fewest and most objects in a view of ``size`` pixels, the paper's."""
+    return (2, 2) if size <= 64 else (2, 5)
+
+
 def make_recipe(
     size: int = 32,
     *,
@@ -121,7 +126,7 @@ def make_recipe(
         UserError: a value is out of range or not one of the names.
     """
     small = size <= 64
-    low, high = objects or ((2, 2) if small else (2, 5))
+    low, high = objects or usual_objects(size)
     for value, name, choices in (
         (colour, "colour", COLOURS),
         (jitter, "jitter", JITTERS),

@@ -20,6 +20,8 @@ from fps_pretrain.models.encoders import Encoder
 class Options(MethodOptions):
     """Options of Barlow Twins."""
 
+    reference_lr = 0.06
+
     width: Annotated[int, Ge(2), Le(16_384)] = 512
     """Units of the head's layers; the paper's 8192 is for features of 2048."""
     redundancy: Annotated[float, Ge(0)] = 5e-3
@@ -31,8 +33,6 @@ class Method(PairMethod):
 
     Head of three layers.
     """
-
-    reference_lr = 0.06
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)

@@ -46,9 +46,6 @@ class PairMethod(L.LightningModule, ABC):
         encoder: images ``(N, 3, H, W)`` to features ``(N, feature_dim)``.
     """
 
-    reference_lr: ClassVar[float] = 0.05
-    """Learning rate for a batch of 256, scaled linearly with the batch (the paper's recipe for SimSiam)."""
-
     sync_batchnorm: ClassVar[bool] = True
     """Whether BatchNorm sees the whole batch when several devices share it."""
 
@@ -159,7 +156,7 @@ class PairMethod(L.LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """SGD or AdamW; a cosine per epoch or step, but for ``fixed_lr_parameters``, which only warm up."""
-        return make_optimizer(self.config, self.parameters(), self.fixed_lr_parameters(), self.reference_lr)
+        return make_optimizer(self.config, self.parameters(), self.fixed_lr_parameters())
 
 
 def method_class(name: str) -> type[PairMethod]:

@@ -23,6 +23,8 @@ from fps_pretrain.models.encoders import Encoder
 class Options(MethodOptions):
     """Options of BYOL."""
 
+    reference_lr = 0.06
+
     momentum: Annotated[float, Ge(0), Le(1)] = 0.996
     """Momentum of the target at the start; it goes to 1 by a cosine (section 3.2)."""
     hidden: Annotated[int, Ge(1), Le(16_384)] = 512
@@ -34,8 +36,6 @@ class Method(PairMethod):
 
     Heads with a hidden layer, out 256.
     """
-
-    reference_lr = 0.06
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)

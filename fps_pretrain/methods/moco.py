@@ -94,6 +94,8 @@ def _head(features: int, batchnorm: bool) -> nn.Module:
 class Options(MethodOptions):
     """Options of MoCo."""
 
+    reference_lr = 0.03
+
     queue: Annotated[int, Ge(1), Le(2**20)] = 65_536
     """Keys in the queue, at least a batch."""
     momentum: Annotated[float, Ge(0), Lt(1)] = 0.999
@@ -115,7 +117,6 @@ class Method(PairMethod):
     views, other ones for the keys.
     """
 
-    reference_lr = 0.03
     sync_batchnorm = False
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:

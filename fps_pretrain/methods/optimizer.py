@@ -12,9 +12,6 @@ from torch import nn
 
 from fps_pretrain.config.pretrain import PretrainConfig
 
-REFERENCE_LR = {"adamw": 1e-3, "lars": 0.3}
-"""Learning rate for a batch of 256 where no other is given, for every method; LARS's is SimCLR's (section 2.2)."""
-
 _NO_DECAY = 1e-300
 """0 in float32, and no 0 in float64: lightly's LARS adapts the rate only of what has a weight decay."""
 
@@ -34,22 +31,20 @@ def cosine(total: int, warmup: int = 0) -> Callable[[int], float]:
 
 
 def make_optimizer(
-    config: PretrainConfig, parameters: Iterable[nn.Parameter], fixed: Iterable[nn.Parameter], reference_lr: float
+    config: PretrainConfig, parameters: Iterable[nn.Parameter], fixed: Iterable[nn.Parameter]
 ) -> dict[str, Any]:
     """An optimiser with a cosine per epoch or step, in the form that Lightning takes.
 
     LARS (You et al., 2017) neither decays biases and BatchNorm nor adapts their rate (SimCLR's appendix B.1).
 
     Args:
-        config: a resolved configuration.
+        config: a configuration with its budget; its learning rate is the usual one unless it is given.
         parameters: what to train; those that need no gradient are left out.
         fixed: those of them whose learning rate does not decay; it does warm up.
-        reference_lr: SGD's learning rate for a batch of 256, where the configuration has none.
     """
     assert config.epochs is not None
     assert config.batch_size is not None
-    reference = REFERENCE_LR.get(config.optimizer, reference_lr)
-    lr = config.lr if config.lr is not None else reference * config.batch_size / 256
+    lr = config.lr if config.lr is not None else config.usual_lr
     constant = {id(p) for p in fixed}
     per_step = config.schedule == "step"
     total = config.total_steps if per_step else config.epochs

@@ -20,6 +20,8 @@ from fps_pretrain.models.encoders import Encoder
 class Options(MethodOptions):
     """Options of SimCLR."""
 
+    reference_lr = 0.12
+
     temperature: Annotated[float, Gt(1e-3)] = 0.5
     """Divides the similarities; the default is the paper's for CIFAR-10 (appendix B.9)."""
     hidden: Annotated[int, Ge(0), Le(16_384)] = 0
@@ -31,8 +33,6 @@ class Method(PairMethod):
 
     Head of two layers with BatchNorm, out 128 (section 4.2 and the released code).
     """
-
-    reference_lr = 0.12
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)

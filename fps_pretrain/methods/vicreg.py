@@ -20,6 +20,8 @@ from fps_pretrain.models.encoders import Encoder
 class Options(MethodOptions):
     """Options of VICReg; its weights are those of equation 6."""
 
+    reference_lr = 0.06
+
     width: Annotated[int, Ge(2), Le(16_384)] = 512
     """Units of the head's layers; the paper's 8192 is for features of 2048."""
     invariance: Annotated[float, Ge(1e-6)] = 25.0
@@ -35,8 +37,6 @@ class Method(PairMethod):
 
     Head of three layers. The loss of equation 6 is divided by lambda.
     """
-
-    reference_lr = 0.06
 
     def __init__(self, config: PretrainConfig, encoder: Encoder) -> None:
         super().__init__(config, encoder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fps_pretrain.common.log import logger
+from fps_pretrain.config.method import options_class, texts_of
 from fps_pretrain.config.presets import for_short_runs
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.fractals import compiled
@@ -33,8 +34,10 @@ def announce(config: PretrainConfig, gpu: bool, resuming: bool) -> None:
         f"{config.epochs} epochs, {pairs:,} {source} in batches of {config.batch_size}, on {where} "
         f"({LIGHTNING_PRECISION[config.precision]})"
     )
-    if for_short_runs(config.preset, config.method or "") and config.fractals:
-        changed = [*config.method_options, *(["composed-views=1"] if config.composed_views == 1 else [])]
+    if config.method and for_short_runs(config.preset, config.method) and config.fractals:
+        papers = texts_of(options_class(config.method)())
+        changed = [text for text in config.method_options if text not in papers]
+        changed += ["composed-views=1"] if config.composed_views == 1 else []
         logger.info(f"{config.method} for short runs: {' '.join(changed)}; --preset paper takes the paper's numbers")
     logger.info(_advice(config))
     if not compiled.is_cached():

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.config.method import options_class
 from fps_pretrain.config.pairs import PreviewConfig
-from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.config.pretrain import PretrainConfig, read_yaml, write_yaml
 from fps_pretrain.fractals.code_file import write_codes
 from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 
@@ -85,7 +86,8 @@ def test_simsiam_and_moco_take_other_numbers_in_short_runs():
         assert (moco.options().queue, moco.options().group, moco.composed_views, moco.lr) == (4096, 0, 1, 0.03)
     for method in ("simsiam", "moco", "simclr"):
         paper = PretrainConfig(preset="paper", method=method).resolve(has_gpu=False)
-        assert (paper.method_options, paper.composed_views, paper.renders, paper.lr) == ((), 2, "shared", None)
+        assert (paper.composed_views, paper.renders) == (2, "shared")
+        assert paper.options() == options_class(method)()
         assert PretrainConfig(preset="paper", pool=1024).resolve(has_gpu=False).renders == "fresh"
 
 
@@ -97,7 +99,61 @@ def test_what_is_said_wins_over_what_short_runs_take(tmp_path):
     moco = moco.resolve(has_gpu=False)
     assert (moco.options().queue, moco.options().momentum, moco.composed_views) == (512, 0.99, 2)
     folder = PretrainConfig(preset="quick", source=f"folder:{tmp_path}").resolve(has_gpu=False, images=64)
-    assert (folder.method_options, folder.composed_views) == ((), None)
+    assert (folder.method_options, folder.composed_views) == (("centre=0",), None)
+    assert (folder.objects, folder.classes) == (None, None)  # they are of fractals
+
+
+@pytest.mark.parametrize(
+    ("options", "lr", "numbers"),
+    [
+        ({"method": "simsiam"}, 0.05, ("centre=0",)),
+        ({"method": "simclr", "batch_size": 64}, 0.03, ("temperature=0.5", "hidden=0")),
+        ({"method": "moco", "optimizer": "adamw"}, 1e-3, None),
+        ({"method": "byol", "optimizer": "lars", "batch_size": 512}, 0.6, None),
+        ({"method": "simclr", "method_options": ("temperature=0.123456789",), "lr": 0.7}, 0.7,
+         ("temperature=0.123456789", "hidden=0")),
+    ],
+)  # fmt: skip
+def test_a_resolved_configuration_has_the_learning_rate_and_all_numbers(options, lr, numbers, tmp_path):
+    config = PretrainConfig(preset="paper", **options).resolve(has_gpu=False)
+    assert config.lr == lr
+    if numbers:
+        assert config.method_options == numbers
+    assert config.options() == PretrainConfig(**options).options()
+    assert config.resolve(has_gpu=False) == config
+    (tmp_path / "folder").mkdir()
+    write_yaml(tmp_path / "folder" / "config.yaml", config)
+    assert read_yaml(tmp_path / "folder" / "config.yaml")["lr"] == lr
+
+
+def test_a_resolved_configuration_has_what_the_pairs_are_made_of(tmp_path):
+    small, large = (
+        PretrainConfig(preset="paper", arch=arch).resolve(has_gpu=False) for arch in ("resnet20", "resnet18")
+    )
+    assert (small.objects, large.objects, small.classes) == ((2, 2), (2, 5), 100_000)
+    write_codes(tmp_path / "codes.npz", *codes_of_seed(0, 5))
+    assert PretrainConfig(codes=tmp_path / "codes.npz").resolve(has_gpu=False).classes == 5
+    for config in (PretrainConfig(), PretrainConfig(arch="resnet18")):
+        assert config.resolve(has_gpu=False).recipe() == config.recipe()
+
+
+def test_what_earlier_revisions_left_open_is_what_they_trained_with():
+    config = PretrainConfig(preset="quick", method="moco", method_options=("queue=512",)).resolve(has_gpu=False)
+    short = ["queue=512", "head_batchnorm=1", "group=0", "temperature=0.5", "momentum=0.99"]
+    earlier = config.to_dict() | {"lr": None, "objects": None, "classes": None, "method_options": short}
+    assert config.differences(earlier | {"lr": 0.12}) == []
+    byol = PretrainConfig(method="byol").resolve(has_gpu=False)
+    assert byol.differences(byol.to_dict() | {"lr": None, "method_options": []}) == []
+    plain = PretrainConfig(preset="quick", method="byol", objects=(1, 3), classes=50, lr=0.3).resolve(has_gpu=False)
+    left_open = plain.to_dict() | {"lr": None, "objects": None, "classes": None, "method_options": ["momentum=0.9"]}
+    assert set(plain.differences(left_open)) == {
+        "--method-options ['momentum=0.9', 'hidden=512'] (now ['momentum=0.996', 'hidden=512'])",
+        "--lr 0.06 (now 0.3)",
+        "--classes 100000 (now 50)",
+        "--objects [2, 2] (now [1, 3])",
+    }
+    for damaged in ("x", ["x"], [["momentum=0.9"]], [None], None):
+        assert len(plain.differences(plain.to_dict() | {"method_options": damaged})) == 1
 
 
 def test_an_epoch_of_a_folder_is_its_images(tmp_path):

@@ -98,6 +98,24 @@ def test_a_run_folder_of_another_run_is_refused(tmp_path, no_probe):
     assert [p.name for p in (tmp_path / "notes").iterdir()] == ["a.txt"]
 
 
+def test_a_run_records_the_learning_rate_and_the_numbers_it_trains_with(baseline):
+    recorded = baseline["recorded"]
+    assert (recorded["lr"], recorded["objects"], recorded["classes"]) == (0.05 * 8 / 256, [2, 2], 100_000)
+    assert recorded["method_options"] == ["centre=1"]  # of SimSiam with the preset quick
+    assert float(baseline["log"][0]["lr"]) == pytest.approx(recorded["lr"])
+
+
+def test_a_run_of_an_earlier_revision_goes_on_as_it_began(baseline, tmp_path, no_probe, monkeypatch):
+    run_until(3, signal.SIGINT, monkeypatch, tmp_path)
+    saved = read_yaml(tmp_path / "run" / "config.yaml")
+    assert saved["lr"] == baseline["recorded"]["lr"]
+    yaml_file.write(tmp_path / "run" / "config.yaml", saved | {"lr": None, "objects": None, "classes": None})
+    with pytest.raises(UserError, match=r"--lr 0\.0015625 "):
+        run(tmp_path, lr=0.5)
+    assert run(tmp_path)["digest"] == baseline["digest"]
+    assert read_yaml(tmp_path / "run" / "config.yaml") == saved
+
+
 def test_the_precision_is_resolved_once_and_kept_on_another_machine(tmp_path, capsys):
     config = PretrainConfig(output=tmp_path / "out.pt", run_dir=tmp_path / "run", **TINY | {"precision": "auto"})
     config = config.resolve(has_gpu=False)
