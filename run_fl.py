@@ -7,12 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import EXIT_FAILED, UserError
+from fps_pretrain.common.options.flags import Merged
 from fps_pretrain.common.serve import serving
 
 PROG = cli.program("run_fl.py", "fps-federate")
@@ -22,7 +21,7 @@ PROG = cli.program("run_fl.py", "fps-federate")
 class Command:
     """What the command line says: a run, and how to go about it."""
 
-    run: Annotated[RunConfig, tyro.conf.arg(name="")]
+    run: Annotated[RunConfig, Merged()]
     """Options of the run."""
     config: Path | None = None
     """YAML file of options, such as a run folder's config.yaml; flags override it."""

@@ -145,7 +145,7 @@ def _report(
 
 def parse(arguments: list[str]) -> CompareConfig:
     """The comparison in these arguments; exits with one line and code 2 if they are wrong."""
-    return config_file.parse(CompareConfig, PROG, arguments, lists=OPTIONS, left_out=("init", "seed"))
+    return config_file.parse(CompareConfig, PROG, arguments, lists=OPTIONS)
 
 
 def console() -> int:

@@ -136,7 +136,7 @@ def _measure(config: CurveConfig, work: Work, table: Any, number: str) -> list[V
 def parse(arguments: list[str]) -> CurveConfig:
     """The curve in these arguments; exits with one line and code 2 if they are wrong."""
     lists = ("measures", *comparison.OPTIONS)
-    left_out = ("init", "seed", *(set(comparison.OPTIONS) - {"seeds", "lrs"}))
+    left_out = set(comparison.OPTIONS) - {"seeds", "lrs"}
     return config_file.parse(CurveConfig, PROG, arguments, lists=lists, left_out=left_out)
 
 

@@ -29,7 +29,7 @@ _BLOCK = re.compile(r"(?P<begin>^<!-- table: (?P<arguments>.*?) -->\n).*?(?P<end
 class TableConfig:
     """Print results as tables, or write those of a document anew."""
 
-    results: Annotated[tuple[Path, ...], tyro.conf.Positional] = ()
+    results: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[RESULT ...]")] = ()
     """Folders, or files summary.csv, tuning.csv and curve.csv."""
     format: Literal["markdown", "latex"] = "markdown"
     """Language of the tables."""

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import tyro
 
@@ -26,10 +26,10 @@ PROG = "fps_pretrain.publish"
 class Command:
     """What the command line says."""
 
-    checkpoint: tyro.conf.Positional[str]
+    checkpoint: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="CHECKPOINT")]
     """Encoder checkpoint of run_pretrain.py, or the name of a shipped one."""
-    repository: tyro.conf.Positional[str]
-    """Where to: OWNER/NAME."""
+    repository: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="OWNER/NAME")]
+    """Where to."""
     private: bool = False
     """Only you and your organisation may see it."""
     revision: str | None = None

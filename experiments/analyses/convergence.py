@@ -10,15 +10,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import Arm, group, measure_of
 from experiments.report.comparable import Difference, check
-from experiments.report.runs import OfRuns, Run, read_run
+from experiments.report.runs import OfRuns, Run, RunFolders, read_run
 from experiments.report.statistics import counted, rounds_to
 from experiments.report.summary import check_targets, default_targets
 from federated.server.output import file_names
@@ -34,7 +33,7 @@ PROG = "experiments.analyses.convergence"
 class ConvergenceConfig(OfRuns):
     """Rounds and bytes to a test accuracy."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Run folders; the first one's arm is the baseline."""
     targets: tuple[float, ...] = ()
     """Test accuracies in (0, 1); none for 50%, 75% and 90% of the baseline's best."""

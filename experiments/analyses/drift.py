@@ -18,12 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
-
-import tyro
+from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.analyses import output
-from experiments.report.runs import OfRuns
+from experiments.report.runs import OfRuns, RunFolders
 from experiments.report.statistics import counted
 from fps_pretrain.common import cli, plots
 
@@ -44,7 +42,7 @@ ALL = "all"
 class DriftConfig(OfRuns):
     """Distances and angles between clients' updates, by layer."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Run folders that keep their clients' models (--keep-clients-every)."""
     output: Path = output.FOLDER
     """Folder for drift.csv, .txt and .png."""

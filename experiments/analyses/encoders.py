@@ -12,15 +12,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import MEASURES, differing_options, group, measure_of, short_names
 from experiments.report.comparable import Difference, check
-from experiments.report.runs import OfRuns, Run, read_run
+from experiments.report.runs import OfRuns, Run, RunFolders, read_run
 from experiments.report.statistics import counted, crossed_difference, points, spread
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -35,7 +34,7 @@ PROG = "experiments.analyses.encoders"
 class EncodersConfig(OfRuns):
     """A method against a baseline, over several of its encoders."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Run folders: those of the baseline first, then those of two encoders or more of one method, each with the same
     seeds."""
     allow_different: tuple[Difference, ...] = ()

@@ -6,14 +6,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from experiments.analyses import convergence, drift, fairness, gap, landscape, output, stability
 from experiments.report.arms import group
 from experiments.report.comparable import Difference
-from experiments.report.runs import OfRuns, Run, read_run
+from experiments.report.runs import OfRuns, Run, RunFolders, read_run
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 
@@ -24,7 +21,7 @@ PROG = "experiments.analyses.every"
 class EveryConfig(OfRuns):
     """Every analysis that the runs' options allow."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Folders of finished runs; the first one's arm is the baseline."""
     allow_different: tuple[Difference, ...] = ()
     """Compare runs all the same that differ in these."""

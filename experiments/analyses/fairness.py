@@ -11,15 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import Arm, group
 from experiments.report.comparable import Difference, check
-from experiments.report.runs import CLIENT_WORST, OfRuns, Run, read_run
+from experiments.report.runs import CLIENT_WORST, OfRuns, Run, RunFolders, read_run
 from experiments.report.statistics import counted, paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -34,7 +33,7 @@ PROG = "experiments.analyses.fairness"
 class FairnessConfig(OfRuns):
     """Accuracy of the last global model at each client."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Run folders; the first one's arm is the baseline."""
     allow_different: tuple[Difference, ...] = ()
     """Take runs all the same that differ in these."""

@@ -11,15 +11,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from experiments.analyses import output
 from experiments.report.arms import differing_options, is_centralised, is_personal, short_names
 from experiments.report.comparable import Difference, check
-from experiments.report.runs import OfRuns, Run, read_run
+from experiments.report.runs import OfRuns, Run, RunFolders, read_run
 from experiments.report.statistics import counted, paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -37,7 +36,7 @@ START = ("arch", "width", "norm", "head", "init_statistics", "train")
 class GapConfig(OfRuns):
     """Federated against centralised training of the same budget."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Run folders, federated and centralised (one client that holds all data); the first one's start is the baseline.
     """
     allow_different: tuple[Difference, ...] = ()

@@ -16,13 +16,12 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import tyro
 
 from experiments.analyses import output
-from experiments.report.runs import read_config
+from experiments.report.runs import RunFolders, read_config
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 
@@ -42,7 +41,7 @@ MARGIN = 0.3
 class LandscapeConfig:
     """Loss on the lines between runs' final models and, for three runs, on the plane through them."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Folders of two finished runs or more of one data set and architecture; the first's data are used."""
     points: int = 11
     """Models on a line, both ends among them."""

@@ -11,13 +11,12 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import numpy as np
-import tyro
 
 from experiments.analyses import output
-from experiments.report.runs import OfRuns, read_config
+from experiments.report.runs import OfRuns, RunFolders, read_config
 from experiments.report.statistics import counted, spread
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
@@ -34,7 +33,7 @@ PROG = "experiments.analyses.stability"
 class StabilityConfig(OfRuns):
     """Accuracy of random convex combinations of a round's client models, beside FedAvg's."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Run folders that keep their clients' models (--keep-clients-every)."""
     samples: int = 50
     """Random combinations a round."""

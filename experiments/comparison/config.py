@@ -7,8 +7,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from experiments.comparison import slurm
 from experiments.report.arms import arm_key, centralise, is_personal
 from experiments.report.comparable import Difference
@@ -16,6 +14,10 @@ from experiments.report.runs import check_report_folder
 from experiments.report.summary import check_targets
 from federated.config.run import RunConfig, init_name
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.options.flags import Merged
+
+INSTEAD = (("init", "--inits"), ("seed", "--seeds"))
+"""Options of a run that a comparison takes in another form."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +47,10 @@ class CompareConfig:
     """Put experiments.analyses' answers on the page, those that the runs' options allow."""
     allow_different: tuple[Difference, ...] = ()
     """Go on although the runs' data, budget, progress or revision of the code differ."""
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=RunConfig)
+    run: Annotated[RunConfig, Merged(instead=INSTEAD)] = field(default_factory=RunConfig)
     """Options of run_fl.py."""
     config: Path | None = None
-    """YAML file of options, such as a run folder's config.yaml, whose init and seed give way to --inits and --seeds;
-    flags override it."""
+    """YAML file of options, such as those of experiments/recipes; flags override it."""
 
     def __post_init__(self) -> None:
         """Check what the runs' own configurations do not.

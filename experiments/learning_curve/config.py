@@ -12,13 +12,17 @@ from experiments.learning_curve.values import Measure
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import check_output
+from fps_pretrain.common.options.flags import Merged
+
+INSTEAD = (("init", "checkpoints"), ("seed", "--seeds"))
+"""Options of a run that a curve takes in another form."""
 
 
 @dataclass(frozen=True)
 class CurveConfig:
     """Accuracy on validation images against pairs seen. Every option of run_fl.py applies to the federations."""
 
-    encoders: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
+    encoders: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[ENCODER ...]")] = ()
     """Checkpoints of run_pretrain.py, as PATH or LABEL=PATH; without a label, the method is it. Those of one label make
     a curve."""
     measures: tuple[Measure, ...] = ("knn", "linear", "federation")
@@ -28,7 +32,7 @@ class CurveConfig:
     lrs: tuple[float, ...] = ()
     """Learning rates of the federations: every encoder, and random weights, count with the rate that does best on
     average over the seeds, of those with which training diverges at none; none for --lr alone."""
-    run: Annotated[RunConfig, tyro.conf.arg(name="")] = field(default_factory=lambda: RunConfig(validation=0.5))
+    run: Annotated[RunConfig, Merged(instead=INSTEAD)] = field(default_factory=lambda: RunConfig(validation=0.5))
     """Options of run_fl.py."""
     config: Path | None = None
     """YAML file of options, such as a recipe of experiments.compare; flags override it."""

@@ -28,11 +28,15 @@ MAX_CONFIG = 2**20
 """Bytes of the longest config.yaml."""
 
 
+RunFolders = Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+"""Run folders on a command line."""
+
+
 @dataclass(frozen=True)
 class OfRuns:
     """What a program takes that is about run folders."""
 
-    runs: Annotated[tuple[Path, ...], tyro.conf.Positional]
+    runs: RunFolders
     """Run folders."""
 
     def __post_init__(self) -> None:

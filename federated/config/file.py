@@ -10,6 +10,7 @@ from federated.config.run import FIELDS, RunConfig, unused_beside
 from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import check_value, flag, from_plain
+from fps_pretrain.common.options.flags import taken_instead
 from fps_pretrain.common.suggest import suggest
 
 ConfigT = TypeVar("ConfigT")
@@ -28,13 +29,19 @@ def parse(
 ) -> ConfigT:
     """``cli.parse`` of ``arguments`` that may name a file; see ``expand``."""
     try:
-        expanded = expand(arguments, lists=lists, left_out=left_out)
+        expanded = expand(arguments, lists=lists, left_out=left_out, instead=taken_instead(config_type))
     except UserError as error:
         cli.refuse(prog, f"{error} (see {prog} --help)")
     return cli.parse(config_type, prog, expanded, description=description)
 
 
-def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: Collection[str] = ()) -> list[str]:
+def expand(
+    arguments: Sequence[str],
+    *,
+    lists: Collection[str] = (),
+    left_out: Collection[str] = (),
+    instead: Mapping[str, str] | None = None,
+) -> list[str]:
     """``arguments`` with ``--config FILE`` replaced by the file's options as flags, in front of all others.
 
     A flag that makes another choice (``--partition``, ``--strategy``) drops what the file says for its own choice alone
@@ -44,6 +51,7 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
         arguments: the command line's.
         lists: options beside a run's that the file may have, with one or more values.
         left_out: options that the file may have and the program has no use for.
+        instead: options that the program does not have, and what it takes instead.
 
     Raises:
         UserError: the file is missing, no YAML mapping, has keys that are no options, or values that an option refuses.
@@ -63,6 +71,9 @@ def expand(arguments: Sequence[str], *, lists: Collection[str] = (), left_out: C
     if len(files) > 1:
         raise UserError(f"{FLAG} may be given once")
     values = read_file(Path(files[0]), lists)
+    for name, other in (instead or {}).items():
+        if name in values:
+            raise UserError(f"{FLAG} {files[0]} has {name}: the program takes {other} instead")
     given = (argument.partition("=")[0] for argument in rest if argument.startswith("--"))
     flags = {option.removeprefix("--").replace("-", "_") for option in given}
     dropped = unused_beside(values, flags) | _following(values) | set(left_out)

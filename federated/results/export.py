@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
 import tyro
 
@@ -26,7 +26,7 @@ Format = Literal["onnx", "safetensors", "pt"]
 class Command:
     """What the command line says."""
 
-    source: tyro.conf.Positional[Path]
+    source: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, classifier file, or encoder checkpoint."""
     format: Format = "onnx"
     """Format of the file."""

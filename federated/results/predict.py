@@ -25,9 +25,9 @@ PROG = "federated.predict"
 class Command:
     """What the command line says."""
 
-    run: tyro.conf.Positional[Path]
+    run: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
     """Run folder, or a classifier file."""
-    images: tyro.conf.Positional[tuple[Path, ...]]
+    images: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="IMAGE [IMAGE ...]")]
     """Image files, and folders of them of any depth."""
     output: Path | None = None
     """CSV file (default: print it)."""

@@ -14,16 +14,15 @@ import re
 import signal
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import tyro
 
 from fps_pretrain.common.errors import DISK_ERRORS, EXIT_USAGE, UserError, printable
-from fps_pretrain.common.options import OptionField, OptionSet, fields_of
-from fps_pretrain.common.options.text import facts, help_of
+from fps_pretrain.common.options import flag
+from fps_pretrain.common.options.flags import REGISTRY, taken_instead
 
 EXIT_INTERRUPTED = 130
 """Exit code after Ctrl-C (128 + SIGINT), once the state to resume from is on disk."""
@@ -67,6 +66,11 @@ def _first_section(box: str) -> str:
     return text.split(" Got errors:")[0] or " ".join(box.split())
 
 
+def _paragraphs(text: str) -> str:
+    """``text`` with one line a paragraph, for the terminal to break."""
+    return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
+
+
 def parse(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = None, description: str = "") -> ConfigT:
     """``read`` for a program: exit with code 2 and a line if the command line is wrong."""
     try:
@@ -82,10 +86,16 @@ def read(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = Non
         UserError: a flag that there is not, a value that is none, or what the configuration refuses.
         SystemExit: with code 0, after ``--help``.
     """
+    arguments = sys.argv[1:] if argv is None else argv
+    given = {argument.partition("=")[0] for argument in arguments}
+    for name, instead in taken_instead(config_type).items():
+        if flag(name) in given:
+            raise UserError(f"the program takes {instead}, not {flag(name)}")
     captured = io.StringIO()
+    about = _paragraphs(description or config_type.__doc__ or "")
     try:
         with contextlib.redirect_stderr(captured):
-            return tyro.cli(config_type, prog=prog, description=description or None, args=argv, registry=_REGISTRY)
+            return tyro.cli(config_type, prog=prog, description=about, args=arguments, registry=REGISTRY)
     except SystemExit as exit_:
         if exit_.code in (0, None):
             raise
@@ -93,37 +103,6 @@ def read(config_type: type[ConfigT], prog: str, argv: Sequence[str] | None = Non
     except BrokenPipeError:  # nobody reads the help to its end: ``--help | head``
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it closes it
         raise SystemExit(0) from None
-
-
-_REGISTRY = tyro.constructors.ConstructorRegistry()
-
-
-@_REGISTRY.struct_rule
-def _flags_of(info: tyro.constructors.StructTypeInfo) -> tyro.constructors.StructConstructorSpec | None:
-    """The flags of a configuration, with help made of what its fields say; tyro's own rule does all other classes."""
-    if not (isinstance(info.type, type) and issubclass(info.type, OptionSet)):
-        return None
-    instance = info.default if isinstance(info.default, OptionSet) else None
-    flags = []
-    for one in fields_of(info.type):
-        # What follows from other options in the default instance is no default: they may be given anew.
-        default = one.default if instance is None else instance.given(one.name)
-        hint = partial(_hint, one, default)
-        kind: Any = Annotated[one.type, tyro.conf.arg(help_behavior_hint=hint)]
-        help_text = partial(_help, info.type, one.name)
-        flags.append(tyro.constructors.StructFieldSpec(one.name, kind, default, help_text))
-    return tyro.constructors.StructConstructorSpec(info.type, tuple(flags))
-
-
-# Help is made where it is asked for.
-
-
-def _hint(one: OptionField, default: Any, label: str) -> str:
-    return facts(one, default)
-
-
-def _help(options: type, name: str) -> str:
-    return help_of(options).get(name, "")
 
 
 _MENDABLE = DISK_ERRORS | frozenset(

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments import compare
+from experiments import compare, curve
 from experiments.compare import CompareConfig
 from experiments.report import page as report
 from experiments.report.arms import centralise, group
@@ -168,21 +168,45 @@ def test_options_from_a_file(tmp_path):
     assert config.run == RunConfig(partition="shards", shards_per_client=3, rounds=5)
 
 
+def options_of_a_run(path, run):
+    """A run's options in a file, but for its start and its seed, which a comparison takes in another form."""
+    lines = to_yaml(run).splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(("init:", "seed:"))))
+
+
 def test_options_from_a_run_are_compared_over_inits_and_seeds(tmp_path):
-    run = RunConfig(init="a/x.pt", seed=5, rounds=7, strategy="fedprox", prox_mu=0.5)
-    (tmp_path / "config.yaml").write_text(to_yaml(run))
-    config = compare.parse([f"--config={tmp_path / 'config.yaml'}"])
-    assert config.run == replace(run, init="random", seed=0)
+    run = RunConfig(rounds=7, strategy="fedprox", prox_mu=0.5)
+    options_of_a_run(tmp_path / "run.yaml", run)
+    config = compare.parse([f"--config={tmp_path / 'run.yaml'}"])
+    assert config.run == run
     assert config.seeds == (0, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("parse", "option", "words"),
+    [
+        (compare.parse, "init: random", "has init: the program takes --inits instead"),
+        (compare.parse, "seed: 0", "has seed: the program takes --seeds instead"),
+        (curve.parse, "init: random", "has init: the program takes checkpoints instead"),
+        (curve.parse, "seed: 3", "has seed: the program takes --seeds instead"),
+    ],
+)
+def test_a_file_with_what_would_do_nothing_is_refused(parse, option, words, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text(f"rounds: 3\n{option}\n")
+    with pytest.raises(SystemExit) as exit_:
+        parse(["--config", str(tmp_path / "run.yaml")])
+    assert exit_.value.code == 2
+    assert words in capsys.readouterr().err
 
 
 def test_a_comparison_stays_out_of_a_runs_folder(tmp_path, capsys):
     (tmp_path / "config.yaml").write_text(to_yaml(RunConfig(output=tmp_path)))
+    options_of_a_run(tmp_path / "run.yaml", RunConfig(output=tmp_path))
     with pytest.raises(SystemExit) as exit_:
-        compare.parse(["--config", str(tmp_path / "config.yaml")])
+        compare.parse(["--config", str(tmp_path / "run.yaml")])
     assert exit_.value.code == 2
     assert "is the folder of a run: choose another --output" in capsys.readouterr().err
-    assert compare.parse(["--config", str(tmp_path / "config.yaml"), "--output", str(tmp_path / "c")])
+    assert compare.parse(["--config", str(tmp_path / "run.yaml"), "--output", str(tmp_path / "c")])
 
 
 def test_from_the_outside_and_again(run_script, tmp_path):
@@ -221,6 +245,7 @@ def test_probe_from_the_outside(run_script):
     (row,) = csv.DictReader(done.stdout.splitlines())
     assert int(row["bank"]) + int(row["queries"]) == 300
     assert 0.2 < float(row["knn_accuracy"]) < 1
+    assert 0.2 < float(row["linear_accuracy"]) < 1
 
 
 def test_a_run_that_fails_is_one_line(tmp_path, capsys):
@@ -236,7 +261,13 @@ def test_a_run_that_fails_is_one_line(tmp_path, capsys):
     [
         (["experiments.compare", "--seeds", 1, 1], "--seeds"),
         (["experiments.compare", "--inits"], "--inits"),
-        (["experiments.compare", "--init", "x.pt"], "--inits"),
+        (["experiments.compare", "--init", "x.pt"], "takes --inits, not --init "),
+        (["experiments.compare", "--seed", 0], "takes --seeds, not --seed "),
+        (["experiments.curve", "--init=random"], "takes checkpoints, not --init "),
+        (["experiments.curve", "--seed", 0], "takes --seeds, not --seed "),
+        (["experiments.probe", "--init", "x.pt"], "takes --inits, not --init "),
+        (["experiments.probe", "--rounds", 3], "--rounds"),
+        (["experiments.probe", "--strategy", "fedprox"], "--strategy"),
         (["experiments.compare", "--alpha", 0], "--alpha"),
         (["experiments.compare", "--targets", 2], "--targets"),
         (["experiments.compare", "--config", "nothing.yaml"], "nothing.yaml"),

@@ -24,8 +24,9 @@ alone.
 
 ## run_fl.py
 
-All of these may stand in a YAML file, too (`--config`). `experiments.compare`, `curve` and `probe` take them as well.
-Beside them `run_fl.py` has `--config FILE`, `--dry-run`, `--no-resume`, `--quiet` and `--verbose`.
+All of these may stand in a YAML file, too (`--config`). `experiments.compare` and `curve` take them as well, but for
+`--init` and `--seed`, in whose place they have `--inits` or checkpoints, and `--seeds`. Beside them `run_fl.py` has
+`--config FILE`, `--dry-run`, `--no-resume`, `--quiet` and `--verbose`.
 """
 
 

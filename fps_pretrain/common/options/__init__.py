@@ -5,8 +5,8 @@ A field reads
     alpha: Annotated[Positive | None, goes_with("partition", "dirichlet", "inner-dirichlet", default=0.3)] = None
     \"\"\"Concentration of the Dirichlet partitions.\"\"\"
 
-From such fields follow the checks (``fields``, ``option_set``), the flags (``common.cli``), and help and tables
-(``text``). ``files`` reads the options of an algorithm or a method without importing it.
+From such fields follow the checks (``fields``, ``option_set``), the flags (``flags``), and help and tables (``text``).
+``files`` reads the options of an algorithm or a method without importing it.
 """
 
 from fps_pretrain.common.options.fields import (

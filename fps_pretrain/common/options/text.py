@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import MISSING
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -30,9 +31,13 @@ def facts(one: OptionField, default: Any) -> str:
     parts = [
         _range(one),
         f"one of {', '.join(one.option.choices())}" if one.option.choices else "",
-        _use(one) if one.option.choice else "" if default is None else f"default {_plain(default)}",
+        _use(one) if one.option.choice else _default(default),
     ]
     return f"({'; '.join(filter(None, parts))})" if any(parts) else ""
+
+
+def _default(value: Any) -> str:
+    return "required" if value is MISSING else "" if value in (None, "") else f"default {_plain(value)}"
 
 
 def tables(options: type) -> list[tuple[str, str]]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, make_dataclass, replace
+import re
+from dataclasses import dataclass, field, make_dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import pytest
+import tyro
 from annotated_types import Ge, Gt, Le, Lt
 
 from fps_pretrain.common import cli
@@ -23,6 +25,7 @@ from fps_pretrain.common.options import (
     goes_with,
     shared,
 )
+from fps_pretrain.common.options.flags import Merged
 from fps_pretrain.common.options.text import tables
 
 
@@ -114,6 +117,53 @@ def test_help_says_what_the_fields_say(capsys: pytest.CaptureFixture[str], monke
     line = "| `--share` | number, 0 < value < 1 | with --kind a or b, default 0.5 | How much of it, in all. |"
     assert line in table.splitlines()
     assert "| `--count` | whole number, at least 1 |  | How many. May differ when a run is resumed. |" in table
+
+
+@dataclass(frozen=True)
+class Program:
+    """A program that goes about an example."""
+
+    paths: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")]
+    """What to read."""
+    example: Annotated[Example, Merged(only=("kind", "share", "count", "page"), instead=(("count", "--counts"),))] = (
+        field(default_factory=lambda: Example(kind="b", rate=3.0))
+    )
+    """Options of the example."""
+    counts: tuple[int, ...] = ()
+    """How many, in a sentence that is
+    broken (in two) in the source."""
+    title: str = ""
+    """What to write above."""
+    limit: int | None = None
+    """Read no more."""
+
+
+def test_help_of_any_configuration_says_what_its_fields_say(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        cli.parse(Program, "prog", ["--help"])
+    text = capsys.readouterr().out
+    assert "prog [-h] [OPTIONS] PATH [PATH ...]" in text
+    assert "What to read. (required)" in text
+    assert "How many, in a sentence that is broken (in two) in the source. (default none)" in text
+    assert "(default: " not in text
+    assert re.findall(r"^[^\w\n]*--(\w+)", text, re.M) == ["counts", "title", "limit", "kind", "share", "page"]
+
+
+def test_options_that_are_merged_but_for_some() -> None:
+    assert cli.read(Program, "prog", ["x"]) == Program((Path("x"),))
+    made = cli.read(Program, "prog", ["x", "--kind", "a", "--share", "0.2", "--counts", "1", "2"])
+    assert (made.example, made.counts) == (Example(kind="a", share=0.2, rate=3.0), (1, 2))
+    for flags, words in (
+        (["--count", "3"], "the program takes --counts, not --count"),
+        (["--count=3"], "the program takes --counts, not --count"),
+        (["--rate", "3"], "Unrecognized options: --rate"),
+        (["--kind", "c", "--share", "0.5"], "--share goes with --kind a or b, not with c"),
+    ):
+        with pytest.raises(UserError, match=words):
+            cli.read(Program, "prog", ["x", *flags])
 
 
 @dataclass(frozen=True)
