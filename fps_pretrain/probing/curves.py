@@ -40,7 +40,7 @@ CURVES = (
 PROBES = (
     Panel("kNN accuracy on {data}", {"knn_accuracy": "kNN"}, (0.0, 1.0)),
     Panel("linear probe accuracy on {data}", {"linear_accuracy": "linear"}, (0.0, 1.0)),
-    Panel("share of views that find their pair", {"pair_retrieval": "pairs"}, (0.0, 1.0)),
+    Panel("pair retrieval", {"pair_retrieval": "pairs"}, (0.0, 1.0)),
 )
 """What is drawn of the probes, with a line at the value of the random weights."""
 
@@ -115,11 +115,11 @@ def draw_curves(train: Rows, probes: Rows, data: str) -> bytes:
     for k, (panel, lines, is_probe) in enumerate(panels):
         axes = figure.add_subplot(rows, 2, k + 1)
         start = probes[0].get(next(iter(panel.columns))) if is_probe else None
-        if start is not None:  # a linear probe may have been asked for in an earlier part of the run alone
-            _draw_start(axes, start)
         for (name, (x, y)), colour in zip(lines.items(), _COLOURS, strict=False):
             axes.plot(x, y, marker="o" if len(x) <= 30 else None, markersize=3, color=colour, label=name)
-        if len(lines) > 1:
+        if start is not None:  # a linear probe may have been asked for in an earlier part of the run alone
+            _draw_start(axes, start)
+        if len(axes.lines) > 1:
             axes.legend(fontsize=8, frameon=False)
         axes.set_title(panel.title.format(data=plots.literal(data)), fontsize=10, loc="left")
         axes.set_xlabel("pairs seen", fontsize=8)
@@ -137,7 +137,5 @@ def _drawn(panel: Panel, rows: Rows) -> dict[str, Series]:
 
 
 def _draw_start(axes: Any, value: float) -> None:
-    """A line at the value of the random weights."""
-    axes.axhline(value, color="0.6", linewidth=1, linestyle="--")
-    where = ("axes fraction", "data")
-    axes.annotate("at the start", (1, value), xycoords=where, ha="right", va="bottom", fontsize=8, color="0.45")
+    """A line at the value of the random weights, behind the curves."""
+    axes.axhline(value, color="0.6", linewidth=1, linestyle="--", zorder=1, label="random weights")

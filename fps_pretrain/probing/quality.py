@@ -23,7 +23,7 @@ from fps_pretrain.probing.training_page import Neighbours, write_page
 
 
 class QualityProbe(Callback):
-    """Every so many pairs: probes, how often a view finds its pair's other view, and the training page.
+    """Every so many pairs: probes, pair retrieval (how often a view finds its partner), and the training page.
 
     Args:
         config: a resolved configuration.
@@ -104,5 +104,5 @@ def describe(measures: dict[str, float], data_name: str) -> str:
     parts = [f"{data_name} kNN accuracy {measures['knn_accuracy']:.1%}"]
     if "linear_accuracy" in measures:
         parts.append(f"linear {measures['linear_accuracy']:.1%}")
-    parts.append(f"pairs found {measures['pair_retrieval']:.1%}")
+    parts.append(f"pair retrieval {measures['pair_retrieval']:.1%}")
     return ", ".join(parts)

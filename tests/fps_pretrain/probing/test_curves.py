@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Any
 
+import pytest
+from matplotlib.figure import Figure
+
+from fps_pretrain.common import plots
 from fps_pretrain.probing import curves
 from fps_pretrain.probing.curves import draw_curves
 
@@ -13,6 +17,27 @@ def test_the_name_of_the_data_is_shown_as_it_is(name: str) -> None:
     """Not read as mathematics, and drawn though UTF-8 cannot hold it."""
     probes = [{"pairs_seen": float(pairs), "knn_accuracy": 0.5} for pairs in (0, 10)]
     assert draw_curves([], probes, name).startswith(b"\x89PNG")
+
+
+def test_the_line_of_the_random_weights_is_named_in_the_legend(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    png = plots.png
+
+    def keep(figure: Figure, **options: Any) -> bytes:
+        drawn.append(figure)
+        return png(figure, **options)
+
+    monkeypatch.setattr(plots, "png", keep)
+    probes = [{"pairs_seen": float(n), "knn_accuracy": 0.1, "pair_retrieval": n / 20} for n in range(10)]
+    draw_curves([{"pairs_seen": 1.0, "lr": 0.1}], probes, "digits")
+    knn, pairs, rate = drawn[0].axes
+    assert pairs.get_title(loc="left") == "pair retrieval"
+    for axes, name in ((knn, "kNN"), (pairs, "pairs")):
+        legend = axes.get_legend()
+        assert legend is not None
+        assert [text.get_text() for text in legend.get_texts()] == [name, "random weights"]
+        assert not axes.texts  # a label beside the line would be struck through by the curve
+    assert rate.get_legend() is None
 
 
 def test_the_line_at_the_start_is_that_of_the_random_weights(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,16 @@ def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
         tmp_path, config, neighbours, "digits", {"knn_accuracy": 0.375, "pair_retrieval": 0}
     )
     text = page.read_text()
-    shown = ("62.5%", "37.5%", "4.000", "50%", "16 of 16 pairs", "96.7%", "4.500 on shuffled", "12.3")
+    shown = (
+        "62.5%",
+        "37.5%",
+        "4.000",
+        "50%",
+        "16 of 16 pairs",
+        "96.7%</b> pair retrieval among 30 pairs",
+        "4.500 on shuffled",
+        "12.3",
+    )
     for words in (*shown, "1 values of the log are no"):
         assert words in text
     assert len(re.findall("data:image/png;base64,", text)) == 2
