@@ -55,6 +55,12 @@ def test_precision_is_the_machines_and_stays_a_runs(tiny: Tiny, begins: Callable
         run(replace(config, precision="32" if native == "bf16" else "bf16"), quiet=True)
 
 
+def test_what_follows_from_other_options_or_the_machine_stays_auto_in_the_folder(tiny: Tiny) -> None:
+    autos: dict[str, Any] = dict.fromkeys(("precision", "workers", "augment", "device"), "auto")
+    saved = RunFolder(run(tiny(rounds=1, **autos), quiet=True).folder).config()
+    assert {name for name in autos if getattr(saved, name) == "auto"} == {"augment", "device"}
+
+
 def test_auto_is_the_default() -> None:
     assert (RunConfig().precision, RunConfig().workers) == ("auto", "auto")
 

@@ -1,6 +1,7 @@
-"""MLflow beside CSV and TensorBoard."""
+"""The columns of the log, and MLflow beside CSV and TensorBoard."""
 
 import importlib.util
+import re
 import sys
 from types import ModuleType, SimpleNamespace
 
@@ -10,7 +11,16 @@ from pytorch_lightning.loggers import mlflow as lightning
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.trackers import MLFLOW_ID
 from fps_pretrain.training import run as train
+from tests.conftest import REPOSITORY
 from tests.fps_pretrain.training.runs import run
+
+
+def test_the_columns_of_the_log_are_described(baseline):
+    page = (REPOSITORY / "docs" / "pretraining.md").read_text()
+    (table,) = re.findall(r"^\| column \|.*\n\|---.*\n((?:\|.*\n)+)", page, re.M)
+    described = [name for row in table.splitlines() for name in re.findall(r"`(\w+)`", row.split("|")[1])]
+    assert len(described) == len(set(described))
+    assert set(described) == {*baseline["log"][0], *baseline["probes"][0].split(","), "linear_accuracy"}
 
 
 class Client:
