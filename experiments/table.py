@@ -15,7 +15,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from experiments.report.published import latex, markdown, read
+from experiments.report.text_tables import latex, markdown, read
 from fps_pretrain.common import cli
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text, write_text_atomically

@@ -61,10 +61,10 @@ def check(runs: Sequence[Run], allowed: Collection[Difference] = ()) -> None:
     ways = dict(_DIFFERENCES)
     if _contents_known(runs):
         ways["data"] = _content
-    for name, of in ways.items():
+    for name, describe in ways.items():
         found: dict[str, Run] = {}
         for run in runs:
-            found.setdefault(of(run), run)
+            found.setdefault(describe(run), run)
         found.pop("", None)
         if len(found) > 1 and name not in allowed:
             (one, first), (other, second) = list(found.items())[:2]

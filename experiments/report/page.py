@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from experiments.report.arms import Arm, group
+from experiments.report.csv_files import clients_csv, rounds_csv, summary_csv
 from experiments.report.curves import curves
 from experiments.report.headline import cautions, sentences
 from experiments.report.picture import draw
 from experiments.report.runs import Run
 from experiments.report.statistics import percent, points
 from experiments.report.summary import Summary, default_targets, summarise
-from experiments.report.tables import clients_csv, rounds_csv, summary_csv
 from federated.config.run import MAY_DIFFER_ON_RESUME
 from federated.server.output import file_names
 from fps_pretrain.common import environment
@@ -166,11 +166,11 @@ def _intervals(analyses: Sequence[Mapping[str, str]]) -> int:
 
 def _machines(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """Which runs were made with which revision, versions and machine; last, what made the page."""
-    of: dict[tuple[tuple[str, str], ...], list[str]] = {}
+    names_by_machine: dict[tuple[tuple[str, str], ...], list[str]] = {}
     for run in runs:
-        of.setdefault(tuple(run.environment.items()), []).append(run.folder.name)
+        names_by_machine.setdefault(tuple(run.environment.items()), []).append(run.folder.name)
     found = []
-    for key, names in of.items():
-        which = "All runs" if len(of) == 1 else ", ".join(names)
+    for key, names in names_by_machine.items():
+        which = "All runs" if len(names_by_machine) == 1 else ", ".join(names)
         found.append({"runs": f"{which}:" if key else f"{which}: not recorded.", "environment": dict(key)})
     return [*found, {"runs": "This page:", "environment": environment.describe()}]

@@ -14,8 +14,8 @@ from experiments.comparison import running
 from experiments.comparison.tuning import record
 from experiments.report import comparable, page
 from experiments.report.arms import centralise, group
-from experiments.report.published import read
 from experiments.report.summary import summarise
+from experiments.report.text_tables import read
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder

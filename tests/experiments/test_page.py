@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.report import published
+from experiments.report import text_tables
 from experiments.report.__main__ import ReportConfig
 from experiments.report.arms import group
 from experiments.report.comparable import check
@@ -47,7 +47,7 @@ def test_missing_seeds_and_failed_runs_are_said(tmp_path):
     )
     write(runs, tmp_path / "page", (), "t", "c", failed=["random-s2"])
     assert "Left out, since they failed: random-s2." in (tmp_path / "page" / "index.html").read_text()
-    (table,) = published.read([tmp_path / "page" / "summary.csv"])
+    (table,) = text_tables.read([tmp_path / "page" / "summary.csv"])
     assert table.rows[1][5].endswith("] (of 2 seeds)")
     assert not table.rows[0][5]
 

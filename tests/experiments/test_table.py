@@ -4,7 +4,7 @@ import pytest
 
 from experiments import table
 from experiments.learning_curve.values import Value, write_table
-from experiments.report.published import Table, latex, markdown, read
+from experiments.report.text_tables import Table, latex, markdown, read
 from experiments.table import TableConfig
 from fps_pretrain.common.errors import UserError
 from tests.conftest import assert_refused

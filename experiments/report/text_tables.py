@@ -1,4 +1,4 @@
-"""Committed CSV files as tables for people: Markdown for a document, LaTeX (booktabs) for a paper."""
+"""Committed CSV files as tables in a text: Markdown for a document, LaTeX (booktabs) for a paper."""
 
 from __future__ import annotations
 
