@@ -72,20 +72,20 @@ def analyse(config: FairnessConfig) -> output.Result:
     runs = [read_run(folder) for folder in config.runs]
     check(runs, config.allow_different)
     arms = group(runs)
-    of = {arm.label: [accuracies(run) for run in arm.runs] for arm in arms}
+    by_arm = {arm.label: [accuracies(run) for run in arm.runs] for arm in arms}
     rows = [
         (arm.label, run.config.seed, client, *(float(value) if np.isfinite(value) else "" for value in found))
         for arm in arms
-        for run, values in zip(arm.runs, of[arm.label], strict=True)
+        for run, values in zip(arm.runs, by_arm[arm.label], strict=True)
         for client, found in enumerate(zip(values, fine_tuned(run), strict=True))
     ]
-    sentences = [_sentence(arm, arms[0], of) for arm in arms]
+    sentences = [_sentence(arm, arms[0], by_arm) for arm in arms]
     header = ("arm", "seed", "client", "accuracy", "fine_tuned_accuracy")
-    return output.Result("fairness", sentences, header, rows, _draw(arms, of))
+    return output.Result("fairness", sentences, header, rows, _draw(arms, by_arm))
 
 
-def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
-    mine = of[arm.label]
+def _sentence(arm: Arm, baseline: Arm, by_arm: dict[str, list[np.ndarray]]) -> str:
+    mine = by_arm[arm.label]
     mean, spread = (100 * float(np.mean([measure(values) for values in mine])) for measure in (np.nanmean, np.nanstd))
     worst = worst_tenths(arm)
     text = (
@@ -103,12 +103,12 @@ def _sentence(arm: Arm, baseline: Arm, of: dict[str, list[np.ndarray]]) -> str:
     return f"{text} ({counted(len(mine))})."
 
 
-def _draw(arms: Sequence[Arm], of: dict[str, list[np.ndarray]]) -> Figure:
+def _draw(arms: Sequence[Arm], by_arm: dict[str, list[np.ndarray]]) -> Figure:
     """The share of clients, of all seeds, whose accuracy is no higher than a value."""
     figure = plots.new_figure(7, 4)
     axes = figure.subplots()
     for number, arm in enumerate(arms):
-        joined = np.concatenate(of[arm.label])
+        joined = np.concatenate(by_arm[arm.label])
         axes.ecdf(100 * joined[np.isfinite(joined)], color=f"C{number}", label=plots.literal(arm.label))
     axes.set(xlabel="accuracy at a client, %", ylabel="share of the clients at or below")
     plots.style(axes)

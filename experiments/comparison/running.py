@@ -25,7 +25,7 @@ from fps_pretrain.common.files import locked
 POLL_SECONDS = 0.2
 """Pause between looks at the processes."""
 
-PATIENCE_SECONDS = 30
+STOP_TIMEOUT_SECONDS = 30
 """How long an interrupted process may take to save its state before it is killed."""
 
 
@@ -105,7 +105,7 @@ class Launcher(Protocol):
         """
 
 
-class Here:
+class LocalLauncher:
     """Starts runs as processes of this machine, in turn on each of its GPUs."""
 
     scratch: Path | None = None
@@ -198,7 +198,7 @@ def side_by_side(runs: Sequence[RunConfig], jobs: int, launcher: Launcher | None
     """
     waiting, running = [run for run in reversed(runs) if not is_finished(run)], list[_Job]()
     failures: dict[Path, Failure] = {}
-    launcher = launcher or Here()
+    launcher = launcher or LocalLauncher()
     with _scratch(launcher) as scratch, _total_bar(len(waiting)) as total:
         try:
             while waiting or running:
@@ -266,7 +266,7 @@ def _stop(running: Sequence[_Job]) -> None:
     """
     for job in running:
         job.process.terminate()
-    last = time.monotonic() + PATIENCE_SECONDS
+    last = time.monotonic() + STOP_TIMEOUT_SECONDS
     try:
         for job in running:
             job.process.wait(max(0.0, last - time.monotonic()))

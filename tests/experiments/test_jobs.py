@@ -125,7 +125,7 @@ def test_a_finished_run_starts_no_process(tmp_path, monkeypatch):
         started.append(call)
         return SimpleNamespace(poll=lambda: 0, returncode=0)
 
-    monkeypatch.setattr(running.Here, "start", start)
+    monkeypatch.setattr(running.LocalLauncher, "start", start)
     side_by_side([done], 2)
     assert len(started) == 1  # not evaluated yet
     (folder / "evaluation.json").write_text("{}")
