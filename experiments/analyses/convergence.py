@@ -18,10 +18,11 @@ from experiments.analyses import output
 from experiments.report.arms import Arm, group, measure_of
 from experiments.report.comparable import Difference, check
 from experiments.report.runs import OfRuns, Run, RunFolders, read_run
-from experiments.report.statistics import counted, rounds_to
+from experiments.report.statistics import rounds_to
 from experiments.report.summary import check_targets, default_targets
 from federated.server.output import file_names
 from fps_pretrain.common import cli, plots
+from fps_pretrain.common.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -134,7 +135,7 @@ def _sentence(arm: Arm, targets: Sequence[float], rows: Sequence[tuple[object, .
         else:
             rounds, cost = (float(np.mean([float(str(v[i])) for v in reached])) for i in (0, 1))
             parts.append(f"{target:.1%} after {rounds:.1f} rounds and {cost / 1e9:.3f} GB")
-    return f"{arm.label} reaches {', '.join(parts)} (means over {counted(len(arm.runs))})."
+    return f"{arm.label} reaches {', '.join(parts)} (means over {counted(len(arm.runs), 'seed')})."
 
 
 def _draw(arms: Sequence[Arm], targets: Sequence[float], rows: Sequence[tuple[object, ...]]) -> Figure:

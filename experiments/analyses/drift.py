@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from experiments.analyses import output
 from experiments.report.runs import OfRuns, RunFolders
-from experiments.report.statistics import counted
 from fps_pretrain.common import cli, plots
+from fps_pretrain.common.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -20,9 +20,10 @@ from experiments.analyses import output
 from experiments.report.arms import MEASURES, differing_options, group, measure_of, short_names
 from experiments.report.comparable import Difference, check
 from experiments.report.runs import OfRuns, Run, RunFolders, read_run
-from experiments.report.statistics import counted, crossed_difference, points, spread
+from experiments.report.statistics import crossed_difference, points, spread
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -113,8 +114,8 @@ def analyse(config: EncodersConfig) -> output.Result:
     by_encoder = 100 * differences.mean(axis=1)
     sentences = [
         f"{len(found.encoders)} encoders of one method end {points(crossed_difference(differences), ' points')} from "
-        f"{found.baseline} in {found.measure} ({counted(len(found.seeds))} each; the interval counts encoders and "
-        "seeds as drawn at random).",
+        f"{found.baseline} in {found.measure} ({counted(len(found.seeds), 'seed')} each; the interval counts encoders "
+        "and seeds as drawn at random).",
         f"One encoder's mean lies between {by_encoder.min():+.1f} and {by_encoder.max():+.1f} points; the encoders' "
         f"standard deviation is {spread(by_encoder):.1f} points, that of the seeds "
         f"{spread(100 * differences.mean(axis=0)):.1f}.",

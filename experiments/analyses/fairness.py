@@ -19,9 +19,10 @@ from experiments.analyses import output
 from experiments.report.arms import Arm, group
 from experiments.report.comparable import Difference, check
 from experiments.report.runs import CLIENT_WORST, OfRuns, Run, RunFolders, read_run
-from experiments.report.statistics import counted, paired_difference, points
+from experiments.report.statistics import paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -100,7 +101,7 @@ def _sentence(arm: Arm, baseline: Arm, by_arm: dict[str, list[np.ndarray]]) -> s
     tuned = [fine_tuned(run) for run in arm.runs]
     if all(np.isfinite(values).any() for values in tuned):
         text += f"; after fine-tuning {100 * float(np.mean([np.nanmean(values) for values in tuned])):.1f}% on average"
-    return f"{text} ({counted(len(mine))})."
+    return f"{text} ({counted(len(mine), 'seed')})."
 
 
 def _draw(arms: Sequence[Arm], by_arm: dict[str, list[np.ndarray]]) -> Figure:

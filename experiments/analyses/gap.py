@@ -19,9 +19,10 @@ from experiments.analyses import output
 from experiments.report.arms import differing_options, is_centralised, is_personal, short_names
 from experiments.report.comparable import Difference, check
 from experiments.report.runs import OfRuns, Run, RunFolders, read_run
-from experiments.report.statistics import counted, paired_difference, points
+from experiments.report.statistics import paired_difference, points
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -119,7 +120,8 @@ def _sentence(gap: Gap) -> str:
     difference = paired_difference(gap.centralised, gap.federated)
     return (
         f"{gap.name}: centralised {100 * gap.centralised.mean():.1f}%, federated "
-        f"{100 * gap.federated.mean():.1f}%, a gap of {points(difference, ' points')}, {counted(len(gap.seeds))}."
+        f"{100 * gap.federated.mean():.1f}%, a gap of {points(difference, ' points')}, "
+        f"{counted(len(gap.seeds), 'seed')}."
     )
 
 
@@ -127,7 +129,8 @@ def _compared(gap: Gap, baseline: Gap) -> str:
     seeds = sorted(gap.values.keys() & baseline.values.keys())
     difference = paired_difference(*(np.array([one.values[seed] for seed in seeds]) for one in (gap, baseline)))
     return (
-        f"The gap of {gap.name} less that of {baseline.name}: {points(difference, ' points')}, {counted(len(seeds))}."
+        f"The gap of {gap.name} less that of {baseline.name}: {points(difference, ' points')}, "
+        f"{counted(len(seeds), 'seed')}."
     )
 
 

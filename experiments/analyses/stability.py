@@ -17,10 +17,11 @@ import numpy as np
 
 from experiments.analyses import output
 from experiments.report.runs import OfRuns, RunFolders, read_config
-from experiments.report.statistics import counted, spread
+from experiments.report.statistics import spread
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import numpy_rng
+from fps_pretrain.common.wording import counted
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

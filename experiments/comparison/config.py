@@ -92,7 +92,7 @@ class CompareConfig:
     @property
     def title(self) -> str:
         """Data set, clients and partition, for page and picture."""
-        return f"{self.run.dataset_title}, {self.run.clients} clients, {self.run.partition_title}"
+        return f"{self.run.dataset_title}, {self.run.clients_title}"
 
     def _run(
         self, init: str, seed: int, lr: float | None, *, centralised: bool, rounds: int | None = None

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from experiments.comparison.running import done_rounds, is_finished, name_of
 from federated.config.run import RunConfig
+from fps_pretrain.common.wording import counted
 
 
 def plan(runs: Sequence[RunConfig], jobs: int) -> Iterator[str]:
@@ -29,11 +30,11 @@ def plan(runs: Sequence[RunConfig], jobs: int) -> Iterator[str]:
         if left[run.folder] > 0:
             about = duration(seconds[run.folder] * left[run.folder])
             begun = f", {done_rounds(run)} done" if left[run.folder] < 1 else ""
-            yield f"plan     {name_of(run):<{width}}  {run.rounds} rounds{begun}, about {about}"
+            yield f"plan     {name_of(run):<{width}}  {counted(run.rounds, 'round')}{begun}, about {about}"
         else:
             yield f"plan     {name_of(run):<{width}}  finished"
     total = sum(seconds[run.folder] * left[run.folder] for run in runs) / min(jobs, len(runs))
-    yield f"plan     {len(runs)} runs, {jobs} at a time: about {duration(total)} in all"
+    yield f"plan     {counted(len(runs), 'run')}, {jobs} at a time: about {duration(total)} in all"
 
 
 def _seconds(runs: Sequence[RunConfig]) -> dict[object, float]:

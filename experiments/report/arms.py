@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from experiments.report.runs import CLIENT_KEYS, CLIENT_MEAN, TUNED_KEYS, Run
-from experiments.report.statistics import counted
 from federated.config.run import MAY_DIFFER_ON_RESUME, RunConfig, init_name, unused_beside
 from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.wording import counted
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Arm:
     @property
     def title(self) -> str:
         """The label, and how many seeds there are."""
-        return f"{self.label} ({counted(len(self.runs))})"
+        return f"{self.label} ({counted(len(self.runs), 'seed')})"
 
     @property
     def rounds(self) -> list[int]:

@@ -10,6 +10,7 @@ from experiments.report.arms import passes, same_budget
 from experiments.report.runs import Run
 from fps_pretrain.common import environment
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.common.wording import counted
 
 Difference = Literal["data", "budget", "progress", "revision"]
 
@@ -31,7 +32,7 @@ def _budget(run: Run) -> str:
 
 def _progress(run: Run) -> str:
     last = max(run.rounds)
-    return "all its rounds" if last == run.config.rounds else f"{last} of its {run.config.rounds} rounds"
+    return "all its rounds" if last == run.config.rounds else f"{last} of its {counted(run.config.rounds, 'round')}"
 
 
 def _revision(run: Run) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from experiments.report.arms import Arm
-from experiments.report.statistics import counted
+from fps_pretrain.common.wording import counted
 
 QUANTITIES = {
     "test_accuracy": "test accuracy",
@@ -34,7 +34,7 @@ def curves(arms: Sequence[Arm]) -> dict[str, Any]:
     """
     quantities = [_quantity(arms, key) for key in QUANTITIES]
     return {
-        "arms": [{"label": arm.label, "seeds": counted(len(arm.runs))} for arm in arms],
+        "arms": [{"label": arm.label, "seeds": counted(len(arm.runs), "seed")} for arm in arms],
         "quantities": [quantity for quantity in quantities if quantity["series"]],
     }
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from experiments.report.arms import MEASURES
-from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval, counted
+from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval
 from experiments.report.summary import Summary
+from fps_pretrain.common.wording import counted
 
 
 def sentences(summaries: Sequence[Summary]) -> list[str]:
@@ -17,7 +18,7 @@ def sentences(summaries: Sequence[Summary]) -> list[str]:
     baseline = summaries[0]
     found = [_sentence(summary, baseline.arm) for summary in summaries[1:] if not summary.centralised]
     where = f"{100 * baseline.final:.1f}% {baseline.measure}"
-    return found or [f"{baseline.arm} ends at {where}, {counted(baseline.seeds)}."]
+    return found or [f"{baseline.arm} ends at {where}, {counted(baseline.seeds, 'seed')}."]
 
 
 def _sentence(summary: Summary, baseline: str) -> str:
@@ -27,8 +28,8 @@ def _sentence(summary: Summary, baseline: str) -> str:
     points = 100 * difference.mean
     where = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} {baseline}"
     if difference.pairs < 2:
-        return f"{summary.arm} ends {where}, {counted(difference.pairs)}."
-    about = f"{where} {bracket(difference)}, {counted(difference.pairs)}"
+        return f"{summary.arm} ends {where}, {counted(difference.pairs, 'seed')}."
+    about = f"{where} {bracket(difference)}, {counted(difference.pairs, 'seed')}"
     if difference.says_nothing:
         return f"{summary.arm} cannot be told apart from {baseline}: it ends {about}."
     return f"{summary.arm} ends {about}."
@@ -57,8 +58,8 @@ def cautions(summaries: Sequence[Summary], others: int = 0, failed: Sequence[str
     for one in summaries[1:]:
         if one.difference and one.has_other_seeds_than(baseline):
             found.append(
-                f"{one.arm} has {counted(one.seeds)}, {baseline.arm} {baseline.seeds}: they are compared over the "
-                f"{one.difference.pairs} of both, and their means are over all of their own."
+                f"{one.arm} has {counted(one.seeds, 'seed')}, {baseline.arm} {baseline.seeds}: they are compared over "
+                f"the {one.difference.pairs} of both, and their means are over all of their own."
             )
     if summaries[0].measure != MEASURES["test_accuracy"]:
         found.append(

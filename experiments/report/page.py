@@ -131,7 +131,7 @@ def _partitions(arms: Sequence[Arm]) -> list[dict[str, str]]:
             content = (run.folder / file_names.PARTITION_PICTURE).read_bytes()
         except OSError:
             continue
-        caption = f"{run.config.partition_title}, {run.config.clients} clients, seed {run.config.seed}"
+        caption = f"{run.config.clients_title}, seed {run.config.seed}"
         found.setdefault(content, {"caption": caption, "picture": base64.b64encode(content).decode()})
     return list(found.values())[:MOST_PARTITIONS]
 

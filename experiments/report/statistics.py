@@ -97,11 +97,6 @@ def percent(value: float) -> str:
     return "–" if value != value else f"{100 * value:.1f}%"
 
 
-def counted(number: int, what: str = "seed") -> str:
-    """``1 seed``, ``3 seeds``."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
-
-
 def signed(difference: float) -> str:
     """A difference of shares in percentage points with its sign; one that rounds to nothing is 0.0."""
     rounded = round(100 * difference, 1)

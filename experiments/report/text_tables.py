@@ -15,6 +15,7 @@ from experiments.learning_curve.values import MAX_TABLE, RANDOM, Value, at_best_
 from experiments.report.statistics import signed
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import read_text
+from fps_pretrain.common.wording import counted
 
 Row = dict[str, str]
 
@@ -96,7 +97,7 @@ def _interval(row: Row, name: str) -> str:
     if not row[name]:
         return ""
     mean, low, high = (float(row[f"{name}{end}"]) for end in ("", "_low", "_high"))
-    of_pairs = f" (of {row['pairs']} seeds)" if row.get("pairs") else ""  # where arms have other seeds
+    of_pairs = f" (of {counted(int(row['pairs']), 'seed')})" if row.get("pairs") else ""  # where arms have other seeds
     return signed(mean) + ("" if math.isnan(low) else f" [{signed(low)}, {signed(high)}]") + of_pairs
 
 

@@ -121,6 +121,13 @@ class PartitionOptions(DataOptions):
             "nodes": "the nodes' own data",
         }[self.partition]
 
+    @property
+    def clients_title(self) -> str:
+        """How many clients there are and how the data are spread over them, for pictures and pages."""
+        if self.clients == 1:
+            return "all data at one client"
+        return f"{self.clients} clients, {self.partition_title}"
+
     def check_partition(self) -> None:
         """Refuse what the partition cannot do with the data set.
 

@@ -11,7 +11,7 @@ from fps_pretrain.common import cli, yaml_file
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.options import check_value, flag, from_plain
 from fps_pretrain.common.options.flags import taken_instead
-from fps_pretrain.common.suggest import suggest
+from fps_pretrain.common.wording import suggest
 
 ConfigT = TypeVar("ConfigT")
 

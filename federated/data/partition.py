@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.keys import seed_of
+from fps_pretrain.common.wording import counted
 
 Indices = NDArray[np.int64]
 
@@ -132,7 +133,7 @@ def _pathological(config: RunConfig, labels: Indices, rng: np.random.Generator) 
         raise UserError(f"--classes-per-client {each} is more than the {len(present)} classes there are")
     if config.clients * each < len(present):
         raise UserError(
-            f"{config.clients} clients with {each} classes each cannot hold all {len(present)} classes: "
+            f"{counted(config.clients, 'client')} with {each} classes each cannot hold all {len(present)} classes: "
             "raise --clients or --classes-per-client"
         )
     members: list[list[int]] = [[] for _ in present]
@@ -146,7 +147,7 @@ def _pathological(config: RunConfig, labels: Indices, rng: np.random.Generator) 
         rows = rng.permutation(np.flatnonzero(labels == label))
         if len(rows) < len(clients):
             raise UserError(
-                f"class {label} has {len(rows)} training examples for {len(clients)} clients: "
+                f"class {label} has {counted(len(rows), 'training example')} for {len(clients)} clients: "
                 "lower --clients or --classes-per-client"
             )
         for client, share in zip(clients, np.array_split(rows, len(clients)), strict=True):
@@ -210,13 +211,16 @@ def count_labels(partition: Partition, labels: NDArray[np.int64], num_classes: i
 
 
 def describe(partition: Partition, labels: Indices, num_classes: int) -> str:
-    """One line: how many examples and how many classes a client has."""
+    """In a few words: how many examples and how many classes a client has."""
     return describe_counts(count_labels(partition, labels, num_classes))
 
 
 def describe_counts(counts: Indices) -> str:
     """``describe`` of numbers of examples ``(clients, classes)``."""
     sizes, present = counts.sum(axis=1), (counts > 0).sum(axis=1)
+    if len(counts) == 1:
+        classes = "1 class" if present[0] == 1 else f"{present[0]} classes"
+        return f"1 client with {counted(sizes[0], 'example')} of {classes}"
     return (
         f"{len(counts)} clients with {sizes.min()} to {sizes.max()} examples (median {np.median(sizes):g}) "
         f"of {present.min()} to {present.max()} classes"

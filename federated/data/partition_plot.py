@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from federated.data.partition import Indices, Partition, count_labels
 from fps_pretrain.common import plots
+from fps_pretrain.common.wording import counted
 
 MAX_BARS = 60
 """Clients that are drawn as bars of their own; more are drawn as a map."""
@@ -52,7 +53,9 @@ def _draw_bars(figure: Figure, counts: Indices, classes: Sequence[str]) -> None:
         colour = colours(label if len(classes) <= 10 else label / (len(classes) - 1))
         axes.bar(clients, counts[:, label], bottom=bottom, width=0.9, color=colour, label=plots.literal(name))
         bottom += counts[:, label]
-    axes.set(xlabel="client", ylabel="training examples", title=f"Examples by class at {len(clients)} clients")
+    axes.set(
+        xlabel="client", ylabel="training examples", title=f"Examples by class at {counted(len(clients), 'client')}"
+    )
     axes.set_xlim(-0.6, len(clients) - 0.4)
     if len(clients) <= 30:
         axes.set_xticks(clients)

@@ -30,6 +30,7 @@ from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.replies import TRAINING_METRICS, Expected
 from federated.weights import all_finite
+from fps_pretrain.common.wording import counted
 from fps_pretrain.models.hardware import cpu_threads
 
 
@@ -199,7 +200,7 @@ class Loop:
         if good < min(config.min_clients, asked):
             first = next(iter(failures))
             raise failed(
-                f"{len(failures)} of {asked} clients failed in round {server_round} and --min-clients is "
+                f"{len(failures)} of {counted(asked, 'client')} failed in round {server_round} and --min-clients is "
                 f"{config.min_clients}; client {first}: {failures[first]}"
             )
         if good < min(config.least_replies, asked):

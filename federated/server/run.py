@@ -42,6 +42,7 @@ from fps_pretrain.common import environment
 from fps_pretrain.common.errors import KEPT, UserError, check_installed
 from fps_pretrain.common.files import keep_existing
 from fps_pretrain.common.trackers import check_trackers
+from fps_pretrain.common.wording import counted
 from fps_pretrain.models.checkpoint import LoadReport
 from fps_pretrain.models.checksum import digest
 from fps_pretrain.models.hardware import cpu_threads, resolve_device
@@ -96,7 +97,7 @@ def _run(config: RunConfig, resume: bool, quiet: bool, grid: Grid | None) -> Run
         resume_checks.check_init(state, config, init_digest)
     if folder and state and state.round == config.rounds and folder.has_model:
         rows = folder.history_until(config.rounds)
-        log.info(f"{folder.path} is finished: {config.rounds} rounds, {_accuracy(config, rows[-1])}")
+        log.info(f"{folder.path} is finished: {counted(config.rounds, 'round')}, {_accuracy(config, rows[-1])}")
         return RunResult(folder.path, rows, resumed_from=config.rounds)
 
     dataset = sets.load(config)

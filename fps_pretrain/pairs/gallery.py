@@ -10,6 +10,7 @@ import numpy as np
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import create_folder_atomically, write_bytes_atomically
+from fps_pretrain.common.wording import counted
 from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.fractals import compiled
 from fps_pretrain.fractals.batch import augment_pair
@@ -123,5 +124,5 @@ def preview(config: PreviewConfig) -> int:
     if not compiled.is_cached():
         print(compiled.COMPILING, file=sys.stderr)
     write_pairs(folder, recipe, config.seed, config.pairs, codes=codes, augmented=config.augment)
-    print(f"wrote {config.pairs} pairs and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
+    print(f"wrote {counted(config.pairs, 'pair')} and the contact sheet {folder / 'sheet.png'}", file=sys.stderr)
     return 0

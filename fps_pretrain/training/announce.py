@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from fps_pretrain.common.log import logger
+from fps_pretrain.common.wording import counted
 from fps_pretrain.config.method import options_class, texts_of
 from fps_pretrain.config.presets import for_short_runs
 from fps_pretrain.config.pretrain import PretrainConfig
@@ -24,6 +25,7 @@ def announce(config: PretrainConfig, gpu: bool, resuming: bool) -> None:
         resuming: whether it goes on from a saved state.
     """
     assert config.batch_size is not None
+    assert config.epochs is not None
     pairs = config.total_steps * config.batch_size
     where = torch.cuda.get_device_name() if gpu else "CPU"
     if config.world_size > 1:
@@ -31,7 +33,7 @@ def announce(config: PretrainConfig, gpu: bool, resuming: bool) -> None:
     source = "pairs" if config.fractals else f"pairs from {config.folder or config.source}"
     logger.info(
         f"{config.method}, {config.arch} x {config.width}, {config.view_size} px, preset {config.preset}: "
-        f"{config.epochs} epochs, {pairs:,} {source} in batches of {config.batch_size}, on {where} "
+        f"{counted(config.epochs, 'epoch')}, {pairs:,} {source} in batches of {config.batch_size}, on {where} "
         f"({LIGHTNING_PRECISION[config.precision]})"
     )
     if config.method and for_short_runs(config.preset, config.method) and config.fractals:

@@ -287,3 +287,4 @@ def test_a_title_does_not_say_where_a_folder_lies(tmp_path):
     run = RunConfig(dataset=f"folder:{tmp_path / 'photos'}", clients=4, partition="iid")
     assert CompareConfig(run=run).title == "photos, 4 clients, IID"
     assert CompareConfig(run=replace(run, dataset="digits")).title == "digits, 4 clients, IID"
+    assert centralise(run).clients_title == "all data at one client"

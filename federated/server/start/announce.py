@@ -13,6 +13,7 @@ from federated.data.partition import describe
 from federated.server.output.progress import log, machine_is_busy
 from federated.server.output.run_folder import State
 from federated.server.start.initialise import describe_provenance
+from fps_pretrain.common.wording import counted
 from fps_pretrain.models.checkpoint import LoadReport
 
 
@@ -30,11 +31,12 @@ def announce(
     sizes = f"{len(dataset.train)} training, {len(dataset.validation)} validation, {len(dataset.test)} test examples"
     spread = describe(space.partition, dataset.train.labels, len(dataset.classes))
     if config.partition == "nodes":
-        spread = f"{config.clients} nodes with data of their own"
+        spread = f"{counted(config.clients, 'node')} with data of their own"
     encoder = f"{config.arch}, width {config.width}, sha256 {state.init_digest[:12]}"
     origin = describe_provenance(report)
     log.info(f"data    {config.dataset}: {sizes}, {len(dataset.classes)} classes, {config.image_size} px")
-    log.info(f"clients {spread} ({config.partition})")
+    kind = f" ({config.partition})" if config.clients > 1 else ""  # one client holds all data, whatever the partition
+    log.info(f"clients {spread}{kind}")
     shuffled = ", its entries shuffled" if config.init.startswith("shuffled:") else ""
     log.info(f"init    {report or 'random weights'}{shuffled} ({encoder}{origin})")
     if config.init_statistics == "clients":
@@ -43,9 +45,8 @@ def announce(
         log.info("head    the class means of the clients' features")
     if said := _said_of_parts(space):
         log.info(f"train   {said}")
-    log.info(
-        f"run     {config.strategy}, {config.rounds} rounds, {engine_name} on {space.device}{_how(config)}, in {folder}"
-    )
+    how = f"{engine_name} on {space.device}{_how(config)}"
+    log.info(f"run     {config.strategy}, {counted(config.rounds, 'round')}, {how}, in {folder}")
     many_threads = config.threads is None and not config.processes and torch.get_num_threads() > 1
     if many_threads and space.device.type == "cpu" and machine_is_busy():
         # Measured with one other busy process on two cores: 6.7 s a round with one thread, 44 to 91 s with two.
@@ -67,6 +68,6 @@ def _said_of_parts(space: Workspace) -> str:
 
 def _how(config: RunConfig) -> str:
     """What was resolved of how a run is computed, for its announcement."""
-    workers = f"{config.workers} workers" if config.workers else ""
+    workers = counted(int(config.workers), "worker") if config.workers else ""
     precision = "bfloat16" if config.precision == "bf16" else ""
     return "".join(f", {part}" for part in (workers, precision, "compiled" if config.compile else "") if part)

@@ -26,6 +26,7 @@ from federated.server.start.auto_options import compiled_if_possible, with_preci
 from federated.server.start.initialise import initial_classifier, initial_encoder
 from federated.weights import weights_of
 from fps_pretrain.common.files import check_output
+from fps_pretrain.common.wording import counted
 from fps_pretrain.models.hardware import cores, cpu_threads
 
 PROBE_BATCHES = 4
@@ -111,7 +112,7 @@ def dry_run(config: RunConfig) -> str:
     weights = weights_of(classifier)
     work = work_of(config, [len(part) for part in partition], len(dataset.test) + len(dataset.validation))
     if config.partition == "nodes":
-        spread = f"{config.clients} clients, who tell how many examples they have when the run begins"
+        spread = f"{counted(config.clients, 'client')}, with as many examples as the nodes say when the run begins"
     else:
         spread = describe(partition, dataset.train.labels, len(dataset.classes))
     lines = [

@@ -248,6 +248,13 @@ def test_picture_and_summary(tmp_path: Path) -> None:
     assert describe(parts, LABELS, 10) == "4 clients with 250 to 251 examples (median 251) of 10 to 10 classes"
 
 
+def test_one_client_is_not_described_as_a_range() -> None:
+    """As in ``--centralised``: who holds everything has no smallest and largest client."""
+    parts = make_partition(RunConfig(clients=1, partition="iid"), LABELS)
+    assert describe(parts, LABELS, 10) == f"1 client with {len(LABELS)} examples of 10 classes"
+    assert describe([np.array([0])], LABELS, 10) == "1 client with 1 example of 1 class"
+
+
 def test_a_picture_of_many_classes_is_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Bars of 60,000 classes take minutes."""
     monkeypatch.setattr(partition_plot, "_draw_bars", lambda *_: pytest.fail("bars"))

@@ -85,7 +85,7 @@ def test_a_dry_run_of_years_answers_at_once(tiny: Tiny) -> None:
 
 def test_a_dry_run_leaves_open_what_only_nodes_know(tiny: Tiny) -> None:
     text = dry_run(tiny(partition="nodes", validation=0.0, limit_train=None, arch="resnet20"))
-    for words in ("0 training", "20 test", "the nodes' own data: 3 clients, who tell", "269,722", "ms a step here"):
+    for words in ("0 training", "20 test", "the nodes' own data: 3 clients, with as many", "269,722", "ms a step here"):
         assert words in text
     assert "steps of" not in text
 

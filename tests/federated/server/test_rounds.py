@@ -293,6 +293,16 @@ def test_a_grid_with_other_nodes_is_refused(tiny: Tiny) -> None:
         run(tiny(), quiet=True, grid=InProcessGrid(client_app, 4))
 
 
+def test_one_of_a_kind_is_announced_in_the_singular(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
+    config = tiny(clients=1, rounds=1)
+    run(config)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1] == "clients 1 client with 54 examples of 10 classes"
+    assert lines[3].startswith("run     fedavg, 1 round, inprocess on ")
+    run(config)
+    assert "is finished: 1 round, test accuracy" in capsys.readouterr().err
+
+
 def test_progress_on_the_terminal(tiny: Tiny, capsys: pytest.CaptureFixture[str]) -> None:
     run(tiny(eval_every=2))
     lines = capsys.readouterr().err.splitlines()

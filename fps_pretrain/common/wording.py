@@ -1,9 +1,14 @@
-"""The nearest valid name for one that was mistyped."""
+"""Words that messages have in common: numbers with their noun, and the nearest name for one that was mistyped."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Collection, Iterable
+
+
+def counted(number: int, what: str) -> str:
+    """``1 seed``, ``3 seeds``."""
+    return f"{number} {what}" + ("" if number == 1 else "s")
 
 
 def suggest(unknown: Iterable[str], known: Collection[str]) -> str:
