@@ -12,13 +12,12 @@ from pathlib import Path
 
 from experiments.comparison.config import OPTIONS, CompareConfig
 from experiments.comparison.running import ComparisonFailed, Failure, check_begun, run_here, side_by_side
-from experiments.comparison.tuning import choose, record
+from experiments.comparison.tuning import cautions, choose, record
 from experiments.report.arms import arm_key, is_centralised
 from experiments.report.comparable import check, check_revisions
-from experiments.report.headline import cautions, sentences
-from experiments.report.page import ANALYSES, CURVES, PAGE, intervals, write
+from experiments.report.headline import at_one_rate
+from experiments.report.page import ANALYSES, say, write
 from experiments.report.runs import Run, read_run
-from experiments.report.summary import Summary
 from federated.config import file as config_file
 from federated.config.run import RunConfig
 from fps_pretrain.common import cli
@@ -64,8 +63,8 @@ def _carry_out(
     return [read_run(run.folder) for run in runs if run.folder not in failures]
 
 
-def _tune(config: CompareConfig) -> dict[str, float]:
-    """The learning rate for each arm; what was tried is written into the comparison's folder.
+def _tune(config: CompareConfig) -> tuple[dict[str, float], list[str]]:
+    """The learning rate for each arm, and cautions about the choice; what was tried is written into the folder.
 
     A rate at which training diverges is not chosen.
 
@@ -84,15 +83,12 @@ def _tune(config: CompareConfig) -> dict[str, float]:
         if arm_key(run) not in left:
             raise ComparisonFailed(f"{arm_key(run)} can be trained with none of --lrs: name lower ones")
     chosen = choose(tried)
-    record(config.folder, tried, chosen, [run for run in candidates if run.folder in failures])
-    return chosen
-
-
-def _say(summaries: Sequence[Summary], others: int, failed: Sequence[str]) -> None:
-    for summary in summaries:
-        print(f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}", file=sys.stderr)
-    for line in (*sentences(summaries), *cautions(summaries, others, failed)):
-        print(line, file=sys.stderr)
+    diverged = [run for run in candidates if run.folder in failures]
+    record(config.folder, tried, chosen, diverged)
+    notes = cautions(tried, chosen, diverged)
+    for note in notes:
+        print(note, file=sys.stderr)
+    return chosen, notes
 
 
 def main(config: CompareConfig) -> int:
@@ -112,20 +108,25 @@ def main(config: CompareConfig) -> int:
 def _run(config: CompareConfig) -> int:
     failures: dict[Path, Failure] = {}
     try:
-        lrs = _tune(config) if config.lrs else {}
+        lrs, notes = _tune(config) if config.lrs else ({}, at_one_rate(config.runs({})) if config.centralised else [])
         done = _carry_out(config, list(config.runs(lrs)), failures)
     except ComparisonFailed as error:
         print(f"{PROG}: {error}", file=sys.stderr)
         return EXIT_FAILED
     if done:
-        _report(config, done, failed=[folder.name for folder in failures])
+        _report(config, done, failed=[folder.name for folder in failures], notes=notes)
     for folder, failure in failures.items():
         print(f"{PROG}: failed in {folder}: {failure.reason}; {failure.advice}", file=sys.stderr)
     return EXIT_FAILED if failures else 0
 
 
 def _report(
-    config: CompareConfig, done: Sequence[Run], *, unfinished: bool = False, failed: Sequence[str] = ()
+    config: CompareConfig,
+    done: Sequence[Run],
+    *,
+    unfinished: bool = False,
+    failed: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> None:
     """Write the page and what stands on it, and say what came out; with ``unfinished`` the page alone, of some runs."""
     # The baseline comes first, also where its first seed's run failed.
@@ -134,13 +135,13 @@ def _report(
     if config.analyses and not unfinished:
         from experiments.analyses.every import run_all
 
-        run_all([run.folder for run in done], config.folder / ANALYSES, config.allow_different)
+        run_all([run.folder for run in done], config.folder / ANALYSES, config.allow_different, tuned=bool(config.lrs))
     command = f"{'' if PROG == 'fps-compare' else 'python -m '}{PROG} " + shlex.join(sys.argv[1:])
-    summaries = write(done, config.folder, config.targets, config.title, command, unfinished=unfinished, failed=failed)
-    if unfinished:
-        return
-    _say(summaries, intervals(config.folder, done), failed)
-    print(f"wrote {config.folder / PAGE} and {config.folder / CURVES}", file=sys.stderr)
+    summaries = write(
+        done, config.folder, config.targets, config.title, command, unfinished=unfinished, failed=failed, notes=notes
+    )
+    if not unfinished:
+        say(summaries, config.folder, done, failed, notes)
 
 
 def parse(arguments: list[str]) -> CompareConfig:

@@ -33,7 +33,7 @@ MADE_HERE = ("convergence", "fairness", "gap", "stability", "drift", "landscape-
 """Names of the analyses' files without their suffix, as patterns."""
 
 
-def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] = ()) -> None:
+def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] = (), *, tuned: bool = False) -> None:
     """Write every analysis that the runs allow into ``where``, and say why others are left out.
 
     What an earlier call wrote there is removed: it may be of other runs.
@@ -42,6 +42,7 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
         folders: the runs.
         where: the analyses' folder.
         allowed: what the runs may differ in, where they are compared.
+        tuned: whether each start's learning rate was chosen.
 
     Raises:
         UserError: a folder is no run.
@@ -53,7 +54,7 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
             convergence.ConvergenceConfig(tuple(federated), allow_different=tuple(allowed))
         ),
         "fairness": lambda: fairness.analyse(fairness.FairnessConfig(tuple(federated), tuple(allowed))),
-        "gap": lambda: gap.analyse(gap.GapConfig(tuple(folders), tuple(allowed))),
+        "gap": lambda: gap.analyse(gap.GapConfig(tuple(folders), tuple(allowed)), tuned=tuned),
         "stability": lambda: stability.analyse(stability.StabilityConfig(tuple(federated))),
         "drift": lambda: drift.analyse(drift.DriftConfig(tuple(federated))),
     }

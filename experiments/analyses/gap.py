@@ -18,6 +18,7 @@ import numpy as np
 from experiments.analyses import output
 from experiments.report.arms import differing_options, is_centralised, is_personal, short_names
 from experiments.report.comparable import Difference, check
+from experiments.report.headline import at_one_rate
 from experiments.report.runs import OfRuns, Run, RunFolders, read_run
 from experiments.report.statistics import paired_difference, points
 from fps_pretrain.common import cli, plots
@@ -98,13 +99,18 @@ def gaps(runs: Sequence[Run], allowed: Sequence[Difference] = ()) -> list[Gap]:
     return found
 
 
-def analyse(config: GapConfig) -> output.Result:
+def analyse(config: GapConfig, *, tuned: bool = False) -> output.Result:
     """The gaps, and how they differ.
+
+    Args:
+        config: the runs.
+        tuned: whether each start's learning rate was chosen. If not, and all runs have one, it is said.
 
     Raises:
         UserError: as ``gaps`` says, or a folder is no run.
     """
-    found = gaps([read_run(folder) for folder in config.runs], config.allow_different)
+    runs = [read_run(folder) for folder in config.runs]
+    found = gaps(runs, config.allow_different)
     rows = [
         (gap.init, seed, *values)
         for gap in found
@@ -112,6 +118,7 @@ def analyse(config: GapConfig) -> output.Result:
     ]
     sentences = [_sentence(gap) for gap in found]
     sentences += [_compared(gap, found[0]) for gap in found[1:] if gap.values.keys() & found[0].values.keys()]
+    sentences += [] if tuned else at_one_rate(run.config for run in runs)
     header = ("init", "seed", "federated_accuracy", "centralised_accuracy")
     return output.Result("gap", sentences, header, rows, _draw(found))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.report.comparable import Difference, check
-from experiments.report.page import CURVES, PAGE, write
+from experiments.report.page import say, write
 from experiments.report.runs import OfRuns, check_report_folder, read_run
 from experiments.report.summary import check_targets
 from fps_pretrain.common import cli
@@ -48,8 +48,8 @@ def main(config: ReportConfig) -> int:
     runs = [read_run(folder) for folder in config.runs]
     check(runs, config.allow_different)
     command = f"python -m {PROG} " + shlex.join(sys.argv[1:])
-    write(runs, config.output, config.targets, config.output.name, command)
-    print(f"wrote {config.output / PAGE} and {config.output / CURVES}", file=sys.stderr)
+    summaries = write(runs, config.output, config.targets, config.output.name, command)
+    say(summaries, config.output, runs)
     return 0
 
 

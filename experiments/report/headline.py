@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from experiments.report.arms import MEASURES
 from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval
 from experiments.report.summary import Summary
+from federated.config.run import RunConfig
 from fps_pretrain.common.wording import counted
 
 
@@ -77,3 +78,12 @@ def cautions(summaries: Sequence[Summary], others: int = 0, failed: Sequence[str
             f"their number: were all arms alike, the chance that at least one excludes 0 would be up to {chance:.0%}."
         )
     return found
+
+
+def at_one_rate(configs: Iterable[RunConfig]) -> list[str]:
+    """What to know of runs whose learning rates were not chosen: one may suit one start better than another.
+
+    Nothing where they have several.
+    """
+    rates = {config.lr for config in configs}
+    return [f"All at --lr {rates.pop():g}; --lrs finds each start's own."] if len(rates) == 1 else []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import re
 import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -45,6 +46,7 @@ def write(
     *,
     unfinished: bool = False,
     failed: Sequence[str] = (),
+    notes: Sequence[str] = (),
 ) -> list[Summary]:
     """Write the page, the PNG and the CSV files into ``output``.
 
@@ -56,6 +58,7 @@ def write(
         command: what was typed, shown on the page.
         unfinished: more runs follow: the page says so and loads itself again.
         failed: names of runs that should be here; the page says that they are not.
+        notes: cautions beside those that follow from the runs, such as ``comparison.tuning``'s.
 
     Returns:
         What the page's table shows.
@@ -71,7 +74,7 @@ def write(
         title=title,
         reload=RELOAD if unfinished else "",
         headline=sentences(summaries),
-        cautions=cautions(summaries, _intervals(analyses), failed),
+        cautions=[*cautions(summaries, _intervals(analyses), failed), *notes],
         curves=curves(arms),
         picture=base64.b64encode(picture).decode(),
         summaries=summaries,
@@ -96,6 +99,22 @@ def write(
         (output / CLIENTS).unlink(missing_ok=True)
     write_text_atomically(output / PAGE, _writable(page))
     return summaries
+
+
+def say(
+    summaries: Sequence[Summary],
+    output: Path,
+    runs: Sequence[Run],
+    failed: Sequence[str] = (),
+    notes: Sequence[str] = (),
+) -> None:
+    """Print on stderr what the page in ``output`` begins with; the arguments are those of ``write`` and its result."""
+    for summary in summaries:
+        print(f"{summary.arm}: final {summary.final:.1%}, best {summary.best:.1%}", file=sys.stderr)
+    others = _intervals(_analyses(output / ANALYSES, runs))
+    for line in (*sentences(summaries), *cautions(summaries, others, failed), *notes):
+        print(line, file=sys.stderr)
+    print(f"wrote {output / PAGE} and {output / CURVES}", file=sys.stderr)
 
 
 def _render(**values: object) -> str:
@@ -152,11 +171,6 @@ def _analyses(folder: Path, runs: Sequence[Run]) -> list[dict[str, str]]:
             {"name": text.stem, "text": text.read_text(encoding="utf-8", errors="replace"), "picture": encoded}
         )
     return found
-
-
-def intervals(output: Path, runs: Sequence[Run]) -> int:
-    """How many intervals stand on the page of ``runs`` in ``output`` beside those of the arms."""
-    return _intervals(_analyses(output / ANALYSES, runs))
 
 
 def _intervals(analyses: Sequence[Mapping[str, str]]) -> int:

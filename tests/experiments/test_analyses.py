@@ -246,6 +246,11 @@ def test_the_gap_to_centralised_training(tmp_path):
     result = gap.analyse(gap.GapConfig(tuple(run.folder for run in made)))
     assert result.sentences[0].startswith("random: centralised 60.0%, federated 35.0%, a gap of +25.0 points [")
     assert result.sentences[2].startswith("The gap of fps_r20 less that of random: -12.5 points [")
+    config = gap.GapConfig(tuple(run.folder for run in made))
+    assert result.sentences[3] == f"All at --lr {TINY.lr:g}; --lrs finds each start's own."
+    assert len(gap.analyse(config, tuned=True).sentences) == 3
+    write_run(tmp_path / "lower", replace(TINY, seed=2, lr=0.01), [0.1, 0.9])
+    assert len(gap.analyse(replace(config, runs=(*config.runs, tmp_path / "lower"))).sentences) == 3
     with pytest.raises(UserError, match="--centralised"):
         gap.gaps(made[::2])
     milder = write_run(tmp_path / "milder", replace(TINY, seed=2, momentum=0.5), [0.1, 0.9])

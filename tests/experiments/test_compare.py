@@ -236,6 +236,9 @@ def test_from_the_outside_and_again(run_script, tmp_path):
 
     alone = run_script("experiments.report", tmp_path / "c" / "runs" / "random-s0", "--output", tmp_path / "r")
     assert alone.returncode == 0, alone.stderr
+    words = alone.stderr.splitlines()
+    assert words[0].startswith("random: final ")
+    assert words[1].startswith("random ends at ")
     assert (tmp_path / "r" / "index.html").is_file()
 
 

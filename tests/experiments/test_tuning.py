@@ -1,17 +1,22 @@
 """A learning rate for each initialisation: which are tried, what is chosen, and what becomes of those that fail."""
 
 import sys
+from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from experiments import compare
 from experiments.compare import CompareConfig
-from experiments.comparison import running
+from experiments.comparison import running, tuning
 from federated.config.run import RunConfig
+from federated.data.partition_file import save_partition
 from federated.engines import start as engines
 from federated.engines.pool import EngineFailed
 from fps_pretrain.common.errors import UserError
 from tests.experiments.runs import TINY, table, write_run
+
+BASE = RunConfig(rounds=1)
 
 
 def test_each_initialisation_goes_on_with_the_learning_rate_it_does_best_with(tmp_path):
@@ -25,7 +30,7 @@ def test_each_initialisation_goes_on_with_the_learning_rate_it_does_best_with(tm
         write_run(tmp_path / str(i), run, [0.6, 0.2, a])
         for i, (run, a) in enumerate(zip(tried, accuracies, strict=True))
     ]
-    chosen = compare.choose(histories)
+    chosen = tuning.choose(histories)
     assert chosen == {"random": 0.02, "a/x.pt": 0.1}
     grid = list(config.runs(chosen))
     assert [run.lr for run in grid] == [0.02, 0.1, 0.02, 0.1]
@@ -34,6 +39,48 @@ def test_each_initialisation_goes_on_with_the_learning_rate_it_does_best_with(tm
         CompareConfig(lrs=(0.1,), run=RunConfig(validation=0.0))
     with pytest.raises(UserError, match="--lrs"):
         CompareConfig(lrs=(0.1, 0.1))
+
+
+def tried(folder, rates, base=BASE, images=None):
+    """Runs with a validation accuracy for each learning rate, and so many training images."""
+    found = []
+    for number, (rate, accuracy) in enumerate(rates.items()):
+        run = write_run(folder / f"{number}", replace(base, lr=rate), [0.1, accuracy])
+        if images:
+            save_partition(run.folder / "partition.npz", [np.arange(images)])
+        found.append(run)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ({0.01: 0.2, 0.05: 0.4, 0.1: 0.3}, []),
+        ({0.01: 0.2, 0.1: 0.3}, ["random: lr 0.1 is the highest of --lrs; a higher one may be better."]),
+        ({0.01: 0.4, 0.1: 0.3}, ["random: lr 0.01 is the lowest of --lrs; a lower one may be better."]),
+        ({0.05: 0.4}, ["random: lr 0.05 is the only one of --lrs; another may be better."]),
+        ({0.01: 0.2, 0.02: 0.4, 0.05: 0.4, 0.1: 0.3}, ["random: 0.02 and 0.05 tie; the lower one was taken."]),
+        ({0.01: 0.1, 0.02: 0.4, 0.05: 0.4, 0.1: 0.4}, ["random: 0.02, 0.05 and 0.1 tie; the lowest one was taken."]),
+    ],
+)
+def test_a_choice_that_means_little_is_said(tmp_path, rates, words):
+    runs = tried(tmp_path, rates)
+    assert tuning.cautions(runs, tuning.choose(runs)) == words
+
+
+def test_a_rate_below_one_that_diverges_is_not_at_the_edge(tmp_path):
+    runs = tried(tmp_path, {0.01: 0.2, 0.1: 0.3})
+    assert tuning.cautions(runs, tuning.choose(runs), [replace(BASE, lr=1.0)]) == []
+
+
+@pytest.mark.parametrize(("share", "advice"), [(0.02, "--validation 0.1"), (0.1, "a larger --validation")])
+def test_few_validation_images_are_said(tmp_path, share, advice):
+    images = round(28 / share) - 28
+    runs = tried(tmp_path / "few", {0.01: 0.2, 0.05: 0.4, 0.1: 0.3}, replace(BASE, validation=share), images)
+    said = tuning.cautions(runs, tuning.choose(runs))
+    assert said == [f"The rates were chosen on 28 validation images: give {advice}."]
+    many = tried(tmp_path / "many", {0.01: 0.2, 0.05: 0.4, 0.1: 0.3}, replace(BASE, validation=share), 20_000)
+    assert tuning.cautions(many, tuning.choose(many)) == []
 
 
 @pytest.mark.parametrize("jobs", ["1", "2"])
@@ -71,6 +118,15 @@ def test_a_learning_rate_is_not_dropped_for_what_may_not_come_again(tmp_path, ca
     assert not (tmp_path / "c" / "tuning.csv").exists()
 
 
+def test_what_federation_costs_at_one_learning_rate_is_said_to_be_so(tmp_path, capsys):
+    flags = [*TINY, "--threads", "1", "--inits", "random", "--seeds", "0", "--output", str(tmp_path / "c")]
+    for more, there in ([], False), (["--centralised"], True):
+        assert compare.main(compare.parse([*flags, *more])) == 0
+        page = (tmp_path / "c" / "index.html").read_text()
+        assert ("All at --lr 0.05; --lrs finds each start&#39;s own." in page) == there
+        assert ("All at --lr 0.05; --lrs finds each start's own.\n" in capsys.readouterr().err) == there
+
+
 def test_a_comparison_with_learning_rates_to_choose_from(tmp_path, capsys):
     flags = [*TINY, "--threads", "1", "--validation", "0.2", "--inits", "random", "--seeds", "0", "1"]
     flags += ["--lrs", "0.000001", "0.05", "--output", str(tmp_path / "c")]
@@ -81,4 +137,8 @@ def test_a_comparison_with_learning_rates_to_choose_from(tmp_path, capsys):
     assert chosen["val_accuracy"] == max(row["val_accuracy"] for row in rows)
     folders = {path.name for path in (tmp_path / "c" / "runs").iterdir()}
     assert folders == {"random-lr1e-06-s0", "random-lr0.05-s0", f"random-lr{chosen['lr']}-s1"}
-    assert f"random: lr {chosen['lr']}, validation accuracy" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"random: lr {chosen['lr']}, validation accuracy" in said
+    few = "The rates were chosen on 20 validation images: give a larger --validation."
+    assert said.splitlines().count(few) == 2  # when they are chosen, and beside what came out
+    assert few in (tmp_path / "c" / "index.html").read_text()
