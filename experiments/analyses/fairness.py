@@ -18,8 +18,8 @@ import numpy as np
 from experiments.analyses import output
 from experiments.report.arms import Arm, group
 from experiments.report.comparable import Difference, check
-from experiments.report.runs import CLIENT_WORST, OfRuns, Run, RunFolders, read_run
-from experiments.report.statistics import paired_difference, points
+from experiments.report.runs import CLIENT_MEAN, CLIENT_WORST, OfRuns, Run, RunFolders, read_run
+from experiments.report.statistics import Interval, apart, paired_difference, signed
 from fps_pretrain.common import cli, plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.wording import counted
@@ -59,9 +59,13 @@ def fine_tuned(run: Run) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values], dtype=float)
 
 
-def worst_tenths(arm: Arm) -> dict[int, float]:
-    """The mean accuracy of the tenth of the clients with the lowest, by seed, as the runs recorded it."""
-    return dict(zip(arm.seeds, arm.values(CLIENT_WORST)[:, -1].tolist(), strict=True))
+def _against(arm: Arm, baseline: Arm, key: str) -> Interval | None:
+    """What an arm's runs recorded last less the baseline's, by seed; None for itself or fewer than two common seeds."""
+    ours, theirs = (dict(zip(one.seeds, one.values(key)[:, -1].tolist(), strict=True)) for one in (arm, baseline))
+    shared = [seed for seed in ours if seed in theirs]
+    if arm is baseline or len(shared) < 2:
+        return None
+    return paired_difference(np.array([ours[seed] for seed in shared]), np.array([theirs[seed] for seed in shared]))
 
 
 def analyse(config: FairnessConfig) -> output.Result:
@@ -88,16 +92,13 @@ def analyse(config: FairnessConfig) -> output.Result:
 def _sentence(arm: Arm, baseline: Arm, by_arm: dict[str, list[np.ndarray]]) -> str:
     mine = by_arm[arm.label]
     mean, spread = (100 * float(np.mean([measure(values) for values in mine])) for measure in (np.nanmean, np.nanstd))
-    worst = worst_tenths(arm)
-    text = (
-        f"{arm.label}: {mean:.1f}% on average over the clients, standard deviation {spread:.1f} points, worst tenth "
-        f"{100 * float(np.mean(list(worst.values()))):.1f}%"
-    )
-    theirs = worst_tenths(baseline)
-    shared = [seed for seed in worst if seed in theirs]
-    if arm is not baseline and len(shared) > 1:
-        found = paired_difference(np.array([worst[s] for s in shared]), np.array([theirs[s] for s in shared]))
-        text += f", to {baseline.label} {points(found, ' points')}"
+    lead, worst_lead = (_against(arm, baseline, key) for key in (CLIENT_MEAN, CLIENT_WORST))
+    text = f"{arm.label}: {mean:.1f}% on average over the clients"
+    text += f" ({apart(lead.mean)} {baseline.label}'s)" if lead else ""
+    text += f", standard deviation {spread:.1f} points, worst tenth {100 * arm.values(CLIENT_WORST)[:, -1].mean():.1f}%"
+    if worst_lead:
+        low, high = map(signed, (worst_lead.low, worst_lead.high))
+        text += f", which is {apart(worst_lead.mean)} {baseline.label}'s [{low}, {high}]"
     tuned = [fine_tuned(run) for run in arm.runs]
     if all(np.isfinite(values).any() for values in tuned):
         text += f"; after fine-tuning {100 * float(np.mean([np.nanmean(values) for values in tuned])):.1f}% on average"

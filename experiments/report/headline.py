@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from experiments.report.arms import MEASURES
-from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval
+from experiments.report.statistics import CONFIDENCE, FEW_SEEDS, Interval, apart
 from experiments.report.summary import Summary
 from federated.config.run import RunConfig
 from fps_pretrain.common.wording import counted
@@ -26,8 +26,7 @@ def _sentence(summary: Summary, baseline: str) -> str:
     difference = summary.difference
     if difference is None:
         return f"{summary.arm} shares no seed with {baseline}, so they are not compared."
-    points = 100 * difference.mean
-    where = f"{abs(points):.1f} points {'below' if points < 0 else 'above'} {baseline}"
+    where = f"{apart(difference.mean)} {baseline}"
     if difference.pairs < 2:
         return f"{summary.arm} ends {where}, {counted(difference.pairs, 'seed')}."
     about = f"{where} {bracket(difference)}, {counted(difference.pairs, 'seed')}"

@@ -103,6 +103,11 @@ def signed(difference: float) -> str:
     return f"{rounded:+.1f}" if rounded else "0.0"
 
 
+def apart(difference: float) -> str:
+    """A difference of shares in words: ``6.5 points above``, before the name of what it is compared with."""
+    return f"{abs(100 * difference):.1f} points {'below' if difference < 0 else 'above'}"
+
+
 def points(interval: Interval | None, unit: str = "") -> str:
     """A difference of shares in percentage points, with its interval where there is one; a dash for None.
 

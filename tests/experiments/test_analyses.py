@@ -217,6 +217,20 @@ def test_starts_of_one_file_name_are_told_apart(tmp_path):
     assert [sentence.split("%")[0] for sentence in result.sentences] == ["a/enc.pt: 20.0", "b/enc.pt: 90.0"]
 
 
+def test_a_difference_of_worst_tenths_is_not_taken_for_that_of_means(tmp_path):
+    """Means differ by 10 points, worst tenths by 5 the other way."""
+    at_clients = {"random": [(0.3, 0.20), (0.3, 0.20)], "x/fps_r20.pt": [(0.4, 0.14), (0.4, 0.16)]}
+    made = []
+    for init, seeds in at_clients.items():
+        for seed, (mean, worst) in enumerate(seeds):
+            config = replace(TINY, init=init, seed=seed)
+            made.append(write_run(tmp_path / f"{len(made)}", config, [0.1, 0.1], {1: (mean, 0.0, worst)}))
+    random, fps = fairness.analyse(fairness.FairnessConfig(tuple(run.folder for run in made))).sentences
+    assert random.endswith("worst tenth 20.0% (2 seeds).")
+    assert "on average over the clients (10.0 points above random's), standard deviation " in fps
+    assert fps.endswith("worst tenth 15.0%, which is 5.0 points below random's [-17.7, +7.7] (2 seeds).")
+
+
 def test_one_run_named_twice_is_refused(runs):
     with pytest.raises(UserError, match="same seed: name each run once"):
         fairness.analyse(fairness.FairnessConfig((runs / "s0", runs / "s0")))
