@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from sklearn import metrics
 
 import run_fl
@@ -64,4 +65,9 @@ def test_a_run_without_its_evaluation_gets_it_later(
 
 def test_pictures_of_few_and_many_classes(tmp_path: Path, pictures: None) -> None:
     for count in (2, 25, 200):
-        evaluation.draw(tmp_path / "a.png", np.eye(count, dtype=np.int64), ["$x_" * 20] * count, "run")
+        evaluation.draw(tmp_path / f"{count}.png", np.eye(count, dtype=np.int64), ["$x_" * 20] * count, "run")
+        with Image.open(tmp_path / f"{count}.png") as picture:
+            picture.load()
+            assert picture.format == "PNG"
+            assert 300 < min(picture.size) <= max(picture.size) < 3000
+        assert (tmp_path / f"{count}.png").stat().st_size < 300_000
