@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from experiments.analyses import convergence, drift, fairness, gap, landscape, output, stability
-from experiments.report.arms import group
+from experiments.report.arms import Arm, group
 from experiments.report.comparable import Difference
 from experiments.report.runs import OfRuns, Run, RunFolders, read_run
 from fps_pretrain.common import cli
@@ -59,8 +60,13 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
         "drift": lambda: drift.analyse(drift.DriftConfig(tuple(federated))),
     }
     # Whether runs that differ in their seed alone end in one basin is asked of each arm, of up to three seeds.
-    seeds = [arm.runs[:3] for arm in group([run for run in runs if run.config.clients > 1])]
-    several = {f"landscape-{chosen[0].folder.name}": chosen for chosen in seeds if len(chosen) > 1}
+    arms = group([run for run in runs if run.config.clients > 1])
+    names = [_file_name(arm) for arm in arms]
+    several = {
+        name if names.count(name) == 1 else f"{name}-{number}": arm.runs[:3]
+        for number, (name, arm) in enumerate(zip(names, arms, strict=True))
+        if len(arm.runs) > 1
+    }
     todo |= {name: _landscape(name, chosen) for name, chosen in several.items()}
     for pattern in MADE_HERE:
         for suffix in ("csv", "txt", "png"):
@@ -73,6 +79,11 @@ def run_all(folders: Sequence[Path], where: Path, allowed: Sequence[Difference] 
             print(f"left out: {name}: {error}", file=sys.stderr)
     if not several:
         print("left out: landscape: no arm has runs of two seeds or more", file=sys.stderr)
+
+
+def _file_name(arm: Arm) -> str:
+    """The name of an arm's landscape: its label, without what a file's name had better not hold."""
+    return "landscape-" + re.sub(r"[^\w.+=-]+", "-", arm.label)
 
 
 def _landscape(name: str, chosen: Sequence[Run]) -> Callable[[], output.Result]:

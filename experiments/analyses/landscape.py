@@ -1,7 +1,7 @@
 """Do two global models lie in one basin? ``python -m experiments.analyses.landscape RUN_A RUN_B [RUN_C]``.
 
 Loss and accuracy of the models on the straight line between two runs' final models, on test and training examples. The
-barrier is how far the loss on the line rises above the line between its ends (Entezari et al. 2022, "The Role of
+loss barrier is how far the loss on the line rises above the line between its ends (Entezari et al. 2022, "The Role of
 Permutation Invariance in Linear Mode Connectivity of Neural Networks", section 2; Frankle et al. 2020, "Linear Mode
 Connectivity and the Lottery Ticket Hypothesis", measure it from the mean of the ends). Without a barrier the two models
 are linearly connected. With three runs also the loss on the plane through them (Garipov et al. 2018, "Loss Surfaces,
@@ -35,6 +35,9 @@ SPLITS = ("test", "train")
 
 MARGIN = 0.3
 """By how much of the triangle's extent the plane is shown around it."""
+
+NAME_BOX = {"facecolor": "white", "alpha": 0.7, "edgecolor": "none", "pad": 1}
+"""Behind a model's name: the plane is dark in places."""
 
 
 @dataclass(frozen=True)
@@ -209,8 +212,8 @@ def _sentence(line: Line) -> str:
     test, train = (line.barrier(split) for split in SPLITS)
     lowest = 100 * float(line.accuracy["test"].min())
     return (
-        f"{line.ends[0]} to {line.ends[1]}: the loss rises by at most {test:.3f} on test and {train:.3f} on training "
-        f"examples above the line between the models; the lowest test accuracy on the way is {lowest:.1f}%."
+        f"{line.ends[0]} to {line.ends[1]}: loss barrier {test:.3f} on test and {train:.3f} on training examples "
+        f"(linear interpolation); lowest test accuracy on the way {lowest:.1f}%."
     )
 
 
@@ -222,7 +225,8 @@ def _draw(lines: Sequence[Line], surface: Plane | None, names: Sequence[str]) ->
         for split, dash in zip(SPLITS, ("-", "--"), strict=True):
             label = plots.literal(f"{line.ends[0]} to {line.ends[1]}") if split == "test" else None
             panels[0].plot(line.at, line.loss[split], dash, color=f"C{number}", label=label)
-    panels[0].set(xlabel="from the one model to the other", ylabel="loss (test solid, training dashed)")
+    panels[0].set_xlabel("position between the two models (0: first, 1: second)")
+    panels[0].set_ylabel("loss (test solid, training dashed)")
     plots.style(panels[0])
     panels[0].legend(frameon=False, fontsize="small")
     if surface is not None:
@@ -230,7 +234,11 @@ def _draw(lines: Sequence[Line], surface: Plane | None, names: Sequence[str]) ->
         image = panels[1].contourf(surface.x, surface.y, shown, levels=20, cmap="viridis_r")
         panels[1].plot(*surface.corners.T, "o", color="white", markeredgecolor="black")
         for name, (x, y) in zip(names, surface.corners, strict=True):
-            panels[1].annotate(plots.literal(name), (x, y), xytext=(4, 4), textcoords="offset points")
+            right = x > surface.x.mean()  # towards the middle, so that a name does not run over the edge
+            panels[1].annotate(
+                plots.literal(name), (x, y), xytext=(-5 if right else 5, 5), textcoords="offset points",
+                horizontalalignment="right" if right else "left", bbox=NAME_BOX,
+            )  # fmt: skip
         panels[1].set(xlabel="distance in weights", ylabel="distance in weights", title="the plane through the models")
         figure.colorbar(image, ax=panels[1], label="log of the test loss")
     return figure
