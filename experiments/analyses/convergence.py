@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 PROG = "experiments.analyses.convergence"
 
+SPREAD = 0.7
+"""Width in which the seeds of one target lie beside each other; targets are 1 apart."""
+
 
 @dataclass(frozen=True)
 class ConvergenceConfig(OfRuns):
@@ -131,25 +134,44 @@ def _sentence(arm: Arm, targets: Sequence[float], rows: Sequence[tuple[object, .
     for target in targets:
         reached = [(row[3], row[4]) for row in rows if row[0] == arm.label and row[2] == target and row[3] != ""]
         if len(reached) < len(arm.runs):
-            parts.append(f"{target:.1%} in {len(reached)} of {len(arm.runs)} runs")
+            parts.append(f"{target:.1%} in {_few(len(reached), len(arm.runs))}")
         else:
             rounds, cost = (float(np.mean([float(str(v[i])) for v in reached])) for i in (0, 1))
-            parts.append(f"{target:.1%} after {rounds:.1f} rounds and {cost / 1e9:.3f} GB")
-    return f"{arm.label} reaches {', '.join(parts)} (means over {counted(len(arm.runs), 'seed')})."
+            mean = counted(int(rounds), "round") if rounds.is_integer() else f"{rounds:.1f} rounds on average"
+            parts.append(f"{target:.1%} after {mean} and {cost / 1e9:.3f} GB")
+    seeds = counted(len(arm.runs), "seed")
+    return f"{arm.label} reaches {', '.join(parts)} ({f'means over {seeds}' if len(arm.runs) > 1 else seeds})."
+
+
+def _few(reached: int, runs: int) -> str:
+    """In how many runs a target was reached, where that is not all of them."""
+    if runs == 1:
+        return "no round"
+    return f"only {reached} of its {runs} runs" if reached else f"none of its {runs} runs"
 
 
 def _draw(arms: Sequence[Arm], targets: Sequence[float], rows: Sequence[tuple[object, ...]]) -> Figure:
-    """Rounds to each target, a point a seed; what was not reached is left out."""
+    """Rounds to each target, a point a seed, beside each other; what was not reached is left out."""
     figure = plots.new_figure(7, 4)
     axes = figure.subplots()
+    slots = sum(len(arm.runs) + 1 for arm in arms) - 1  # one a run, and an empty one between arms
+    taken = 0
     for number, arm in enumerate(arms):
-        points = [(100 * target, row[3]) for target in targets for row in rows
-                  if row[0] == arm.label and row[2] == target and row[3] != ""]  # fmt: skip
-        axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o", color=f"C{number}", alpha=0.6,
+        shifts = {seed: (taken + place - (slots - 1) / 2) * SPREAD / slots for place, seed in enumerate(arm.seeds)}
+        taken += len(arm.runs) + 1
+        points = [
+            (place + shift, row[3])
+            for place, target in enumerate(targets)
+            for seed, shift in shifts.items()
+            for row in rows
+            if row[:3] == (arm.label, seed, target) and row[3] != ""
+        ]
+        axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o", color=f"C{number}",
                   label=plots.literal(arm.label))  # fmt: skip
-    axes.set(xlabel="accuracy to reach, %", ylabel="rounds")
-    plots.style(axes)
-    axes.legend(frameon=False)
+    axes.set_xticks(range(len(targets)), labels=[f"{target:.1%}" for target in targets])
+    axes.set(xlabel="accuracy to reach; beside each other: seeds", ylabel="rounds", xlim=(-0.5, len(targets) - 0.5))
+    plots.style(axes, integer_y=True)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
 
 

@@ -34,21 +34,22 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def style(axes: Axes, *, grid: bool = True, integer_x: bool = False) -> None:
+def style(axes: Axes, *, grid: bool = True, integer_x: bool = False, integer_y: bool = False) -> None:
     """Give axes the common look.
 
     Args:
         axes: what is drawn on.
         grid: draw pale grid lines.
         integer_x: ticks of the x axis lie at whole numbers, such as rounds.
+        integer_y: those of the y axis do.
     """
     axes.spines[["top", "right"]].set_visible(False)
     if grid:
         axes.grid(alpha=0.3)
-    if integer_x:
+    for axis in ([axes.xaxis] if integer_x else []) + ([axes.yaxis] if integer_y else []):
         from matplotlib.ticker import MaxNLocator
 
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axis.set_major_locator(MaxNLocator(integer=True))
 
 
 def literal(text: object) -> str:
