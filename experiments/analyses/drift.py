@@ -141,7 +141,8 @@ def analyse(config: DriftConfig) -> output.Result:
         for layer, values in layers.items()
     ]
     sentences = [_sentence(run, measured) for run, measured in found.items()]
-    return output.Result("drift", sentences, ("run", "round", "layer", *Drift._fields), rows, _draw(found))
+    header = ("run", "round", "layer", *Drift._fields)
+    return output.Result("drift", sentences, header, rows, _draw(found, output.by_arm(config.runs)))
 
 
 def _sentence(run: Path, measured: list[tuple[int, dict[str, Drift]]]) -> str:
@@ -157,26 +158,31 @@ def _sentence(run: Path, measured: list[tuple[int, dict[str, Drift]]]) -> str:
     )
 
 
-def _draw(found: Mapping[Path, list[tuple[int, dict[str, Drift]]]]) -> Figure:
-    """Over the rounds, and by layer in the last of them: distance relative to length, and cosine to the server's."""
+def _draw(found: Mapping[Path, list[tuple[int, dict[str, Drift]]]], arms: Sequence[tuple[str, list[Path]]]) -> Figure:
+    """Over the rounds, and by layer in the last of them: distance relative to length, and cosine to the server's.
+
+    A line is a run, a colour an arm.
+    """
     figure = plots.new_figure(11, 7.5)
     panels = figure.subplots(2, 2)
-    for number, (run, measured) in enumerate(found.items()):
-        rounds = [at for at, _ in measured]
-        whole = [layers[ALL] for _, layers in measured]
-        last = {layer: values for layer, values in measured[-1][1].items() if layer != ALL}
-        style = {"color": f"C{number}", "marker": ".", "label": plots.literal(run.name)}
-        panels[0, 0].plot(rounds, [values.relative for values in whole], **style)
-        panels[0, 1].plot(rounds, [values.to_server for values in whole], **style)
-        panels[1, 0].plot([values.relative for values in last.values()], **style)
-        panels[1, 1].plot([values.to_server for values in last.values()], **style)
-    for axes, label in zip(panels.T.ravel(), 2 * ["distance / length"] + 2 * ["cosine to the server's"], strict=True):
+    for number, (name, folders) in enumerate(arms):
+        for place, measured in enumerate(found[folder] for folder in folders):
+            rounds = [at for at, _ in measured]
+            whole = [layers[ALL] for _, layers in measured]
+            last = [values for layer, values in measured[-1][1].items() if layer != ALL]
+            style = {"color": f"C{number}", "marker": ".", "label": None if place else plots.literal(name)}
+            panels[0, 0].plot(rounds, [values.relative for values in whole], **style)
+            panels[0, 1].plot(rounds, [values.to_server for values in whole], **style)
+            panels[1, 0].plot([values.relative for values in last], **style)
+            panels[1, 1].plot([values.to_server for values in last], **style)
+    distance, cosine = "distance to the server's update,\nrelative to its own length", "cosine to the server's update"
+    for axes, label in zip(panels.T.ravel(), 2 * [distance] + 2 * [cosine], strict=True):
         axes.set_ylabel(label)
         plots.style(axes, integer_x=True)
     for axes in panels[0]:
         axes.set_xlabel("round")
     for axes in panels[1]:
-        axes.set_xlabel("layer, from input to output, last kept round")
+        axes.set_xlabel("layer (input to output), last saved round")
     panels[0, 0].legend(frameon=False)
     return figure
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from experiments.report.arms import labelled
+from experiments.report.runs import Run, read_config
 from fps_pretrain.common import plots
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.common.files import check_output, csv_text, write_text_atomically
@@ -36,6 +38,16 @@ class Result:
     header: Sequence[str]
     rows: Sequence[Sequence[object]]
     figure: Figure | None = None
+
+
+def by_arm(folders: Sequence[Path]) -> list[tuple[str, list[Path]]]:
+    """The arms' labels, in the order of their colours, with those of ``folders`` that hold their runs.
+
+    Raises:
+        UserError: a folder is no run.
+    """
+    runs = [Run(read_config(folder), [], folder) for folder in dict.fromkeys(folders)]
+    return [(label, [run.folder for run in members]) for label, members in labelled(runs)]
 
 
 def named(result: Result, name: str) -> Result:

@@ -9,6 +9,7 @@ Pre-Training for Federated Learning", section 5).
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +113,8 @@ def analyse(config: StabilityConfig) -> output.Result:
         for sample, accuracy in enumerate(accuracies)
     ]
     header = ("run", "round", "weights", "sample", "accuracy")
-    return output.Result("stability", [_sentence(run, found) for run in config.runs], header, rows, _draw(found))
+    sentences = [_sentence(run, found) for run in config.runs]
+    return output.Result("stability", sentences, header, rows, _draw(found, output.by_arm(config.runs)))
 
 
 def _sentence(run: Path, found: list[Stability]) -> str:
@@ -128,23 +130,24 @@ def _sentence(run: Path, found: list[Stability]) -> str:
     )
 
 
-def _draw(found: list[Stability]) -> Figure:
-    """For each run and round a box of the random combinations, and FedAvg's as a diamond."""
-    runs = list(dict.fromkeys(one.run for one in found))
+def _draw(found: list[Stability], arms: Sequence[tuple[str, list[Path]]]) -> Figure:
+    """For each run and round a box of the random combinations, and FedAvg's as a diamond; a colour is an arm."""
+    runs = [(run, f"C{number}", None if place else plots.literal(label))
+            for number, (label, members) in enumerate(arms) for place, run in enumerate(members)]  # fmt: skip
     rounds = sorted({one.round for one in found})
     figure = plots.new_figure(2.5 + 0.5 * len(rounds) * len(runs), 4)
     axes = figure.subplots()
     width = 0.8 / len(runs)
-    for number, run in enumerate(runs):
+    for number, (run, colour, label) in enumerate(runs):
         mine = [one for one in found if one.run == run]
         places = [rounds.index(one.round) + (number - (len(runs) - 1) / 2) * width for one in mine]
         box = axes.boxplot(
-            [one.random for one in mine], positions=places, widths=0.8 * width, patch_artist=True, manage_ticks=False
-        )
+            [one.random for one in mine], positions=places, widths=0.8 * width, patch_artist=True, manage_ticks=False,
+            medianprops={"color": "black"},
+        )  # fmt: skip
         for patch in box["boxes"]:
-            patch.set(facecolor=f"C{number}", alpha=0.4)
-        label = plots.literal(run.name)
-        axes.plot(places, [one.fedavg for one in mine], "D", color=f"C{number}", label=label)
+            patch.set(facecolor=colour, alpha=0.4)
+        axes.plot(places, [one.fedavg for one in mine], "D", color=colour, label=label)
     axes.set_xticks(range(len(rounds)), labels=[str(number) for number in rounds])
     axes.set(xlabel="round", ylabel="test accuracy", title="Random combinations (boxes), FedAvg's (diamonds)")
     plots.style(axes)

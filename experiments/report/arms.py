@@ -185,6 +185,11 @@ def group(runs: Sequence[Run]) -> list[Arm]:
     Raises:
         UserError: two runs of an arm have one seed, or were evaluated after different rounds.
     """
+    return [Arm(label, sorted(members, key=lambda run: run.config.seed)) for label, members in labelled(runs)]
+
+
+def labelled(runs: Sequence[Run]) -> list[tuple[str, list[Run]]]:
+    """The labels and runs of ``group``'s arms, from their configurations alone: seeds and rounds are not checked."""
     ignored = {"seed", *MAY_DIFFER_ON_RESUME}
     arms: dict[tuple[tuple[str, Any], ...], list[Run]] = {}
     for run in runs:
@@ -198,10 +203,7 @@ def group(runs: Sequence[Run]) -> list[Arm]:
         chosen = _differing([tuple((n, v) for n, v in key if n in ("init", "lr")) for key in arms])
         differing = list(dict.fromkeys([*differing, *alone, *chosen]))
     names = short_names([run.config.init for run in runs])
-    return [
-        Arm(_label(members[0].config, differing, alone, split, names), sorted(members, key=lambda run: run.config.seed))
-        for members in arms.values()
-    ]
+    return [(_label(members[0].config, differing, alone, split, names), members) for members in arms.values()]
 
 
 def differing_options(runs: Iterable[Run], but: Collection[str] = ()) -> list[str]:

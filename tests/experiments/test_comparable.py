@@ -42,12 +42,13 @@ def test_a_baseline_whose_first_run_failed_is_still_the_baseline(tmp_path, monke
     assert [run.config.init for run in shown] == ["random", "x/fps.pt", "x/fps.pt"]
 
 
-def test_what_is_said_of_a_page_counts_the_intervals_of_its_analyses(tmp_path):
+def test_what_is_said_of_a_page_counts_the_intervals_of_its_analyses(tmp_path, capsys):
     run = write_run(tmp_path / "a", BASE, [0.1, 0.2, 0.3])
     analyses = tmp_path / "page" / page.ANALYSES
     analyses.mkdir(parents=True)
     (analyses / "gap.txt").write_text("random: a gap of +20.0 points [+10.0, +30.0], 3 seeds.\n")
-    assert page.intervals(tmp_path / "page", [run]) == 1
+    page.say(summarise(group([run]), (0.2,)), tmp_path / "page", [run])
+    assert "This page holds 1 interval of 95%" in capsys.readouterr().err
 
 
 def test_rates_of_two_files_of_one_name_are_kept_apart(tmp_path):
@@ -75,7 +76,7 @@ def test_a_target_that_stands_twice_counts_once(tmp_path):
     runs = [write_run(tmp_path / str(s), replace(BASE, seed=s), [0.1, 0.2, end]) for s, end in enumerate((0.5, 0.3))]
     folders = tuple(run.folder for run in runs)
     (said,) = convergence.analyse(convergence.ConvergenceConfig(folders, targets=(0.4, 0.4))).sentences
-    assert said == "random reaches 40.0% in 1 of 2 runs (means over 2 seeds)."
+    assert said == "random reaches 40.0% in only 1 of its 2 runs (means over 2 seeds)."
 
 
 def test_rounds_of_one_length_are_compared_however_many_there_are(tmp_path):
