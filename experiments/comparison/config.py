@@ -50,7 +50,8 @@ class CompareConfig:
     run: Annotated[RunConfig, Merged(instead=INSTEAD)] = field(default_factory=RunConfig)
     """Options of run_fl.py."""
     config: Path | None = None
-    """YAML file of options, such as those of experiments/recipes; flags override it."""
+    """YAML file of options, such as those of experiments/recipes, or, with --inits and --seeds, a run folder's
+    config.yaml; flags override it."""
 
     def __post_init__(self) -> None:
         """Check what the runs' own configurations do not.

@@ -51,7 +51,8 @@ def expand(
         arguments: the command line's.
         lists: options beside a run's that the file may have, with one or more values.
         left_out: options that the file may have and the program has no use for.
-        instead: options that the program does not have, and what it takes instead.
+        instead: options that the program does not have, and what it takes instead; the file may have them, as a run's
+            config.yaml does, where that is given.
 
     Raises:
         UserError: the file is missing, no YAML mapping, has keys that are no options, or values that an option refuses.
@@ -71,12 +72,12 @@ def expand(
     if len(files) > 1:
         raise UserError(f"{FLAG} may be given once")
     values = read_file(Path(files[0]), lists)
-    for name, other in (instead or {}).items():
-        if name in values:
-            raise UserError(f"{FLAG} {files[0]} has {name}: the program takes {other} instead")
     given = (argument.partition("=")[0] for argument in rest if argument.startswith("--"))
     flags = {option.removeprefix("--").replace("-", "_") for option in given}
-    dropped = unused_beside(values, flags) | _following(values) | set(left_out)
+    for name, other in (instead or {}).items():
+        if name in values and other.startswith("--") and other.removeprefix("--") not in flags | set(values):
+            raise UserError(f"{FLAG} {files[0]} has {name}: the program takes {other} instead")
+    dropped = unused_beside(values, flags) | _following(values) | set(left_out) | set(instead or {})
     # Single values last, so that a positional argument that follows is not taken for one more of a list.
     names = sorted(set(values) - dropped, key=lambda name: (name not in lists, name))
     return [part for name in names for part in _as_flag(name, values[name])] + rest

@@ -187,7 +187,6 @@ def test_options_from_a_run_are_compared_over_inits_and_seeds(tmp_path):
     [
         (compare.parse, "init: random", "has init: the program takes --inits instead"),
         (compare.parse, "seed: 0", "has seed: the program takes --seeds instead"),
-        (curve.parse, "init: random", "has init: the program takes checkpoints instead"),
         (curve.parse, "seed: 3", "has seed: the program takes --seeds instead"),
     ],
 )
@@ -197,6 +196,14 @@ def test_a_file_with_what_would_do_nothing_is_refused(parse, option, words, tmp_
         parse(["--config", str(tmp_path / "run.yaml")])
     assert exit_.value.code == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_config_of_a_run_serves_with_other_starts_and_seeds(tmp_path):
+    (tmp_path / "config.yaml").write_text(to_yaml(RunConfig(rounds=7, init="fps_r20", seed=4)))
+    config = compare.parse(
+        ["--config", str(tmp_path / "config.yaml"), "--inits", "random", "fps_r20", "--seeds", "1", "2"]
+    )
+    assert (config.inits, config.seeds, config.run) == (("random", "fps_r20"), (1, 2), RunConfig(rounds=7))
 
 
 def test_a_comparison_stays_out_of_a_runs_folder(tmp_path, capsys):
