@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from experiments.analyses.landscape import barrier
 from experiments.report.statistics import crossed_difference, paired_difference, points, spread
 from experiments.table import updated
 from tests.experiments.runs import table
@@ -62,6 +63,15 @@ def of_noise():
     return points(paired_difference(*(np.array([one[seed] for seed in sorted(random)]) for one in (noise, random))))
 
 
+def of_barriers(path):
+    """The barriers of the test loss on the lines of a landscape."""
+    lines = {}
+    for row in table(path):
+        if row["split"] == "test" and row["to"]:  # the plane's models lie on no line
+            lines.setdefault((row["from"], row["to"]), []).append((float(row["at"]), float(row["loss"])))
+    return " ".join(f"{barrier(*np.array(line).T):.2f}" for line in lines.values())
+
+
 def test_the_encoders_beside_noise_are_those_that_were_federated():
     here, there = (table(RESULTS / name / "encoders.csv") for name in ("cifar10-sources-1280k", "cifar10-why"))
     last = {
@@ -92,6 +102,7 @@ def test_every_number_with_decimals_in_the_text_stands_in_a_table_or_is_an_optio
     derived.append(of_the_grid("cifar10", "iid", "dirichlet0.3", "dirichlet0.1"))
     derived.append(of_the_grid("cifar100", "iid", "dirichlet0.1"))
     derived.append(of_noise())
+    derived += [of_barriers(path) for path in RESULTS.glob("*/landscape-*.csv")]
     tables = " ".join([*BLOCK.findall(text), *derived])
     prose, _, unbacked = BLOCK.sub("", text).partition(WITHOUT_A_FILE)
     prose = re.sub(
