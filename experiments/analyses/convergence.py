@@ -169,7 +169,7 @@ def _draw(arms: Sequence[Arm], targets: Sequence[float], rows: Sequence[tuple[ob
         axes.plot(*(zip(*points, strict=True) if points else ([], [])), "o", color=f"C{number}",
                   label=plots.literal(arm.label))  # fmt: skip
     axes.set_xticks(range(len(targets)), labels=[f"{target:.1%}" for target in targets])
-    axes.set(xlabel="accuracy to reach; beside each other: seeds", ylabel="rounds", xlim=(-0.5, len(targets) - 0.5))
+    axes.set(xlabel="test accuracy to reach (a dot is a seed)", ylabel="rounds", xlim=(-0.5, len(targets) - 0.5))
     plots.style(axes, integer_y=True)
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
     return figure
