@@ -210,9 +210,9 @@ def keep_existing(path: Path) -> Path | None:
     _check_replaceable(path)
     stem, suffix = (path.name, "") if path.is_dir() else (path.stem, path.suffix)
     number = 1
-    while os.path.lexists(kept := path.with_name(f"{stem}.{number}{suffix}")):
-        number += 1
     with locked(path) if (path / LOCK).exists() else contextlib.nullcontext():
+        while os.path.lexists(kept := path.with_name(f"{stem}.{number}{suffix}")):
+            number += 1
         path.rename(kept)
     return kept
 
