@@ -15,7 +15,7 @@ from flwr.app import Message, MessageType
 
 from federated.algorithms.averaging import mean_metrics
 from federated.algorithms.base import Algorithm, Replies, ServerState, Setting, Update, Weights
-from federated.client.training import ClientHyperparameters, learning_rate
+from federated.client.training import ClientHyperparameters
 from federated.client.workspace import Workspace
 from federated.config.run import RunConfig
 from federated.server.arrivals import Arrivals
@@ -23,9 +23,10 @@ from federated.server.client_metrics import reported
 from federated.server.cohort import sample_clients
 from federated.server.evaluation import Evaluator
 from federated.server.exchange import Clients, Diverged, RunFailed
-from federated.server.output import client_models, loggers
+from federated.server.output import client_models
 from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar
+from federated.server.output.recorder import Recorder
 from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
 from federated.server.replies import TRAINING_METRICS, Expected
@@ -82,9 +83,7 @@ class Loop:
     most_examples: list[int]
     privacy: CentralPrivacy | None = None
 
-    def run(
-        self, state: State, folder: RunFolder, publish: loggers.Logger, evaluator: Evaluator, bar: RoundBar
-    ) -> State:
+    def run(self, state: State, recorder: Recorder, evaluator: Evaluator) -> State:
         """All rounds after ``state.round``; returns the state after the last.
 
         Raises:
@@ -92,13 +91,14 @@ class Loop:
         """
         if state.round == 0:
             state = replace(state, server=self.initial_server_state(state.weights))
+        folder = recorder.folder
         folder.keep_best(self.config, self.space.dataset.classes, state)
         for server_round in range(state.round + 1, self.config.rounds + 1):
             started = time.perf_counter()
-            result = self.round(server_round, state, bar)
+            result = self.round(server_round, state, recorder.bar)
             self._keep_client_models(folder, state, result)
             state = result.state
-            record(self.config, result.row(evaluator), started, folder, publish, bar)
+            recorder.record(result.row(evaluator), started)
             folder.save_state(state)  # Commit point of the round.
             folder.keep_best(self.config, self.space.dataset.classes, state)
         return state
@@ -246,14 +246,3 @@ def _threads_of_a_client(config: RunConfig) -> AbstractContextManager[None]:
     """As many threads for this process as a client has: sums depend on them, and no result on where clients are."""
     elsewhere = config.processes or config.engine == "ray"
     return cpu_threads(config.threads or 1 if elsewhere else None)
-
-
-def record(
-    config: RunConfig, row: Row, started: float, folder: RunFolder, publish: loggers.Logger, bar: RoundBar
-) -> None:
-    """Append a row to the run's history, with its learning rate and how long it took, and show it."""
-    row["lr"] = learning_rate(config, row["round"]) if row["round"] else None
-    row["seconds"] = round(time.perf_counter() - started, 3)
-    folder.append(row)
-    publish(row)
-    bar.round(row)

@@ -31,9 +31,10 @@ from federated.server.exchange import RunFailed as RunFailed
 from federated.server.output import file_names, loggers
 from federated.server.output.history import Row
 from federated.server.output.progress import RoundBar, console, evaluated_head, log, log_file
+from federated.server.output.recorder import Recorder
 from federated.server.output.run_folder import RunFolder, State
 from federated.server.privacy import CentralPrivacy
-from federated.server.rounds import Loop, Round, record
+from federated.server.rounds import Loop, Round
 from federated.server.start import auto_options, client_statistics, initialise, resume_checks
 from federated.server.start.announce import announce
 from federated.server.start.initialise import initial_classifier, initial_encoder
@@ -137,7 +138,8 @@ def _run(config: RunConfig, resume: bool, quiet: bool, grid: Grid | None) -> Run
             loggers.loggers(config, folder.path, rows) as publish,
             RoundBar(config.rounds, state.round, quiet, evaluated_head(config)) as bar,
         ):
-            state = _rounds(config, folder, space, engine, report, state, publish, bar, evaluated=bool(rows))
+            recorder = Recorder(config, folder, publish, bar)
+            state = _rounds(recorder, space, engine, report, state, evaluated=bool(rows))
         folder.keep_best(config, dataset.classes, state)  # killed after its last round, it has it to do yet
         folder.finish(config, dataset.classes, state)
         rows = folder.history()
@@ -189,25 +191,23 @@ def _check_here(config: RunConfig, grid: Grid | None) -> None:
 
 
 def _rounds(
-    config: RunConfig,
-    folder: RunFolder,
+    recorder: Recorder,
     space: workspace.Workspace,
     engine: Engine,
     report: LoadReport | None,
     state: State,
-    publish: loggers.Logger,
-    bar: RoundBar,
     *,
     evaluated: bool,
 ) -> State:
     """The rounds that are left, and round 0, the evaluation before training, where it is missing."""
+    config, folder = recorder.config, recorder.folder
     states = ClientStates(folder.client_states, state.run) if "client-states" in engine.message_config else None
     clients = None
     if state.round < config.rounds:
         clients = Clients.find(engine, config)
         counts = client_statistics.numbers_of_examples(config, space, clients)
         if state.round == 0:
-            state = client_statistics.prepare(config, space, clients, counts, state, folder, bar.client)
+            state = client_statistics.prepare(config, space, clients, counts, state, folder, recorder.bar.client)
     if state.round == 0:
         initialise.write_record(folder.path / file_names.INIT, config, report, state.weights, state.data_digest)
     if clients:
@@ -215,7 +215,7 @@ def _rounds(
     evaluator = Evaluator(config, space, clients, states)
     if not evaluated:
         started = time.perf_counter()
-        record(config, Round(state).row(evaluator), started, folder, publish, bar)
+        recorder.record(Round(state).row(evaluator), started)
     if clients is None:
         return state
     secret = folder.secret() if config.dp != "none" else None
@@ -227,7 +227,7 @@ def _rounds(
         most_examples=counts.sum(axis=1).tolist(),
         privacy=None if secret is None else CentralPrivacy.of(config, secret, state.run),
     )
-    return loop.run(state, folder, publish, evaluator, bar)
+    return loop.run(state, recorder, evaluator)
 
 
 @contextmanager
