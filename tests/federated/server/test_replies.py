@@ -132,6 +132,7 @@ BAD: dict[str, tuple[Change, str]] = {
     "not a number": (tensor("w", torch.full((2, 3), float("nan"))), "arrays that are not finite, w first"),
     "infinite": (tensor("running_var", torch.tensor([1.0, float("inf"), 1.0])), "not finite, running_var first"),
     "1e38": (tensor("w", torch.full((2, 3), 1e38)), "beyond 1e+15, w first"),
+    "-1e38": (tensor("w", torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, -1e38]])), "beyond 1e+15, w first"),
     "a negative variance": (tensor("running_var", torch.tensor([1.0, -1.0, 1.0])), "negative variance"),
     "a negative count": (tensor("num_batches_tracked", torch.tensor(-1)), "negative count"),
 }
