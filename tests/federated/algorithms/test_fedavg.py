@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from federated import algorithms, open_workspace
-from federated.algorithms.averaging import Mean, Sum, mean_metrics, weighted_sum
+from federated.algorithms.averaging import Mean, Sum, lower_median, mean_metrics, weighted_sum
 from federated.client import workspace
 from federated.client.training import normalise
 from federated.client_app import client_app
@@ -63,6 +63,24 @@ def test_weighted_mean_and_integer_buffers() -> None:
         assert mean[name].dtype == weights[0][name].dtype
     assert mean["batches"].dtype == torch.int64
     assert mean["batches"] == max(int(w["batches"]) for w in weights)
+
+
+def test_a_mean_leaves_what_it_is_given_as_it_is_and_keeps_the_order_of_the_names() -> None:
+    parts = [{"batches": torch.tensor([3, 8]), "w": torch.ones(2, dtype=torch.float64)} for _ in range(2)]
+    parts[1]["batches"] = torch.tensor([5, 1])
+    mean = Mean([1])
+    mean.add(parts[0], 1)
+    first = mean.result()
+    mean.add(parts[1], 1)
+    assert list(mean.result()) == ["batches", "w"]
+    assert mean.result()["batches"].tolist() == [5, 8]
+    assert (parts[0]["batches"].tolist(), first["w"].tolist()) == ([3, 8], [1, 1])
+
+
+def test_the_lower_median_is_one_of_the_values() -> None:
+    """Of four the second: their mean would let the largest move it."""
+    counts = [{"n": torch.tensor([count, 2**60 - count])} for count in (9, 1, 3, 2**60)]
+    assert lower_median(counts)["n"].tolist() == [3, 2**60 - 9]
 
 
 def test_identical_clients_change_nothing() -> None:

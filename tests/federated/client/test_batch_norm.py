@@ -93,6 +93,8 @@ def test_statistics_are_those_of_the_images() -> None:
     assert estimated["encoder.bn1.num_batches_tracked"] == 2
     lonely = estimate_statistics(model, classifier().state_dict(), images, batch_size=3)
     assert lonely["encoder.bn1.num_batches_tracked"] == 3, "a last batch of one is left out"
+    ones, twos = (estimate_statistics(model, classifier().state_dict(), images, size) for size in (1, 2))
+    assert all(torch.equal(ones[name], twos[name]) for name in twos), "one image is no batch"
 
 
 def test_statistics_of_images_that_lie_class_by_class() -> None:
@@ -211,6 +213,15 @@ def test_statistics_of_a_single_batch_are_pytorchs_in_every_layer() -> None:
     expected = estimate_statistics(classifier(), weights, IMAGES, batch_size=64)
     for name, tensor in expected.items():
         torch.testing.assert_close(pooled[name], tensor, rtol=1e-4, atol=1e-5)
+
+
+def test_batches_of_statistics_follow_from_seed_and_client() -> None:
+    """Deeper layers see batches that the ones below have normalised: they tell the batches apart."""
+    model, weights = classifier(), dict(classifier().state_dict())
+    sums = [batch_norm_sums(model, weights, IMAGES, 8, key) for key in ((0, 0), (0, 0), (0, 1), (1, 0))]
+    first, again, client, seed = (found[max(n for n in found if n.endswith(".squares"))] for found in sums)
+    assert torch.equal(first, again)
+    assert len({tuple(found.tolist()) for found in (first, client, seed)}) == 3
 
 
 def test_statistics_to_begin_with_change_nothing_that_is_learned(tiny: Tiny, tmp_path: Path) -> None:

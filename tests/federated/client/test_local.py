@@ -17,6 +17,7 @@ from federated.client.training import (
     Client,
     ClientDiverged,
     ClientHyperparameters,
+    Problem,
     _batches,
     effective_steps,
     learning_rate,
@@ -78,6 +79,25 @@ def test_layers_draw_from_the_key() -> None:
     assert torch.equal(trained[0], trained[1])
     assert not torch.equal(trained[0], trained[2])
     assert not torch.equal(trained[0], trained[3])
+
+
+def test_each_epoch_has_batches_of_its_own_and_all_examples_count_in_the_means() -> None:
+    """Without steps (a rate of 0) the loss of all epochs is that of the weights they begin with."""
+    seen: list[torch.Tensor] = []
+
+    def inputs(images: torch.Tensor, batch: torch.Tensor, *_: object) -> torch.Tensor:
+        seen.append(batch)
+        return normalise(images[batch])
+
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16 * 16 * 3, 10))
+    start, hyper = weights_of(model), replace(HYPER, lr=0.0, local_epochs=3)
+    update = local_sgd(Client(model, IMAGES, LABELS, hyper, (0, 1, 2), problem=Problem(inputs, F.cross_entropy)), start)
+    epochs = [torch.cat(seen[first : first + 3]).tolist() for first in (0, 3, 6)]
+    assert len(seen) == update.steps == 9
+    assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
+    assert epochs[0] != epochs[1] != epochs[2] != epochs[0]
+    loss, accuracy = evaluate(model, start, IMAGES, LABELS, 20)
+    assert update.metrics == pytest.approx({"train_loss": loss, "train_accuracy": accuracy})
 
 
 def test_training_learns(model: nn.Module) -> None:
@@ -217,6 +237,8 @@ def test_loading_weights_is_loading_a_state_dict() -> None:
     assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
     with pytest.raises(RuntimeError, match="Missing key"):
         load_weights(model, weights_of(other))
+    with pytest.raises(RuntimeError, match="Unexpected key"):
+        load_weights(model, {**weights, "more": torch.zeros(1)})
 
 
 def test_a_run_of_one_client_is_its_local_training(tiny: Callable[..., RunConfig]) -> None:

@@ -90,7 +90,9 @@ def test_clients_train_on_what_their_nodes_hold(places: Path, pictures: None) ->
     assert [row["clients"]["examples"] for row in result.history[1:]] == [[20, 12]] * 2
     # Class means of brightness need no training.
     assert result.history[0]["test_accuracy"] > 0.6
-    assert len(result.history[0]["client_accuracies"]) == 2
+    for row in result.history:  # node 1 holds no test examples and is judged on its training examples
+        assert len(row["client_accuracies"]) == 2
+        assert None not in row["client_accuracies"]
     log = (result.folder / "log.txt").read_text()
     assert "2 clients with 12 to 20 examples (median 16) of 2 to 2 classes" in log
     assert (result.folder / "partition.png").is_file()

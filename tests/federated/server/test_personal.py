@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from federated import client_app as client_side
 from federated.client import fine_tuning
 from federated.client.evaluation import at_client, client_accuracies, evaluate
+from federated.client.failures import ClientTimeout
 from federated.client.features import encode
 from federated.client.training import Client, ClientDiverged, ClientHyperparameters, ClientUpdate, local_sgd
 from federated.client.workspace import Workspace
@@ -155,6 +157,26 @@ def test_a_client_whose_fine_tuning_diverges_has_no_accuracy_after_it(
     )
 
 
+def test_fine_tuning_ends_with_weights_that_are_no_numbers_and_with_the_time(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss is taken before the last step, after which the weights may be infinite."""
+    config = tiny(fine_tune_epochs=1)
+    space = space_of(config)
+    weights = {name: tensor.clone() for name, tensor in space.model.state_dict().items()}
+    with pytest.raises(ClientTimeout):
+        fine_tuning.fine_tune(space_of(replace(config, client_timeout=1e-9)), 0, weights, 1)
+    original = fine_tuning.local_sgd
+
+    def spoil(client: Client, start: dict[str, Tensor]) -> ClientUpdate:
+        update = original(client, start)
+        return update._replace(weights={**update.weights, "head.bias": torch.full((10,), float("inf"))})
+
+    monkeypatch.setattr(fine_tuning, "local_sgd", spoil)
+    with pytest.raises(ClientDiverged, match="not finite"):
+        fine_tuning.fine_tune(space, 0, weights, 1)
+
+
 def test_features_of_test_examples_are_shared_by_clients_of_one_encoder(
     tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,8 +193,9 @@ def test_features_of_test_examples_are_shared_by_clients_of_one_encoder(
     for client in range(3):
         at_client(space, client, {**weights, "head.bias": torch.full((10,), float(client))})
     assert len(calls) == 1
-    at_client(space, 0, weights, own_encoder=True)
-    assert len(calls) == 1
+    at_client(space, 0, {**weights, "encoder.conv1.weight": weights["encoder.conv1.weight"] + 1}, own_encoder=True)
+    at_client(space, 0, weights)
+    assert len(calls) == 1, "an encoder of one client alone takes the place of the others'"
 
 
 def test_examples_of_other_processes_have_who_made_them(tmp_path: Path) -> None:
