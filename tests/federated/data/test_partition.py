@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr_datasets.partitioner import DirichletPartitioner
+from matplotlib.figure import Figure
 
 from federated.config.run import RunConfig
 from federated.data import partition_plot
@@ -99,6 +100,13 @@ def test_sizes_grow_as_asked(skew: Any, expected: Any) -> None:
     np.testing.assert_allclose(sizes - 20, np.array(expected) / np.sum(expected) * (len(LABELS) - 80), atol=1)
 
 
+def test_clients_with_the_fewest_examples_allowed_are_no_impossible_sizes() -> None:
+    config = RunConfig(partition="size", clients=10, min_partition_size=10)
+    assert [len(part) for part in make_partition(config, LABELS[:100])] == [10] * 10
+    with pytest.raises(UserError, match="lower --clients or --min-partition-size"):
+        make_partition(config, LABELS[:99])
+
+
 def test_natural_partition_keeps_user_ids_together() -> None:
     user_ids = np.random.default_rng(2).choice([f"writer {i}" for i in range(30)], len(LABELS))
     config = RunConfig(dataset="hub:x", id_column="writer", partition="natural", clients=30)
@@ -149,6 +157,17 @@ def test_inner_dirichlet_draws_its_class_proportions_with_alpha() -> None:
     counts = count_labels(make_partition(config, labels), labels, 10)
     shares = counts / counts.sum(axis=1, keepdims=True)
     assert 0.95 * 2 / 11 < np.square(shares).sum(axis=1).mean() < 1.3 * 2 / 11
+
+
+def test_who_gets_what_inner_dirichlet_has_left_is_drawn_at_random() -> None:
+    """The last to draw have several classes where the first have one: these must not be those with high numbers."""
+    labels, lead = np.random.default_rng(1).integers(0, 10, 500), []
+    for seed in range(20):
+        config = RunConfig(partition="inner-dirichlet", clients=10, alpha=0.01, seed=seed)
+        counts = count_labels(make_partition(config, labels), labels, 10)
+        largest = counts.max(axis=1) / counts.sum(axis=1)
+        lead.append(largest[:5].mean() - largest[5:].mean())
+    assert abs(np.mean(lead)) < 0.1
 
 
 def test_small_alpha_is_less_even() -> None:
@@ -253,6 +272,21 @@ def test_one_client_is_not_described_as_a_range() -> None:
     parts = make_partition(RunConfig(clients=1, partition="iid"), LABELS)
     assert describe(parts, LABELS, 10) == f"1 client with {len(LABELS)} examples of 10 classes"
     assert describe([np.array([0])], LABELS, 10) == "1 client with 1 example of 1 class"
+
+
+def test_what_a_picture_shows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(partition_plot.plots, "save", lambda figure, path: drawn.append(figure))
+    counts = np.array([[1, 3], [4, 2], [0, 5], [6, 0]])
+    partition_plot.plot_counts(tmp_path / "bars.png", counts, ["a", "b"])
+    first, second = drawn[0].axes[0].containers
+    assert [bar.get_height() for bar in first] == [1, 4, 0, 6]
+    assert [(bar.get_y(), bar.get_height()) for bar in second] == [(1, 3), (4, 2), (0, 5), (6, 0)]
+    monkeypatch.setattr(partition_plot, "MAX_BARS", 3)
+    partition_plot.plot_counts(tmp_path / "map.png", counts, ["a", "b"])
+    (image,) = drawn[1].axes[1].images
+    # Clients of class a first, those with the largest share of it first of all.
+    np.testing.assert_allclose(image.get_array(), [[1, 4 / 6, 0, 1 / 4], [0, 2 / 6, 1, 3 / 4]])
 
 
 def test_a_picture_of_many_classes_is_a_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,6 +132,7 @@ def arrays(change: Callable[[Any, Any], tuple[Any, Any]]) -> Callable[[Path], No
 
 PARTITIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
     "another seed": lambda indices, ends: (indices[::-1].copy(), ends),
+    "other ends": lambda indices, ends: (indices, ends - np.array([1, 0, 0])),
     "fewer clients": lambda indices, ends: (indices, ends[[0, 2]]),
     "more clients": lambda indices, ends: (indices, np.append(ends, ends[-1])),
     "fewer examples": lambda indices, ends: (np.arange(len(indices) - 1), np.minimum(ends, len(indices) - 1)),
