@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import yaml
@@ -36,6 +37,27 @@ def test_work_is_what_a_run_does(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) ->
     assert work.steps == sum(steps)
     assert work.evaluated == 26 * sum(row["test_accuracy"] is not None for row in rows)
     assert work.replies == 2
+
+
+def test_fine_tuning_is_work(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After rounds 0, 2, 4 and 5 each of three clients fine-tunes, and its model is evaluated."""
+    config = tiny(rounds=5, per_client_every=2, fine_tune_epochs=3, local_epochs=2, batch_size=4)
+    from federated.algorithms import fedavg
+    from federated.client import fine_tuning
+
+    steps, original = [], fedavg.local_sgd
+
+    def counting(*arguments: Any) -> Any:
+        update = original(*arguments)
+        steps.append(update.steps)
+        return update
+
+    monkeypatch.setattr(fedavg, "local_sgd", counting)
+    monkeypatch.setattr(fine_tuning, "local_sgd", counting)
+    run(config, quiet=True)
+    work = work_of(config, [18] * 3, 26)
+    assert work.steps == sum(steps) == 5 * 3 * 2 * 5 + 4 * 3 * 3 * 5
+    assert work.evaluated == 6 * 26 + 4 * 3 * 26
 
 
 @pytest.mark.parametrize("participation", [1.0, 0.5])
@@ -77,6 +99,20 @@ def test_statistics_that_the_server_estimates_are_sent_one_way(tiny: Tiny) -> No
     config = tiny(arch="resnet8", clients=2, rounds=rounds, participation=0.5, bn_stats="server")
     assert f"traffic    {rounds * (size + back) / 1e9:.2f} GB" in dry_run(config)
     assert f"{rounds * (size + back) / 1e9:.2f}" != f"{rounds * 2 * size / 1e9:.2f}"
+
+
+def test_what_never_changes_is_sent_to_each_client_once(tiny: Tiny) -> None:
+    config = tiny(train="head", limit_train=None, clients=500, participation=0.01, rounds=1)
+    model = build_classifier(build_encoder(config.arch, seed=0), 10, seed=0)
+    sizes = {name: tensor.nbytes for name, tensor in model.state_dict().items()}
+    once, head = (sum(n for name, n in sizes.items() if name.startswith("head.") is part) for part in (False, True))
+    assert f"traffic    {(500 * once + 5 * 2 * head) / 1e9:.2f} GB" in dry_run(config)
+    assert 500 * once > 1e8, "it would show if it were missing"
+
+
+@pytest.mark.parametrize(("strategy", "held"), [("fedavg", 3), ("qfedavg", 7), ("median", 7)])
+def test_replies_that_a_strategy_needs_together_are_held_in_memory(tiny: Tiny, strategy: str, held: int) -> None:
+    assert f"and {held} replies" in dry_run(tiny(strategy=strategy, clients=7))
 
 
 def test_a_dry_run_of_years_answers_at_once(tiny: Tiny) -> None:
