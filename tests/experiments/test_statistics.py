@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 
 from experiments.report.headline import bracket
-from experiments.report.statistics import Interval, crossed_difference, paired_difference, rounds_to
+from experiments.report.statistics import Interval, crossed_difference, paired_difference, rounds_to, signed
 
 
 def test_paired_difference_is_scipys_paired_t_interval():
@@ -29,6 +29,10 @@ def test_an_interval_that_is_no_number_says_nothing():
     assert Interval(float("nan"), float("nan"), float("nan"), 3).says_nothing
     assert not Interval(0.1, 0.05, 0.15, 3).says_nothing
     assert bracket(Interval(-0.05, -0.1, -0.0001, 3)) == "[-10.0, +0.0]"
+
+
+def test_a_difference_that_rounds_to_nothing_has_no_sign():
+    assert [signed(value) for value in (0.0126, -0.0126, 0.0004, -0.0004, 0.0)] == ["+1.3", "-1.3", "0.0", "0.0", "0.0"]
 
 
 def test_rounds_to_is_the_first_evaluated_round():
@@ -62,4 +66,13 @@ def test_encoders_that_differ_alike_with_every_seed_are_all_that_counts():
     by_encoder = np.array([0.1, 0.3, 0.2])
     interval = crossed_difference(np.repeat(by_encoder[:, None], 5, axis=1))
     expected = paired_difference(by_encoder, np.zeros(3))
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_encoders_and_seeds_count_alike():
+    rng = np.random.default_rng(1)
+    values = rng.normal(0, 0.05, (4, 1)) + rng.normal(0, 0.04, (1, 3)) + rng.normal(0, 0.01, (4, 3))
+    assert crossed_difference(values) == pytest.approx(crossed_difference(values.T))
+    by_seed = np.array([0.1, 0.3, 0.2])
+    interval, expected = crossed_difference(np.tile(by_seed, (5, 1))), paired_difference(by_seed, np.zeros(3))
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
