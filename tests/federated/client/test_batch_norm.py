@@ -207,6 +207,15 @@ def test_pooled_statistics_are_those_of_all_clients_images() -> None:
     assert not any(torch.equal(pooled[name], weights[name]) for name in weights if name not in parameters)
 
 
+def test_a_pooled_variance_is_never_negative() -> None:
+    """By rounding, or for a client whose sums do not fit each other, E[x^2] may be below E[x]^2."""
+    weights = {f"bn.running_{what}": torch.ones(1) for what in ("mean", "var")}
+    weights["bn.num_batches_tracked"] = torch.tensor(0)
+    given = {"bn.sum": torch.tensor([3.0]), "bn.squares": torch.tensor([2.0]), "bn.count": torch.tensor(4.0)}
+    pooled = pooled_statistics(weights, [{**given, "batches": torch.tensor(1)}])
+    assert (pooled["bn.running_mean"].item(), pooled["bn.running_var"].item()) == (0.75, 0.0)
+
+
 def test_statistics_of_a_single_batch_are_pytorchs_in_every_layer() -> None:
     weights = dict(classifier().state_dict())
     pooled = pooled_statistics(weights, [batch_norm_sums(classifier(), weights, IMAGES, 64, (0, 0))])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from federated.client.batch_norm import estimate_statistics
 from federated.client.features import FeatureCache, encode
 from federated.client.parts import HEAD, Parts, is_frozen
 from federated.client.training import Client, ClientHyperparameters, local_sgd
@@ -78,6 +80,17 @@ def test_the_server_estimates_statistics_of_the_last_block_alone(tiny: Tiny) -> 
     assert {name for name in start if not torch.equal(start[name], estimated[name])} == space.parts.buffers
 
 
+def test_the_server_estimates_statistics_from_its_validation_images(tiny: Tiny) -> None:
+    """Those of the test images would be a look at what the model is judged by."""
+    config = tiny(bn_stats="server", validation=0.3)
+    space, start = space_of(config), start_of(config)
+    images = torch.from_numpy(space.dataset.validation.images)
+    expected = {**start, **estimate_statistics(space.model, start, images, config.eval_batch_size)}
+    found = space.estimate_statistics(start)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+    assert not torch.equal(found["encoder.bn1.running_mean"], start["encoder.bn1.running_mean"])
+
+
 def test_features_are_those_of_the_model_in_evaluation_mode(tiny: Tiny) -> None:
     config = tiny(train="head", eval_batch_size=7)
     space, start = space_of(config), start_of(config)
@@ -102,6 +115,16 @@ def test_a_head_trained_on_features_is_one_trained_behind_the_frozen_encoder(tin
     for name, tensor in head.weights.items():
         torch.testing.assert_close(tensor, whole.weights[name])
         assert not torch.equal(tensor, start[name])
+
+
+def test_the_feature_cache_is_given_in_megabytes(tiny: Tiny) -> None:
+    config = tiny(train="head", feature_cache=1)  # those of a client are 5 kilobytes
+    space = space_of(config)
+    space.task_of(0, start_of(config))
+    assert 1000 < space.features.size < 10**6
+    space = space_of(replace(config, feature_cache=0))
+    space.task_of(0, start_of(config))
+    assert space.features.size == 0
 
 
 def count_calls(compute: Callable[[], torch.Tensor]) -> tuple[Callable[[], torch.Tensor], list[int]]:

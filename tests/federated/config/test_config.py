@@ -139,6 +139,16 @@ def test_the_options_of_a_strategy() -> None:
     assert RunConfig(strategy="fedprox").algorithm_options().mean_only
 
 
+def test_a_round_has_no_more_than_its_participants() -> None:
+    half: dict[str, Any] = {"clients": 20, "participation": 0.5}
+    assert RunConfig(min_clients=10, **half).participants == 10
+    with pytest.raises(UserError, match="--min-clients 11 is more than the 10 of a round"):
+        RunConfig(min_clients=11, **half)
+    assert RunConfig(strategy="multikrum", selected=10, **half).selected == 10
+    with pytest.raises(UserError, match="--selected 11 is more than the 10 participants of a round"):
+        RunConfig(strategy="multikrum", selected=11, **half)
+
+
 def test_the_servers_secret_stays_with_the_server() -> None:
     config = RunConfig(dp="fixed", dp_secret=987654321)
     assert "987654321" in to_yaml(config)

@@ -179,6 +179,14 @@ def test_nodes_without_data(places: Path) -> None:
         run(config_of(places), quiet=True, grid=grid_of(places))
 
 
+def test_a_node_with_too_few_examples(places: Path) -> None:
+    assert len(run(config_of(places, rounds=1, min_partition_size=12), quiet=True, grid=grid_of(places)).history) == 2
+    shutil.rmtree(places / "run")
+    words = "client 1 has 12 training examples, fewer than --min-partition-size 13"
+    with pytest.raises(RunFailed, match=words):
+        run(config_of(places, rounds=1, min_partition_size=13), quiet=True, grid=grid_of(places))
+
+
 def test_without_flower_there_are_no_such_nodes(places: Path) -> None:
     with pytest.raises(UserError, match=r"--partition nodes is for flwr run"):
         run(config_of(places), quiet=True)

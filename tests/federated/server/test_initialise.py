@@ -9,14 +9,15 @@ import pytest
 import torch
 import torchvision
 import yaml
+from flwr.app import ArrayRecord, RecordDict
 from torch.nn import functional as F
 
 from federated.client.evaluation import evaluate
 from federated.client.statistics import class_sums
 from federated.config.run import RunConfig
 from federated.data.sets import load
-from federated.server.run import run
-from federated.server.start import initialise
+from federated.server.run import RunFailed, run
+from federated.server.start import client_statistics, initialise
 from federated.server.start.initialise import centroid_head, initial_classifier, initial_encoder
 from federated.weights import weights_of
 from fps_pretrain.common.errors import UserError
@@ -149,6 +150,14 @@ def test_centroid_head_is_that_of_the_pooled_examples() -> None:
     assert built["head.weight"].dtype == torch.float32
     # Whoever is alone with a class is classified like it.
     assert evaluate(model, built, IMAGES, LABELS, 8)[1] > 0.25
+
+
+def test_a_client_cannot_count_more_than_it_has() -> None:
+    like = {"counts": torch.zeros(2, dtype=torch.int64)}
+    answers = [RecordDict({"arrays": ArrayRecord({"counts": torch.tensor([3, 4])})}) for _ in range(2)]
+    assert [part["counts"].tolist() for part in client_statistics._read(answers, like, [4, 4])] == [[3, 4]] * 2
+    with pytest.raises(RunFailed, match="client 1 does not answer as asked: sent a counts that cannot be"):
+        client_statistics._read(answers, like, [100, 3])
 
 
 def test_a_run_with_a_centroid_head(tiny: Tiny, tmp_path: Path) -> None:
