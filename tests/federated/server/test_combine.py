@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from dataclasses import replace
 from itertools import permutations
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,7 +15,8 @@ from flwr.clientapp import ClientApp
 from torch import Tensor
 
 from federated import algorithms
-from federated.algorithms.base import Replies, ServerState, Setting, Update
+from federated.algorithms import fedavg
+from federated.algorithms.base import Combined, Replies, ServerState, Setting, Update, Weights
 from federated.client.parts import Parts
 from federated.client.training import ClientHyperparameters, effective_steps, steps_in_a_round
 from federated.client.workspace import Workspace
@@ -23,7 +25,7 @@ from federated.engines.inprocess import InProcessGrid
 from federated.engines.start import Engine
 from federated.messages import from_record
 from federated.server.cohort import sample_clients
-from federated.server.exchange import Clients
+from federated.server.exchange import Clients, Diverged
 from federated.server.output.progress import RoundBar
 from federated.server.output.run_folder import State
 from federated.server.rounds import Loop
@@ -206,8 +208,22 @@ class Counting(Answering):
 def test_replies_are_added_up_as_they_arrive(strategy: str) -> None:
     grid = Counting(strategy)
     rounds = loop(strategy, grid)
-    after(rounds, begin(rounds))
+    with RoundBar(9, 0, quiet=True) as bar:
+        reports = rounds.round(1, begin(rounds), bar).reports
     assert grid.most <= 2, "memory grows with the number of clients"
+    assert [(report.weights, report.extra) for report in reports.values()] == [({}, {})] * CLIENTS
+
+
+def test_what_the_server_remembers_must_be_finite_too() -> None:
+    """It would spoil the next round, after this one was saved."""
+
+    def combine(state: ServerState, params: Weights, replies: Replies, setting: Setting) -> Combined:
+        combined = fedavg.combine(state, params, replies, setting)
+        return combined._replace(state={"momentum": {"weight": torch.tensor([1.0, float("inf")])}})
+
+    rounds = loop("fedavg")
+    with pytest.raises(Diverged, match="round 1 is not finite"):
+        after(replace(rounds, algorithm=replace(rounds.algorithm, combine=combine)), begin(rounds))
 
 
 def test_replies_that_come_early_wait_for_those_before_them_and_no_longer() -> None:
@@ -277,5 +293,6 @@ def test_what_the_server_remembers_makes_a_difference_and_is_left_as_it_was(stra
     assert torch.equal(everything(after(loop(strategy), first)), everything(second)), "a round is no pure function"
     for name, part in kept.items():
         assert all(torch.equal(first.server[name][n], tensor) for n, tensor in part.items())
+    assert first.client_rounds.tolist() == [1] * CLIENTS
     forgetful = State(1, first.weights, "", "", first.client_rounds, begin(rounds).server)
     assert not torch.allclose(everything(second), everything(after(rounds, forgetful)))

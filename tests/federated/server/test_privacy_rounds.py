@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import numpy as np
 import pytest
 import torch
 
+from federated.config.run import RunConfig
 from federated.server.cohort import sample_each_client
 from federated.server.privacy import CentralPrivacy, epsilon, update_noise
+from federated.server.run import run
 from tests.federated.server.test_privacy import privacy_of, release
 
 
@@ -42,3 +47,12 @@ def test_any_sampling_is_counted_for() -> None:
     spent = [epsilon(10, 1.0, probability, 1e-5) for probability in (0.1, 0.5, 0.8, 1.0)]
     assert spent == sorted(set(spent))
     assert spent[2] < 0.95 * spent[3]
+
+
+@pytest.mark.parametrize("strategy", ["fedavg", "fedadam"])
+def test_clients_reports_are_averaged_as_ever(tiny: Callable[..., RunConfig], strategy: str) -> None:
+    """The algorithm sees one noisy update, which has no reports. All clients count the same."""
+    row = run(tiny(dp="fixed", strategy=strategy, partition="size", rounds=1), quiet=True).history[1]
+    assert len(row["clients"]["train_loss"]) == 3
+    assert row["train_loss"] == pytest.approx(np.mean(row["clients"]["train_loss"]))
+    assert row["train_accuracy"] is not None
