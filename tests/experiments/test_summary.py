@@ -71,3 +71,23 @@ def test_what_fine_tuning_gains_is_measured_over_clients_with_both(tmp_path):
     assert only.clients is not None
     assert only.clients.tuned is not None
     assert only.clients.tuned.gain == pytest.approx((0.3 + 0.1) / 2)
+
+
+def test_worst_tenths_are_compared_and_not_the_means_at_the_clients(tmp_path):
+    runs = []
+    for init, mean, worst in (("random", 0.4, (0.20, 0.30)), ("x.pt", 0.9, (0.26, 0.34))):
+        for seed, low in enumerate(worst):
+            config = replace(BASE, per_client_every=2, init=init, seed=seed)
+            runs.append(write_run(tmp_path / f"{len(runs)}", config, [0.1, 0.2, 0.3], {2: (mean, 0.1, low)}))
+    random, warm = summarise(group(runs), ())
+    assert random.clients.difference is None
+    assert (warm.clients.mean, warm.clients.spread, warm.clients.worst_tenth) == pytest.approx((0.9, 0.1, 0.3))
+    assert warm.clients.difference == pytest.approx(paired_difference(np.array([0.26, 0.34]), np.array([0.2, 0.3])))
+
+
+def test_centralised_arms_among_themselves_are_arms_as_any(tmp_path):
+    federated = {"random": {0: [0.1, 0.2, 0.3]}, "x.pt": {0: [0.1, 0.2, 0.4]}}
+    alone = arms(tmp_path / "alone", federated, clients=1)
+    assert [summary.centralised for summary in summarise(alone, ())] == [False, False]
+    both = [*arms(tmp_path / "both", federated), *alone]
+    assert [summary.centralised for summary in summarise(both, ())] == [False, False, True, True]
