@@ -89,6 +89,23 @@ def test_workers_are_as_many_as_pay(
     assert (found.workers, found.threads) == (workers, threads)
 
 
+@pytest.mark.parametrize(("seconds", "workers"), [(30.0, 0), (41.0, 2)])
+def test_workers_pay_by_what_they_save(
+    monkeypatch: pytest.MonkeyPatch, classifier: nn.Module, seconds: float, workers: int
+) -> None:
+    """Two of them save half the time, which must be more than their start takes."""
+    monkeypatch.setattr(auto_options, "cores", lambda: 2)
+    monkeypatch.setattr(auto_options, "seconds_of_training", lambda *_: seconds)
+    assert auto_options.with_workers(RunConfig(device="cpu"), None, classifier, [500] * 10).workers == workers
+
+
+def test_seconds_of_training_count_every_pass(monkeypatch: pytest.MonkeyPatch, classifier: nn.Module) -> None:
+    monkeypatch.setattr(auto_options, "operations", lambda *_: auto_options.SPEED)  # a second a forward pass
+    config = RunConfig(device="cpu", clients=10, participation=0.5, rounds=4, local_epochs=3)
+    assert auto_options.seconds_of_training(config, classifier, [1, 3] * 5) == 3 * 2 * 5 * 4 * 3
+    assert auto_options.seconds_of_training(replace(config, train="head"), classifier, [1, 3] * 5) == 20
+
+
 def test_a_run_that_began_without_workers_goes_on_without(
     monkeypatch: pytest.MonkeyPatch, classifier: nn.Module
 ) -> None:
