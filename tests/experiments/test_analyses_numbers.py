@@ -137,9 +137,12 @@ def test_a_client_without_an_answer_is_left_out_and_one_seed_is_not_compared(tmp
         text = (run.folder / "metrics.jsonl").read_text()
         (run.folder / "metrics.jsonl").write_text(text.replace("[0.3, 0.2]", str(values).replace("None", "null")))
         made.append(run.folder)
-    random, warm = fairness.analyse(fairness.FairnessConfig(tuple(made))).sentences
+    result = fairness.analyse(fairness.FairnessConfig(tuple(made)))
+    random, warm = result.sentences
     assert random == (
         "random: 30.0% on average over the clients, standard deviation 10.0 points, worst tenth 20.0% (1 seed)."
     )
     assert warm.startswith("x: 60.0% on average over the clients, standard deviation 14.1 points")
     assert "'s" not in warm
+    lowest = [min(value for value in line.get_xdata() if np.isfinite(value)) for line in result.figure.axes[0].lines]
+    assert lowest == pytest.approx([20, 50]), "the picture shows a client at 0% that was not measured"

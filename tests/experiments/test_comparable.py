@@ -95,6 +95,23 @@ def test_before_the_first_round_there_is_no_mean_over_rounds(tmp_path):
     assert ">nan<" not in (tmp_path / "page" / "index.html").read_text()
 
 
+def test_an_arm_has_its_runs_by_seed_and_all_are_measured_alike(tmp_path):
+    runs = [
+        write_run(tmp_path / str(seed), replace(BASE, seed=seed), [0.1, 0.2, 0.3], {2: (0.3, 0.1, 0.2)})
+        for seed in (2, 0, 1)
+    ]
+    (arm,) = group(runs)
+    assert arm.seeds == [0, 1, 2]
+    twice = {1: (0.3, 0.1, 0.2), 2: (0.3, 0.1, 0.2)}
+    other = write_run(tmp_path / "twice", replace(BASE, seed=3), [0.1, 0.2, 0.3], twice)
+    with pytest.raises(UserError, match="have different rounds"):
+        group([*runs, other])
+
+
+def test_one_client_is_all_that_a_centralised_run_can_ask_for():
+    assert centralise(replace(BASE, min_clients=3)).min_clients == 1
+
+
 def test_a_gap_is_that_of_one_model(tmp_path):
     runs = [
         write_run(tmp_path / "f", BASE, [0.1, 0.2, 0.3]),
@@ -113,13 +130,14 @@ def test_gaps_of_two_files_of_one_name_are_told_apart(tmp_path):
     assert [one.name for one in gap.gaps(runs)] == ["a/e.pt", "b/e.pt"]
 
 
-def test_no_line_is_drawn_between_models_of_other_data(tmp_path, monkeypatch):
+@pytest.mark.parametrize("other", [{"dataset": "cifar10"}, {"image_size": 16}, {"personal": "head"}])
+def test_no_line_is_drawn_between_models_of_other_data(tmp_path, monkeypatch, other):
     from experiments.analyses import models
 
     monkeypatch.setattr(models, "final_weights", lambda run: {})
     runs = [
-        write_run(tmp_path / name, replace(BASE, dataset=name), [0.1, 0.2, 0.3]).folder
-        for name in ("digits", "cifar10")
+        write_run(tmp_path / name, config, [0.1, 0.2, 0.3]).folder
+        for name, config in (("one", BASE), ("other", replace(BASE, **other)))
     ]
     with pytest.raises(UserError, match="compare runs of one data set"):
         landscape.analyse(landscape.LandscapeConfig(tuple(runs)))
