@@ -194,6 +194,9 @@ def test_yaml_of_another_kind_is_refused(text: str) -> None:
 def test_only_where_a_run_is_computed_may_differ_on_resume() -> None:
     config = RunConfig()
     assert not differences(config, RunConfig(engine="ray", device="cpu", threads=1, output=Path("elsewhere")))
+    began = replace(config, precision="32", workers=2)
+    assert not differences(began, config), "what auto was settled to stays"
+    assert differences(began, replace(config, precision="bf16")) == ["--precision 32 (now bf16)"]
     assert differences(config, RunConfig(lr=0.1, clients=5)) == ["--clients 10 (now 5)", "--lr 0.05 (now 0.1)"]
 
 

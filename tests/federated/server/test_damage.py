@@ -93,6 +93,7 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "not finite": (lambda c: first_weight(c).fill_(float("nan")), "not finite"),
     "clients ahead": (lambda c: c["client_rounds"].fill_(7), "rounds that have not been"),
     "fewer clients": (lambda c: c.update(client_rounds=torch.zeros(2, dtype=torch.int64)), "each of 3 clients"),
+    "another kind of name": (lambda c: c.update(run=5), "which run it is of"),
     "a part is missing": (lambda c: c.pop("data_digest"), "data_digest"),
 }
 

@@ -7,7 +7,8 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -15,11 +16,13 @@ from flwr.app import Message
 
 from federated.algorithms import fedavg
 from federated.algorithms.base import Update
-from federated.client.failures import ClientTimeout, Deadline, injected
+from federated.client.failures import HANG_GRACE, ClientTimeout, Deadline, injected
 from federated.client.training import ClientDiverged
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
+from federated.engines.start import Engine
+from federated.server.exchange import Clients
 from federated.server.output.run_folder import RunFolder, read_history
 from federated.server.replies import BadReply, Expected
 from federated.server.run import Diverged, RunFailed, run
@@ -127,6 +130,13 @@ def test_a_node_that_never_answers_is_not_waited_for(tiny: Tiny, monkeypatch: py
     monkeypatch.setattr("federated.server.exchange.HANG_GRACE", 0.5)
     rows = run(tiny(rounds=2, client_timeout=3.0), quiet=True, grid=Deaf(client_app, 3)).history
     assert rows[2]["failures"] == [{"client": 1, "reason": "gave no answer in time"}]
+
+
+def test_nodes_elsewhere_are_given_some_time_to_say_that_theirs_is_over() -> None:
+    here, elsewhere = (cast(Engine, SimpleNamespace(remote=remote)) for remote in (False, True))
+    assert Clients(elsewhere, (2, 3), 5.0).patience == 5.0 + HANG_GRACE > 30
+    assert Clients(elsewhere, (2, 3)).patience is None
+    assert Clients(here, (2, 3), 5.0).patience is None, "the engine ends those that hang"
 
 
 def test_deadline() -> None:
