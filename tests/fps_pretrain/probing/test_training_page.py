@@ -76,6 +76,36 @@ def test_the_training_page_is_one_file_with_curves_and_neighbours(tmp_path):
     assert len(table) == 1 + 2 + 2
 
 
+def test_a_pair_is_retrieved_where_its_own_view_is_the_nearest():
+    order = np.array([[0, 1, 2], [0, 1, 2], [1, 0, 2], [3, 1, 0]])
+    assert training_page.Neighbours(np.zeros((2, 4, 3, 16, 16)), order).retrieval == 0.5
+
+
+def page_of(folder, losses, probes):
+    """The text of the page of a run of 16 pairs with these lines in its logs."""
+    head = "step,pairs_seen,loss", "step,pairs_seen,knn_accuracy,pair_retrieval"
+    for name, lines in (("csv", [head[0], *losses]), ("probes", [head[1], *probes])):
+        (folder / name / "version_0").mkdir(parents=True)
+        (folder / name / "version_0" / "metrics.csv").write_text("\n".join(lines) + "\n")
+    config = PretrainConfig(epochs=1, pairs_per_epoch=16, batch_size=8, run_dir=folder).resolve(has_gpu=False)
+    neighbours = training_page.Neighbours(np.zeros((2, 2, 3, 16, 16)), np.array([[0, 1], [1, 0]]))
+    baseline = {"knn_accuracy": 0.4, "pair_retrieval": 0.25}
+    return training_page.write_page(folder, config, neighbours, "digits", baseline).read_text()
+
+
+def test_a_page_is_finished_though_the_last_line_of_the_log_came_before_the_end(tmp_path):
+    text = page_of(tmp_path, ["0,8,5"], ["2,16,0.5,0.75"])
+    assert "16 of 16 pairs" in text
+    assert RELOAD not in text
+
+
+def test_a_probe_with_a_cell_that_is_no_number_has_a_dash_in_its_place(tmp_path):
+    text = page_of(tmp_path, ["0,8,5"], ["1,8,0.!,0.625", "2,!,0.375,!", "3,16,0.5,0.75"])
+    rows = [re.findall("<td>(.*?)</td>", row) for row in re.findall("<tr><td>.*?</tr>", text, re.S)]
+    assert rows == [["0", "40.0%", "25.0%"], ["8", "–", "62.5%"], ["–", "37.5%", "–"], ["16", "50.0%", "75.0%"]]
+    assert "3 values of the log are no numbers" in text
+
+
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     """The page of a run that goes on, with long names and values."""
