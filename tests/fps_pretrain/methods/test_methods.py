@@ -142,6 +142,34 @@ def test_the_learning_rate_may_follow_its_cosine_at_every_step_after_a_warm_up()
     assert [fixed for _, fixed in rates] == pytest.approx([0.1, 0.2, 0.3] + [0.4] * 7)
 
 
+@pytest.mark.parametrize("method", ["moco", "byol"])
+def test_what_follows_slowly_is_not_trained(method):
+    module = make(method, method_options=("queue=16",) if method == "moco" else ())
+    followers = [p for name, p in module.named_parameters() if name.startswith("momentum_")]
+    assert len(followers) > 10
+    assert not any(p.requires_grad for p in followers)
+    groups = module.configure_optimizers()["optimizer"].param_groups
+    trained = {id(p) for group in groups for p in group["params"]}
+    assert trained == {id(p) for name, p in module.named_parameters() if not name.startswith("momentum_")}
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars"])
+def test_momentum_and_weight_decay_are_those_of_sgd(name):
+    """LARS steps so with biases and BatchNorm, which it does not decay."""
+    module = make("simclr", optimizer=name, momentum=0.8, weight_decay=0.1, lr=0.5)
+    optimizer = module.configure_optimizers()["optimizer"]
+    parameter = module.encoder.bn1.weight
+    expected, velocity, decay = parameter.detach().clone(), torch.zeros(16), 0.1 if name == "sgd" else 0.0
+    for step in (1, 2, 3):
+        gradient = torch.arange(16.0) - 5 * step
+        for p in module.parameters():
+            p.grad = gradient.clone() if p is parameter else torch.zeros_like(p)
+        optimizer.step()
+        velocity = 0.8 * velocity + gradient + decay * expected
+        expected = expected - 0.5 * velocity
+        torch.testing.assert_close(parameter.detach(), expected)
+
+
 def test_adamw_is_another_optimiser():
     made = make("simclr", optimizer="adamw", momentum=0.8, weight_decay=0.01).configure_optimizers()
     assert isinstance(made["optimizer"], torch.optim.AdamW)

@@ -28,6 +28,26 @@ def test_mocos_loss_is_lightlys_and_so_is_its_gradient():
     torch.testing.assert_close(queue.bank, reference.memory_bank.bank)
 
 
+def test_mocos_loss_is_over_all_negatives_of_a_long_queue():
+    """More than are multiplied at a time."""
+    draw = torch.Generator().manual_seed(0)
+    queries, keys, negatives = (F.normalize(torch.randn(n, 6, generator=draw), dim=1) for n in (3, 3, 2_500))
+    ours, theirs = (queries.clone().requires_grad_() for _ in range(2))
+    loss = info_nce(ours, keys, negatives, 0.2)
+    logits = torch.cat([(theirs * keys).sum(dim=1, keepdim=True), theirs @ negatives.T], dim=1) / 0.2
+    expected = F.cross_entropy(logits, torch.zeros(3, dtype=torch.long))
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+
+
+def test_mocos_queue_holds_a_batch_at_least():
+    assert len(make("moco", method_options=("queue=8",)).queue.bank) == 8
+    with pytest.raises(UserError, match="queue=7 must be at least the batch size, 8"):
+        make("moco", method_options=("queue=7",))
+
+
 def test_mocos_similarities_are_float32_whatever_the_precision():
     """In bfloat16 similarities that are nearly alike, as at the start, would be the same few numbers."""
     queries, keys = (F.normalize(1 + 0.01 * torch.randn(8, 64), dim=1).requires_grad_() for _ in range(2))
