@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch import multiprocessing, nn
 
+from fps_pretrain import FPSPairs
+from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.methods.moco import Method as MoCo
 from fps_pretrain.methods.simsiam import Method as SimSiam
@@ -45,7 +47,7 @@ def _in_group(rank, world_size, port, works, results):
 @pytest.fixture(scope="module")
 def in_two_processes():
     """What ``work(rank)`` returns in each of two processes of a group, by ``work``. Starting them takes longest."""
-    works = (_synchronised, _keys, _centred_loss)
+    works = (_synchronised, _keys, _centred_loss, _pairs_of_a_loop)
     port = free_port()
     with multiprocessing.Manager() as manager:
         results = manager.dict()
@@ -152,6 +154,21 @@ def test_the_centre_of_simsiams_targets_is_that_of_all_devices(in_two_processes)
     z1, p1, z2, p2 = _skewed(slice(None))
     whole = float(_simsiam(1).pair_loss((z1, p1), (z2, p2)))
     assert np.mean(in_two_processes[_centred_loss]) == pytest.approx(whole, abs=1e-6)
+
+
+def _pairs_of_a_loop(rank):
+    pairs = FPSPairs(batch_size=4, size=16, pairs=8)
+    with pytest.raises(UserError, match="batch_size 5 must be a multiple of the 2 processes"):
+        FPSPairs(batch_size=5, size=16)
+    return [np.stack([first, second]) for first, second in pairs]
+
+
+def test_the_processes_of_a_loop_share_its_batches(in_two_processes):
+    shares = in_two_processes[_pairs_of_a_loop]
+    whole = [np.stack([first, second]) for first, second in FPSPairs(batch_size=4, size=16, pairs=8)]
+    assert len(whole) == 2
+    for parts, expected in zip(zip(*shares, strict=True), whole, strict=True):
+        np.testing.assert_array_equal(np.concatenate(parts, axis=1), expected)
 
 
 def losses(folder):

@@ -6,12 +6,14 @@ import signal
 import time
 
 import pytest
+import torch
 from torch import multiprocessing
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.models import checkpoint
+from fps_pretrain.models import checkpoint, hardware
 from fps_pretrain.training import launch
+from fps_pretrain.training.devices import default_workers, device_of_this_process
 from fps_pretrain.training.launch import Processes, Start
 from tests.fps_pretrain.training.processes import OPTIONS, free_port, start, torchrun, wait
 
@@ -92,6 +94,39 @@ def test_another_number_of_processes_than_asked_for_is_refused(monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="--devices 4"):
         Processes(PretrainConfig(devices=4, batch_size=8), gpu=False)
+
+
+def test_processes_of_several_machines_are_numbered_one_machine_after_another(monkeypatch):
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    config = PretrainConfig(devices=3, nodes=2, batch_size=12)
+    ranks = []
+    for node in (1, 0):
+        for local in (2, 1, 0):  # 0 comes last: Lightning remembers the rank of its process
+            monkeypatch.setenv("NODE_RANK", str(node))
+            monkeypatch.setenv("LOCAL_RANK", str(local))
+            ranks.append(Processes(config, gpu=False).rank)
+    assert ranks == [5, 4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("variables", "number"),
+    [({}, 0), ({"LOCAL_RANK": "3"}, 3), ({"SLURM_LOCALID": "2"}, 2), ({"LOCAL_RANK": "1", "SLURM_LOCALID": "2"}, 1)],
+)
+def test_each_process_of_a_machine_has_a_gpu_of_its_own(variables, number, monkeypatch):
+    for name in ("LOCAL_RANK", "SLURM_LOCALID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert device_of_this_process(gpu=True) == torch.device("cuda", number)
+    assert device_of_this_process(gpu=False) == torch.device("cpu")
+
+
+@pytest.mark.parametrize(("cores", "devices", "threads"), [(16, 1, 8), (6, 1, 5), (16, 4, 3), (2, 1, 1), (1, 1, 1)])
+def test_threads_that_make_pairs_leave_each_gpu_a_core(cores, devices, threads, monkeypatch):
+    monkeypatch.setattr(hardware, "cores", lambda: cores)
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    assert default_workers(gpu=True, devices=devices) == threads
+    assert default_workers(gpu=False, devices=devices) == 1
 
 
 def start_two(folder, *options, delays=(0.0, 0.0)):

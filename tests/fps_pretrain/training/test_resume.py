@@ -260,7 +260,9 @@ NO_STATES = {
     "empty optimiser": lambda content: content.update(optimizer_states=[]),
     "no state": lambda content: (content.clear(), content.update(a=1)),
     "step of no run": lambda content: content.update(global_step=-1),
+    "step after the end": lambda content: content.update(global_step=7),
     "no loops": without("loops"),
+    "empty loops": lambda content: content.update(loops={}),
 }
 
 

@@ -8,12 +8,14 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from fps_pretrain.common.errors import TrainingDiverged
+from fps_pretrain.common.errors import TrainingDiverged, UserError
+from fps_pretrain.config.pretrain import PretrainConfig
 from fps_pretrain.models import checkpoint
 from fps_pretrain.models.encoders import build_encoder
 from fps_pretrain.probing import quality
 from fps_pretrain.training import resume as state
 from fps_pretrain.training import run as train
+from fps_pretrain.training.trainer import build_method
 from tests.fps_pretrain.training.runs import run
 
 
@@ -62,7 +64,7 @@ def test_training_lowers_the_loss_and_logs_it(baseline, tmp_path, no_probe):
 
 
 def test_the_average_of_the_weights_is_what_is_written(baseline, tmp_path, no_probe, monkeypatch):
-    """After every step half of the average so far and half of the weights; training goes on as without it."""
+    """After every step 3/4 of the average so far and 1/4 of the weights; training goes on as without it."""
     save = state.StateIO.save_checkpoint
     steps = []
 
@@ -71,12 +73,12 @@ def test_the_average_of_the_weights_is_what_is_written(baseline, tmp_path, no_pr
         save(self, content, path)
 
     monkeypatch.setattr(state.StateIO, "save_checkpoint", save_and_keep)
-    averaged = run(tmp_path, ema=0.5, save_every=1, state_every=0.0)
+    averaged = run(tmp_path, ema=0.75, save_every=1, state_every=0.0)
     assert [row["loss"] for row in averaged["log"]] == [row["loss"] for row in baseline["log"]]
     name = "encoder.conv1.weight"
     average = steps[0][name]
     for weights in steps[1:6]:  # the last save comes after the end
-        average = 0.5 * average + 0.5 * weights[name]
+        average = 0.75 * average + 0.25 * weights[name]
     written = checkpoint.read_file(tmp_path / "out.pt")["state_dict"]
     assert torch.allclose(written["conv1.weight"], average, atol=1e-7)
     assert not torch.allclose(written["conv1.weight"], steps[5][name], atol=1e-7)
@@ -99,6 +101,29 @@ def test_an_encoder_is_compared_with_random_weights_as_they_are_drawn(tmp_path, 
     expected = build_encoder("resnet18", seed=3).state_dict()
     assert all(torch.equal(measured[0][name], tensor) for name, tensor in expected.items())
     assert measured[-1]["layer1.0.bn2.weight"].abs().max() < 1e-3  # what is trained begins with zeros
+
+
+def test_the_seed_alone_draws_the_encoder_and_the_heads():
+    made = []
+    for before, seed in ((1, 3), (2, 3), (2, 4)):
+        torch.manual_seed(before)
+        config = PretrainConfig(method="simclr", arch="resnet8", size=16, seed=seed).resolve(has_gpu=False)
+        method = build_method(config)
+        expected = build_encoder("resnet8", seed=seed).state_dict()
+        assert all(torch.equal(method.encoder.state_dict()[name], tensor) for name, tensor in expected.items())
+        made.append(method.projector.layers[0].weight)
+    assert torch.equal(made[0], made[1])
+    assert not torch.equal(made[1], made[2])
+
+
+@pytest.mark.parametrize(("size", "share"), [(16, 1.0), (64, 1.0), (128, 0.25)])
+def test_a_cpu_probes_fewer_images_where_they_are_large(size, share, tmp_path, monkeypatch):
+    def load(where, size, share):
+        raise UserError(f"share {share}")
+
+    monkeypatch.setattr(train, "load_probe_data", load)
+    with pytest.raises(UserError, match=f"^share {share}$"):
+        run(tmp_path, size=size)
 
 
 @pytest.mark.slow
