@@ -5,7 +5,7 @@ import pytest
 
 from fps_pretrain.fractals import chaos_game, codes, jitter, long_walk, recipe
 from fps_pretrain.fractals.recipe_numbers import CodeNumbers, ImageNumbers
-from fps_pretrain.fractals.rng import make_key
+from fps_pretrain.fractals.rng import CODE_STREAM, PROBE_STREAM, make_key
 from tests.fps_pretrain.fractals import reference_images
 from tests.fps_pretrain.fractals.reference_draws import FreshDraws, SharedDraws
 
@@ -112,6 +112,20 @@ def test_a_class_is_a_function_of_seed_and_number():
     maps, sizes = np.empty((5, 4, 2, 3)), np.empty(5, np.int64)
     codes.fill_code_table(NUMBERS, 3, 999_997, maps, sizes)
     assert np.array_equal(maps[2, : sizes[2]], class_code(3, 999_999))
+
+
+def test_the_code_of_a_class_is_its_first_draw_that_can_be_seen():
+    """256 points of its walk are in at least 14 cells of 16 x 16: in 10, 13 and 14 of these three classes' first."""
+    attempts = {}
+    for k in (*range(50), 2657, 2993, 7122):
+        for attempt in range(8):
+            expected = reference_images.sample_code(NUMBERS, SharedDraws(key(0, CODE_STREAM, k, attempt)))
+            walk = reference_images.chaos_game(expected, 256, SharedDraws(key(0, PROBE_STREAM, k, attempt)))
+            if (reference_images.hit_counts(walk, 16) > 0).sum() >= 14:
+                break
+        np.testing.assert_allclose(class_code(0, k), expected, atol=1e-12)
+        attempts[k] = attempt
+    assert (attempts[2657], attempts[2993], attempts[7122]) == (1, 1, 0)
 
 
 def test_degenerate_draws_are_never_a_class():

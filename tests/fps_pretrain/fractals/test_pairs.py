@@ -33,6 +33,10 @@ def test_the_papers_numbers():
     assert (small.points, small.render_side, small.min_objects, small.max_objects) == (1_000, 32, 2, 2)
     assert (large.points, large.render_side, large.min_objects, large.max_objects) == (100_000, 112, 2, 5)
     assert small.num_classes == 100_000
+    for size, points, side, objects, images in ((64, 4_000, 64, (2, 2), 32), (66, 8_681, 33, (2, 5), 4)):
+        recipe = make_recipe(size)
+        assert (recipe.points, recipe.render_side, recipe.pool_images) == (points, side, images)
+        assert (recipe.min_objects, recipe.max_objects) == objects
 
 
 @pytest.mark.parametrize("num_classes", [1, 2, 7, 100, 1000])
@@ -41,9 +45,9 @@ def test_every_class_comes_equally_often_in_an_epoch(num_classes):
     assert np.array_equal(np.bincount(asked, minlength=num_classes), np.full(num_classes, 2))
 
 
-def test_epochs_have_orders_of_their_own():
-    orders = {tuple(requested(0, e, i, 1000) for i in range(8)) for e in range(20)}
-    assert len(orders) == 20
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = {tuple(requested(s, e, i, 1000) for i in range(8)) for e in range(20) for s in (0, 1)}
+    assert len(orders) == 40
 
 
 @pytest.mark.parametrize("pool", [0, 8, 64])

@@ -7,6 +7,7 @@ from torchvision.transforms.v2 import functional as TF
 from fps_pretrain.fractals.augment import blur as blurring
 from fps_pretrain.fractals.augment import colour, crop, view
 from fps_pretrain.fractals.augment.scratch import empty_view_scratch
+from fps_pretrain.fractals.batched import augment as batched_augment
 from fps_pretrain.fractals.compose.colours import pack, unpack
 from fps_pretrain.fractals.recipe_numbers import ViewNumbers
 from tests.fps_pretrain.fractals.test_codes import key
@@ -104,3 +105,12 @@ def test_probabilities_of_grayscale_and_blur(image):
 
 def test_packing_is_undone_by_unpacking(image):
     assert np.array_equal(unpack(pack(image)), image)
+
+
+@pytest.mark.parametrize(("shape", "box"), [((36, 300), (0, 132, 36, 36)), ((301, 35), (133, 0, 35, 35))])
+def test_where_no_crop_fits_it_is_the_largest_square_in_the_middle(shape, box):
+    """A fifth of such an image is no crop of a side ratio of up to 4 : 3."""
+    keys = [key(k, 0, 0, 0) for k in range(20)]
+    assert {crop.crop_box(*shape, NUMBERS, one) for one in keys} == {box}
+    boxes = batched_augment.crop_boxes(*shape, NUMBERS, torch.tensor([int(one.astype(np.int64)) for one in keys]))
+    assert {tuple(map(int, values)) for values in zip(*boxes, strict=True)} == {box}

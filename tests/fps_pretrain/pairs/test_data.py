@@ -3,13 +3,18 @@ import pytest
 import torch
 
 from fps_pretrain.config.pretrain import PretrainConfig
+from fps_pretrain.fractals.code_file import codes_digest, write_codes
 from fps_pretrain.fractals.recipe import make_recipe
 from fps_pretrain.models import hardware
 from fps_pretrain.pairs import device
 from fps_pretrain.pairs.data_module import PairData, make_source
 from fps_pretrain.pairs.device import DeviceFractalSource
+from fps_pretrain.pairs.folder import FolderPairs
 from fps_pretrain.pairs.loader import EpochSteps, PairBatches
 from fps_pretrain.pairs.sources import FractalSource
+from fps_pretrain.pairs.synthetic import SyntheticPairs
+from tests.fps_pretrain.images.encoded import grey
+from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 
 CPU = torch.device("cpu")
 
@@ -48,6 +53,7 @@ def test_batches_do_not_depend_on_the_number_of_threads(threads, renders):
 
 def test_a_resumed_epoch_leaves_out_what_was_done():
     sampler = EpochSteps(10, first_step=13)
+    assert list(sampler) == list(range(13, 20))
     sampler.set_epoch(1)
     assert list(sampler) == list(range(13, 20))
     sampler.set_epoch(2)
@@ -129,3 +135,29 @@ def test_the_loader_tells_how_long_it_was_waited_for():
     assert first > 0
     next(batches)
     assert loader.waiting.seconds() > first
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({}, FractalSource),
+        ({"render": "device"}, DeviceFractalSource),
+        ({"source": "noise"}, SyntheticPairs),
+        ({"source": "folder"}, FolderPairs),
+    ],
+)
+def test_a_source_has_the_seed_the_numbers_and_the_codes_of_its_configuration(options, kind, tmp_path):
+    numbers = {"recipe_numbers": ("augment.grey_probability=0.75",), "seed": 5, "size": 16}
+    if "source" not in options:
+        write_codes(tmp_path / "codes.npz", *codes_of_seed(7, 30))
+        options = options | {"codes": tmp_path / "codes.npz"}
+    elif options["source"] == "folder":
+        (tmp_path / "a.png").write_bytes(grey())
+        options = {"source": f"folder:{tmp_path}"}
+    source = make_source(PretrainConfig(**options, **numbers), CPU)
+    assert type(source) is kind
+    assert (source.seed, source.size) == (5, 16)
+    described = source.description()
+    assert described["augment"]["grey_probability"] == 0.75
+    digest = codes_digest(*codes_of_seed(7, 30)) if "codes" in options else None
+    assert described.get("codes") == digest

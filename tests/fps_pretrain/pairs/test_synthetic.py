@@ -28,6 +28,13 @@ def test_a_pair_depends_on_its_key_alone(kind):
     assert not np.array_equal(SyntheticPairs(kind, 16, seed=1).batch(0, 0, 10), whole)
 
 
+@pytest.mark.parametrize("kind", SYNTHETIC)
+def test_every_pair_has_an_image_of_its_own(kind):
+    keys = ((seed, epoch, index) for seed in (0, 1) for epoch in (0, 1) for index in (0, 1))
+    images = {SyntheticPairs(kind, 16, seed).image(epoch, index).tobytes() for seed, epoch, index in keys}
+    assert len(images) == 8
+
+
 @pytest.mark.skipif(sys.platform == "darwin", reason="a process cannot tell there who sent a signal")
 def test_signals_to_every_process_leave_those_that_make_pairs_to_the_trainer():
     batches = PairBatches(SyntheticPairs("noise", 16, seed=0), 4, steps_per_epoch=12)
