@@ -33,10 +33,13 @@ def test_fit_resizes_the_short_side_and_crops_the_middle() -> None:
     image = np.random.default_rng(0).integers(0, 256, (20, 40, 3), dtype=np.uint8)
     assert decode.fit(image[:, :20], 20) is not None
     np.testing.assert_array_equal(decode.fit(image[:, :20], 20), image[:, :20])
-    smaller = cv2.resize(image, (20, 10), interpolation=cv2.INTER_AREA)
-    np.testing.assert_array_equal(decode.fit(image, 10), smaller[:, 5:15])
+    smaller = cv2.resize(image, (10, 5), interpolation=cv2.INTER_AREA)  # by two, other interpolations average, too
+    np.testing.assert_array_equal(decode.fit(image, 5), smaller[:, 2:7])
     larger = cv2.resize(image, (80, 40), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_array_equal(decode.fit(image, 40), larger[:, 20:60])
+    for side in range(1, 60):  # whatever the roundings of 32 / side x side
+        for shape in ((side, side + 3, 3), (side + 3, side, 3)):
+            assert decode.fit(np.zeros(shape, np.uint8), 32).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize(
@@ -48,7 +51,11 @@ def test_fit_resizes_the_short_side_and_crops_the_middle() -> None:
         (grey()[:40], "is not an image"),
         (encoded(np.zeros((9, 9, 3), np.uint8), "JPEG")[:50], "is not an image"),
         (png_header(100_000, 100_000), "100000 x 100000 pixels"),
+        (png_header(8_193, 16_384), "8193 x 16384 pixels"),
+        (png_header(8_192, 16_384), "is not an image"),
         (png_header(1, 60_000), "1 x 60000 pixels"),
+        (png_header(257, 1), "257 x 1 pixels"),
+        (png_header(256, 1), "is not an image"),
         (png_header(0, 5), "0 x 5 pixels"),
         (b"P6 20000 20000 255\n", "too large"),
         (b"P6 60000 1 255\n", "60000 x 1 pixels"),

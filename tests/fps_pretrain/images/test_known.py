@@ -21,6 +21,10 @@ def test_digits() -> None:
     table = test.read(32, np.array([0, 5]))
     assert table.images.shape == (2, 32, 32, 3)
     np.testing.assert_array_equal(table.labels, test.labels[[0, 5]])
+    whole = test.read(8).images
+    np.testing.assert_array_equal(test.read(8, np.array([5, 0])).images, whole[[5, 0]])
+    assert set(np.unique(whole)) == {round(level * 255 / 16) for level in range(17)}
+    assert (whole == whole[..., :1]).all()
     assert test.read(32, np.array([], np.int64)).images.shape == (0, 32, 32, 3)
 
 
