@@ -41,7 +41,7 @@ def test_signals_to_every_process_leave_those_that_make_pairs_to_the_trainer():
     loader = PairLoader(batches, EpochSteps(12), workers=2)
     before = multiprocessing.active_children()
     made = iter(loader)
-    got = [next(made)]
+    got = [next(made), next(made)]  # one of each worker, so that both have begun
     workers = [process for process in multiprocessing.active_children() if process not in before]
     assert len(workers) == 2
     for name in ("-TERM", "-INT"):
