@@ -107,6 +107,19 @@ def test_a_closed_terminal_interrupts_once_and_never_under_nohup(keeps_signals):
     assert cli.run("program", lambda _: os.kill(os.getpid(), signal.SIGHUP), None) == 0
 
 
+@pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (130, 130)])
+def test_a_program_ends_with_the_code_that_it_returns(returned, code, keeps_signals):
+    assert cli.run("program", lambda _: returned, None) == code
+
+
+@pytest.mark.parametrize(("count", "again"), [(None, False), ("", False), ("0", False), ("1", True), ("12", True)])
+def test_a_job_that_slurm_has_started_again_is_known_by_its_count(count, again, monkeypatch):
+    monkeypatch.delenv("SLURM_RESTART_COUNT", raising=False)
+    if count is not None:
+        monkeypatch.setenv("SLURM_RESTART_COUNT", count)
+    assert cli.requeued() == again
+
+
 def allocate_too_much():
     return torch.empty(2**50, dtype=torch.uint8)
 

@@ -80,6 +80,23 @@ def test_what_killed_processes_left_is_removed(tmp_path: Path, dead_pid: int) ->
     assert sorted(os.listdir(tmp_path)) == [".run.1.partial", ".run.x.partial"]
 
 
+def test_a_folder_takes_the_place_of_what_a_killed_attempt_left(tmp_path: Path, dead_pid: int) -> None:
+    (tmp_path / f".new.{dead_pid}.partial").mkdir()
+    with files.create_folder_atomically(tmp_path / "new"):
+        pass
+    assert os.listdir(tmp_path) == ["new"]
+
+
+def test_what_another_users_process_writes_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(pid: int, number: int) -> None:
+        raise PermissionError
+
+    (tmp_path / ".run.5.partial").mkdir()
+    monkeypatch.setattr(os, "kill", refused)
+    files.remove_stale_partials(tmp_path / "run")
+    assert os.listdir(tmp_path) == [".run.5.partial"]
+
+
 def test_whoever_has_locked_a_folder_removes_all_that_is_half_written(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "state.pt").write_text("whole")
@@ -100,6 +117,18 @@ def test_an_existing_output_is_kept_beside(tmp_path: Path) -> None:
         path.write_text(str(number))
         assert files.keep_existing(path) == tmp_path / f"a.{number}.pt"
     assert not path.exists()
+
+
+def test_the_place_of_an_existing_output_is_free_of_links_too(tmp_path: Path) -> None:
+    (tmp_path / "a.pt").write_text("kept")
+    (tmp_path / "a.1.pt").symlink_to("a disk that is not there")
+    assert files.keep_existing(tmp_path / "a.pt") == tmp_path / "a.2.pt"
+    assert (tmp_path / "a.1.pt").is_symlink()
+
+
+def test_a_folder_with_a_dot_in_its_name_keeps_it(tmp_path: Path) -> None:
+    (tmp_path / "run.v2").mkdir()
+    assert files.keep_existing(tmp_path / "run.v2") == tmp_path / "run.v2.1"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "socket", "device"])
@@ -204,6 +233,30 @@ def test_a_full_disk_says_what_there_was_no_room_for(tmp_path: Path, monkeypatch
     assert error.value.filename == str(tmp_path / "a")
     assert (tmp_path / "a").read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        (Path("x" * 220), None),
+        (Path("x" * 221), "a name takes 220 bytes"),
+        (Path("ä" * 111), "a name takes 220 bytes"),
+        (Path(*["x" * 199] * 19), None),  # 3,800 bytes with the strokes between
+        (Path(*["x" * 199] * 18, "x" * 200), "a path 3800"),
+    ],
+)
+def test_places_whose_names_leave_no_room_are_refused(path: Path, words: str | None) -> None:
+    if words is None:
+        files.check_output("--output", path)
+    else:
+        with pytest.raises(UserError, match=f"^--output .*is too long: .*{words}"):
+            files.check_output("--output", path)
+
+
+def test_a_link_to_nothing_is_no_place_to_write_to(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to(tmp_path / "missing")
+    with pytest.raises(UserError, match=f"^--output {tmp_path / 'a'} is a link to nothing"):
+        files.check_output("--output", tmp_path / "a")
 
 
 def test_only_files_are_written_over(tmp_path: Path) -> None:

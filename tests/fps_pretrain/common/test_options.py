@@ -60,6 +60,7 @@ class Example(OptionSet):
         ("count", "3", "--count must be of type int or nothing, got '3'"),
         ("count", True, "--count must be of type int or nothing, got True"),
         ("page", 10, "--page must be in 1 .. 9, got 10"),
+        ("page", True, "--page must be of type int, got True"),  # though it is equal to the default
         ("rate", -1, "--rate must satisfy 0 < value, got -1"),
         ("rate", float("inf"), "--rate must satisfy 0 < value, got inf"),
         ("rate", None, "--rate must be of type float, got None"),
@@ -85,6 +86,7 @@ def test_defaults_follow_the_choice_and_are_worked_out_anew() -> None:
     assert replace(Example(), kind="c").share is None
     assert replace(Example(kind="c"), kind="b").share == 0.5
     assert replace(Example(share=0.2), kind="b").share == 0.2
+    assert replace(Example(), share=0.2).share == 0.2
     assert Example(**vars(Example())) == Example()
     for share in (0.2, 0.5):  # the default, too
         with pytest.raises(UserError, match=r"^--share goes with --kind a or b, not with c$"):

@@ -40,6 +40,8 @@ def test_plain_values_survive(tmp_path: Path) -> None:
         (b"lr: !!python/object:os.system {}\n", "f.yaml, line 1: lr is not a value"),
         (b"lr: !!binary aGVsbG8=\n", "f.yaml, line 1: lr must be text or a number"),
         (b"lr: !!set {a}\n", "f.yaml, line 1: lr must be text or a number"),
+        (b"lr: [1, !!binary aGVsbG8=]\n", "f.yaml, line 1: lr must be text or a number"),
+        (b"lr: [1, 0x" + b"f" * 5000 + b"]\n", "f.yaml, line 1: lr is too large a number"),
         (b"a: 1\nb: 2\na: 3\n", "f.yaml, line 3: a is there twice"),
         (b"1: 2\n", "f.yaml, line 1: '1' is no name of an option"),
         (b"? [a, b]\n: 2\n", "f.yaml, line 1: a list or mapping is no name of an option"),
