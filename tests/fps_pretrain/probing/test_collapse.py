@@ -63,6 +63,21 @@ def test_the_collapse_alarm_speaks_once_and_again_when_it_is_over(capsys):
     assert "spread again" in see(0.8, 26)
 
 
+def test_the_alarm_looks_where_the_log_has_a_line_and_early_once_a_value_was_good(capsys):
+    """Between two lines the values are those of the last one."""
+    alarm = CollapseAlarm(every=10, total_steps=1_000, batch_size=8)
+    said = hear(capsys, alarm, lambda step: {"embedding_spread": 0.9 if step < 20 else 0.02}, range(1, 60))
+    assert [step for step, text in enumerate(said, 1) if text] == [40]
+
+
+def test_the_rank_of_rounding_errors_is_no_alarm(capsys):
+    """What is left where all embeddings are one vector."""
+    alarm = CollapseAlarm(every=1, total_steps=10, batch_size=8)
+    said = "".join(hear(capsys, alarm, lambda _: {"embedding_spread": 0.001, "embedding_rank": 1.0}, range(1, 30)))
+    assert said.count("warning: ") == 1
+    assert "their spread is 0.001" in said
+
+
 def test_embeddings_at_one_point_are_an_alarm_of_one_kind(capsys):
     """One vector with a little noise, as SimSiam without its stop-gradient ends."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from matplotlib.figure import Figure
 
 from fps_pretrain.common import plots
 from fps_pretrain.probing import curves
-from fps_pretrain.probing.curves import draw_curves
+from fps_pretrain.probing.curves import draw_curves, read_log
 
 
 @pytest.mark.parametrize("name", [r"$\frac$", "$x", "\udcff", "_data", "{data}"])
@@ -48,3 +50,24 @@ def test_the_line_at_the_start_is_that_of_the_random_weights(monkeypatch: pytest
     probes = [{"pairs_seen": 0.0, "knn_accuracy": 0.1}, *({"pairs_seen": float(n), **later} for n in range(1, 1000))]
     draw_curves([], probes, "digits")
     assert drawn == [0.1]
+
+
+def test_a_long_log_is_thinned_out_by_averages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And what is no number has no part in them."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(plots, "png", lambda figure, **_: drawn.append(figure) or b"")
+    rows = [{"pairs_seen": float(n), "loss": math.nan if n == 2 else float(n)} for n in range(1, 1002)]
+    draw_curves(rows, [{"pairs_seen": 0.0}], "digits")
+    (line,) = drawn[0].axes[0].lines
+    points = list(zip(line.get_xdata(), line.get_ydata(), strict=True))
+    assert points[:2] == [(4, pytest.approx((1 + 3 + 4) / 3)), (7, 6)]
+    assert points[-1] == (1001, 1001)  # the one that is left of a thousand in threes
+    assert len(points) == 334
+
+
+def test_parts_of_a_log_follow_one_another_by_number(tmp_path: Path) -> None:
+    for version in range(12):
+        (tmp_path / "csv" / f"version_{version}").mkdir(parents=True)
+        (tmp_path / "csv" / f"version_{version}" / "metrics.csv").write_text(f"step,loss\n{version},{version / 2}\n")
+    rows, _ = read_log(tmp_path, "csv")
+    assert [row["loss"] for row in rows] == [version / 2 for version in range(12)]

@@ -138,3 +138,37 @@ def test_damaged_probe_data_are_one_line(tmp_path, damage, words):
     with pytest.raises(UserError, match=words) as refused:
         load_probe_data(str(tmp_path), 16)
     assert "\n" not in str(refused.value)
+
+
+def unit(similarity):
+    """A feature of length 1 with this cosine similarity to (1, 0)."""
+    return [similarity, (1 - similarity**2) ** 0.5]
+
+
+@pytest.mark.parametrize(
+    ("similarities", "classes", "neighbours", "predicted"),
+    [
+        ([0.9, 0.8, 0.8], [0, 1, 1], 20, 0),  # exp(9) is more than twice exp(8)
+        ([0.9, 0.85, 0.85], [0, 1, 1], 20, 1),  # and less than twice exp(8.5)
+        ([0.9, 0.85, 0.85], [0, 1, 1], 1, 0),
+        ([0.9, 0.89, 0.88, 0.88], [2, 0, 1, 1], 3, 2),  # the fourth has no vote
+    ],
+)
+def test_nearer_neighbours_have_more_of_a_vote(similarities, classes, neighbours, predicted):
+    bank, query = torch.tensor([unit(s) for s in similarities]), torch.tensor([[1.0, 0.0]])
+    for label in range(3):
+        found = probe.knn_accuracy(bank, np.array(classes), query, np.array([label]), neighbours)
+        assert found == (label == predicted)
+
+
+def test_every_query_is_counted_once_however_many_there_are():
+    classes = np.arange(1_500) % 4
+    labels = np.where(np.arange(1_500) < 1_200, classes, 3 - classes)  # the last 300 are something else
+    assert probe.knn_accuracy(torch.eye(4), np.arange(4), torch.eye(4)[classes], labels) == 0.8
+
+
+def test_a_linear_probe_takes_features_of_any_scale():
+    rng = np.random.default_rng(0)
+    labels = np.arange(200) % 2
+    features = torch.from_numpy(np.stack([rng.normal(size=200), 1e-4 * (2 * labels - 1)], axis=1))
+    assert probe.linear_accuracy(features[:120], labels[:120], features[120:], labels[120:]) == 1.0
