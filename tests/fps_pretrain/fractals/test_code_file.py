@@ -8,7 +8,7 @@ import pytest
 
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pretrain import PretrainConfig
-from fps_pretrain.fractals.code_file import count_codes, read_codes, write_codes
+from fps_pretrain.fractals.code_file import codes_digest, count_codes, read_codes, write_codes
 from tests.fps_pretrain.pairs.test_gallery import codes_of_seed
 
 
@@ -103,3 +103,17 @@ def test_more_classes_than_the_file_holds_are_refused(tmp_path):
     with pytest.raises(UserError, match="holds 3 codes"):
         PretrainConfig(codes=tmp_path / "c.npz", classes=4)
     assert PretrainConfig(codes=tmp_path / "c.npz").recipe().num_classes == 3
+
+
+def test_maps_beyond_a_codes_number_of_maps_are_ignored(tmp_path):
+    maps = GOOD_MAPS.copy()
+    maps[0, 2:], maps[1, 3], maps[2, 1] = np.nan, 7.0, 0.5
+    write_codes(tmp_path / "c.npz", maps, GOOD_SIZES)
+    read, _ = read_codes(tmp_path / "c.npz")
+    assert not read[:2].any()
+    assert (read[2, 1] == 0.5).all()
+
+
+def test_the_digest_is_of_maps_and_of_their_numbers():
+    digests = [codes_digest(maps, sizes) for maps in (GOOD_MAPS, EXPANDING) for sizes in (GOOD_SIZES, GOOD_SIZES + 1)]
+    assert len(set(digests)) == 4

@@ -151,6 +151,25 @@ def test_a_name_of_many_prefixes_takes_no_memory():
         tracemalloc.stop()
 
 
+def test_half_precision_is_for_matrices_and_kernels(tmp_path):
+    """Variances of BatchNorm may be smaller than what float16 holds."""
+    source = trained(1)
+    source.bn1.running_var.fill_(1e-9)
+    checkpoint.save_encoder(tmp_path / "a.pt", source, "resnet20", 1, {"seed": 1})
+    content = checkpoint.in_half_precision(tensor_file.read_file(tmp_path / "a.pt"))
+    for name, tensor in content["state_dict"].items():
+        before = source.state_dict()[name]
+        assert tensor.dtype == (torch.float16 if before.ndim > 1 else before.dtype), name
+    tensor_file.write_checkpoint(tmp_path / "half.pt", content)
+    assert checkpoint.digest_held(tmp_path / "half.pt") == content["provenance"]["digest"]
+    for name, tensor in checkpoint.load_encoder(tmp_path / "half.pt").state_dict().items():
+        torch.testing.assert_close(
+            tensor, source.state_dict()[name], rtol=1e-3 if tensor.ndim > 1 else 0, atol=1e-7 if tensor.ndim > 1 else 0
+        )
+    with pytest.raises(UserError, match="larger than half precision can hold"):
+        checkpoint.in_half_precision({"state_dict": {"a": torch.full((2, 2), 1e5)}})
+
+
 def moco_file(state):
     other = trained(7).state_dict()
     return {

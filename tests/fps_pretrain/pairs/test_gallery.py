@@ -1,6 +1,7 @@
 import dataclasses
 import errno
 
+import cv2
 import numpy as np
 import pytest
 
@@ -8,9 +9,11 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.config.pairs import PreviewConfig
 from fps_pretrain.fractals.code_file import write_codes
 from fps_pretrain.fractals.codes import fill_code_table
+from fps_pretrain.fractals.recipe import make_recipe
 from fps_pretrain.fractals.recipe_numbers import CodeNumbers
 from fps_pretrain.pairs import gallery
 from fps_pretrain.pairs.gallery import preview
+from fps_pretrain.pairs.sources import FractalSource
 
 CHANGES = {
     "size": 48,
@@ -58,6 +61,15 @@ def test_the_seeds_own_codes_from_a_file_give_the_same_pairs(tmp_path):
     from_file = written(tmp_path / "a", codes=tmp_path / "codes.npz")
     assert from_file == written(tmp_path / "b", classes=500)
     assert written(tmp_path / "c", codes=tmp_path / "codes.npz", classes=50) == written(tmp_path / "d", classes=50)
+
+
+def test_the_files_show_what_training_sees_of_its_first_pairs(tmp_path):
+    files = written(tmp_path / "a", pairs=3, seed=2)
+    trained_on = FractalSource(make_recipe(32), seed=2).batch(0, 0, 3).numpy()
+    for view, name in enumerate("ab"):
+        for index, expected in enumerate(gallery.to_images(trained_on[view])):
+            file = np.frombuffer(files[f"pair-{index:03d}-view-{name}.png"], np.uint8)
+            np.testing.assert_array_equal(cv2.imdecode(file, cv2.IMREAD_COLOR_RGB), expected)
 
 
 @pytest.mark.parametrize("before", ["nothing", "empty folder", "link"])
