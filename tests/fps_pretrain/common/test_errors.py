@@ -50,7 +50,9 @@ def test_a_terminal_does_not_obey_what_a_file_says(capsys):
     assert capsys.readouterr().err == "program: error: arch \\x1b[31mRED\\x07 \\x9b31m\\u202e INFO forged\n"
 
 
-@pytest.mark.parametrize("name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENAMETOOLONG"])
+@pytest.mark.parametrize(
+    "name", ["ENOSPC", "EDQUOT", "EROFS", "EACCES", "EPERM", "EIO", "EMFILE", "ENAMETOOLONG", "ENOTDIR", "EADDRINUSE"]
+)
 def test_what_the_machine_refuses_is_one_line_with_the_files_name(name, capsys):
     assert outcome(OSError(getattr(errno, name), "refused", "runs/a/state.ckpt")) == 2
     assert capsys.readouterr().err == "program: error: refused: runs/a/state.ckpt\n"
@@ -110,6 +112,17 @@ def test_a_closed_terminal_interrupts_once_and_never_under_nohup(keeps_signals):
 @pytest.mark.parametrize(("returned", "code"), [(None, 0), (0, 0), (130, 130)])
 def test_a_program_ends_with_the_code_that_it_returns(returned, code, keeps_signals):
     assert cli.run("program", lambda _: returned, None) == code
+
+
+def test_a_program_is_called_what_the_user_has_typed(monkeypatch):
+    for typed, name in (
+        ("/opt/bin/fps-pretrain", "fps-pretrain"),
+        ("fps-pretrain.exe", "fps-pretrain"),
+        ("run_pretrain.py", "run_pretrain.py"),
+        ("/opt/python/pytest", "run_pretrain.py"),
+    ):
+        monkeypatch.setattr(sys, "argv", [typed, "--lr", "1"])
+        assert cli.program("run_pretrain.py", "fps-pretrain") == name
 
 
 @pytest.mark.parametrize(("count", "again"), [(None, False), ("", False), ("0", False), ("1", True), ("12", True)])

@@ -46,6 +46,7 @@ class Example(OptionSet):
     where: Path | None = None
     words: tuple[str, ...] = ()
     loud: bool = False
+    size: Literal["auto"] | Count = "auto"
 
 
 @pytest.mark.parametrize(
@@ -66,6 +67,8 @@ class Example(OptionSet):
         ("rate", None, "--rate must be of type float, got None"),
         ("where", "here", "--where must be of type Path or nothing, got 'here'"),
         ("words", ("a", 1), "--words must be of type tuple, got ('a', 1)"),
+        ("size", 0, "--size must be at least 1, got 0"),  # rather than that it is not auto
+        ("size", "x", "--size must be of type auto or int, got 'x'"),
         ("loud", 1, "--loud must be of type bool, got 1"),
         ("name", "z" * 1000, f"--name {'z' * 37}...{'z' * 38} is unknown: choose one of x, y"),
     ],
@@ -169,6 +172,14 @@ def test_options_that_are_merged_but_for_some() -> None:
 
 
 @dataclass(frozen=True)
+class Narrower(Example):
+    """An example with a field of its base described anew."""
+
+    kind: Literal["a", "b"] = "b"
+    """Which of the two kinds."""
+
+
+@dataclass(frozen=True)
 class Base:
     """What the classes in files are derived from."""
 
@@ -202,6 +213,11 @@ def test_options_are_read_without_running_their_file(tmp_path: Path) -> None:
     assert (together().rate, together(kind="two").rate, together(kind="none").rate) == (0.1, 0.2, None)
     with pytest.raises(UserError, match="--rate must satisfy 0 < value"):
         together(rate=-1.0)
+
+
+def test_a_field_that_is_described_anew_has_the_new_description() -> None:
+    assert docs_of(Narrower)["kind"] == "Which of the two kinds."
+    assert docs_of(Narrower)["count"] == docs_of(Example)["count"] == "How many."
 
 
 def test_one_name_has_one_type(tmp_path: Path) -> None:

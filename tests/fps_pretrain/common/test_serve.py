@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import http.client
 import re
 import socket
@@ -35,19 +36,22 @@ def address(said: str) -> int:
 
 
 @pytest.fixture
-def ask(run: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[Ask]:
+def port(run: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[int]:
     with serving(run, 0):
-        port = address(capfd.readouterr().err)
+        yield address(capfd.readouterr().err)
 
-        def answer(path: str, method: str = "GET", host: str | None = None) -> tuple[int, str]:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-            connection.request(method, path, headers={"Host": host} if host else {})
-            got = connection.getresponse()
-            text = got.read().decode()
-            connection.close()
-            return got.status, text
 
-        yield answer
+@pytest.fixture
+def ask(port: int) -> Ask:
+    def answer(path: str, method: str = "GET", host: str | None = None) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request(method, path, headers={"Host": host} if host else {})
+        got = connection.getresponse()
+        text = got.read().decode()
+        connection.close()
+        return got.status, text
+
+    return answer
 
 
 @pytest.mark.parametrize("path", ["/log.txt", "/log.txt?again", "/inside.txt", "/./log.txt"[2:]])
@@ -79,6 +83,36 @@ def test_a_list_of_files_and_pictures_that_loads_itself_again(ask: Ask, run: Pat
     assert ask("/runs/one/") == (200, "this is runs/one/index.html")
     (run / "training.html").write_text("page")
     assert ask("/") == (200, "page")
+
+
+@pytest.mark.parametrize("name", ["50% & more.txt", "<b>bold 'n' \"quoted\".txt", "what?#.txt", "ä.txt"])
+def test_a_name_is_text_and_its_link_leads_to_it(ask: Ask, run: Path, name: str) -> None:
+    (run / "runs" / "two").mkdir()
+    (run / "runs" / "two" / name).write_text("found")
+    ((link, words),) = re.findall(r'<li><a href="([^"]*)">(.*?)</a>', ask("/runs/two/")[1])
+    assert "<" not in words
+    assert html.unescape(words) == name
+    assert ask(f"/runs/two/{link}") == (200, "found")
+
+
+def test_what_is_sent_is_new_each_time_and_taken_for_nothing_but_its_kind(port: int, run: Path) -> None:
+    kinds = {"log.txt": "text/plain; charset=utf-8", "curve.png": "image/png", "": "text/html; charset=utf-8"}
+    for path, kind in kinds.items():
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("HEAD", f"/{path}")
+        got = connection.getresponse()
+        connection.close()
+        assert got.getheader("Content-Type") == kind
+        assert got.getheader("Cache-Control") == "no-store"
+        assert got.getheader("X-Content-Type-Options") == "nosniff"
+        if path:
+            assert got.getheader("Content-Length") == str((run / path).stat().st_size)
+
+
+def test_it_is_reached_by_the_two_names_that_this_machine_has_for_itself(ask: Ask, port: int) -> None:
+    assert ask("/log.txt", host=f"localhost:{port}") == (200, "this is log.txt")
+    with pytest.raises(ConnectionRefusedError):  # as from another machine: it listens at one address alone
+        socket.create_connection(("127.0.0.2", port), timeout=10)
 
 
 def test_other_names_of_this_machine_are_refused_and_nothing_can_be_written(ask: Ask) -> None:
