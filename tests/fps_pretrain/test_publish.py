@@ -14,6 +14,7 @@ from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import load_encoder, save_encoder
 from fps_pretrain.models.checksum import digest
 from fps_pretrain.models.encoders import build_encoder
+from fps_pretrain.models.tensor_file import read_file, write_checkpoint
 from fps_pretrain.publish import Command, main, without_folders
 from tests.fps_pretrain.models.hub_server import Hub, point_to, serving
 
@@ -86,10 +87,14 @@ def test_folders_stay_here_however_they_are_named() -> None:
         "source": "folder:clients/acme/scans", "codes": "work/alice/c.npz", "output": "./../up/a",
         "init": "hf:lab/fps:sub/a.pt",
         "runs": [{"init": "alice/b.pt", "dataset": "parquet:alice/data"}], "method": "a/b",
+        "notes": ["~/alice/x", "./alice/y", "../alice/z", "and/or"], "run_dir": ["alice/1", "alice/2"],
+        "start": "shuffled:alice/b.pt",
     }  # fmt: skip
     assert without_folders(said) == {
         "source": "folder:scans", "codes": "c.npz", "output": "a", "init": "hf:lab/fps:sub/a.pt",
         "runs": [{"init": "b.pt", "dataset": "parquet:data"}], "method": "a/b",
+        "notes": ["x", "y", "z", "and/or"], "run_dir": ["1", "2"],
+        "start": "shuffled:b.pt",
     }  # fmt: skip
 
 
@@ -133,7 +138,7 @@ def test_without_network(checkpoint: str, tmp_path: Path, monkeypatch: pytest.Mo
         main(Command(checkpoint, "lab/fps"))
 
 
-def test_only_encoders_that_say_how_they_were_made_are_published(there: Hub, tmp_path: Path) -> None:
+def test_only_encoders_that_say_how_they_were_made_are_published(there: Hub, checkpoint: str, tmp_path: Path) -> None:
     path = tmp_path / "weights.pt"
     torch.save(ENCODER.state_dict(), path)
     with pytest.raises(UserError, match="is no encoder checkpoint"):
@@ -142,4 +147,9 @@ def test_only_encoders_that_say_how_they_were_made_are_published(there: Hub, tmp
         main(Command("nowhere.pt", "lab/fps"))
     with pytest.raises(UserError, match="OWNER/NAME"):
         Command(str(path), "fps")
+    content = read_file(Path(checkpoint))
+    content["state_dict"]["bn1.weight"][0] = torch.nan
+    write_checkpoint(path, content)
+    with pytest.raises(UserError, match=r"not finite in bn1\.weight"):
+        main(Command(str(path), "lab/fps"))
     assert there.asked == []

@@ -209,3 +209,14 @@ def test_foreign_files_load(tmp_path, wrap):
     assert report.matched + len(report.missing) == len(target.state_dict())
     for name in report.missing:
         assert name in str(report)
+
+
+def test_a_tensor_of_another_shape_stays_as_it_was(tmp_path):
+    """Weights for grey images, say: all other layers fit."""
+    state, target = trained(1).state_dict(), build_encoder("resnet20", 1, 9)
+    fresh = target.conv1.weight.clone()
+    torch.save(state | {"conv1.weight": state["conv1.weight"][:, :1].clone()}, tmp_path / "grey.pt")
+    report = checkpoint.load_encoder_weights(tmp_path / "grey.pt", target, "resnet20")
+    assert report.missing == report.unexpected == ["conv1.weight"]
+    assert torch.equal(target.conv1.weight, fresh)
+    assert torch.equal(target.layer1[0].conv1.weight, state["layer1.0.conv1.weight"])

@@ -83,3 +83,9 @@ def test_every_residual_block_of_torchvisions_may_begin_as_the_identity() -> Non
     )
     assert zeros == expected
     assert len(zeros) == 4
+
+
+def test_auxiliary_classifiers_are_left_out() -> None:
+    """With them GoogLeNet returns three outputs while it is trained."""
+    encoder = build_encoder("googlenet", seed=0).train()
+    assert encoder(torch.zeros(2, 3, 64, 64)).shape == (2, 1024)

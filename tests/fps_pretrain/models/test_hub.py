@@ -67,6 +67,17 @@ def test_weights_are_downloaded_once_and_then_found_without_network(
     assert initial_encoder(config)[1] == report
 
 
+def test_revisions_in_the_cache_are_kept_apart(there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is found with the file that it has, and one that was never downloaded is not."""
+    names = ("hf:lab/fps", "hf:lab/fps@v2")
+    paths = [hub.download(name) for name in names]
+    assert [path.name for path in paths] == ["model.safetensors", "only.safetensors"]
+    point_to(monkeypatch, "http://127.0.0.1:9", tmp_path / "cache", offline=True)
+    assert [hub.download(name) for name in names] == paths
+    with pytest.raises(UserError, match=r"^hf:lab/fps@many is not in the hub's cache"):
+        hub.download("hf:lab/fps@many")
+
+
 def test_in_your_own_code(there: Hub) -> None:
     assert same(load_encoder(f"hf:lab/fps@{sha_of(there.repos['lab/fps']['main'])}"))
 
@@ -124,7 +135,10 @@ def test_a_pickle_from_the_hub_is_not_loaded(there: Hub, tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     "name",
-    ["hf:", "hf:fps", "hf:lab/fps:", "hf:lab/fps@", "hf:lab/fps:../a.pt", "hf:lab/fps:/a.pt", "hf:../fps", "hf:a/b/c"],
+    [
+        *("hf:", "hf:fps", "hf:lab/fps:", "hf:lab/fps@", "hf:../fps", "hf:a/b/c", "hf:lab/fps:../a.pt"),
+        *("hf:lab/fps:/a.pt", "hf:lab/fps:./a.pt", "hf:lab/fps:a\\b.pt", "hf:lab/fps:a\x1b[31m.pt"),
+    ],
 )
 def test_other_forms_are_refused_at_once(name: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"{name} is not of the form hf:OWNER/NAME[@REVISION][:FILE]")):
@@ -139,6 +153,14 @@ def test_names_of_folders() -> None:
         "hf-lab-fps-v2",
         "hf-lab-fps-pr-1-sub-a",
     ]
+
+
+def test_of_many_files_the_first_eight_are_named() -> None:
+    names = [f"{letter}.pt" for letter in "abcdefghi"]
+    with pytest.raises(UserError, match=r"weights, a\.pt, .*, g\.pt, h\.pt: name one"):
+        hub.choose("hf:lab/fps", reversed(names[:8]))
+    with pytest.raises(UserError, match=r"weights, a\.pt, .*, g\.pt, h\.pt, \.\.\.: name one"):
+        hub.choose("hf:lab/fps", names)
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
