@@ -102,6 +102,13 @@ def test_a_nodes_table_gets_the_runs_labels_by_name(tmp_path: Path) -> None:
         data.load_of_node(tmp_path, config, ("cat", "dog"))
 
 
+@pytest.mark.parametrize("label", [-1, 2])  # the schema of the hub has -1 where a label is not known
+def test_a_nodes_labels_are_those_that_its_table_names(tmp_path: Path, label: int) -> None:
+    write_named(tmp_path / "train.parquet", [0, label], ["emu", "cat"])
+    with pytest.raises(UserError, match=r"labels must lie in 0\.\.1"):
+        data.load_of_node(tmp_path, RunConfig(dataset="digits", image_size=16), ("cat", "dog", "emu"))
+
+
 def test_names_in_the_schema_bound_the_labels(tmp_path: Path) -> None:
     for split, label in (("train", 1), ("test", 2)):
         write_named(tmp_path / f"{split}.parquet", [0, label], ["cat", "dog"])

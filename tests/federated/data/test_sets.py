@@ -15,6 +15,7 @@ from federated.config.run import RunConfig
 from federated.data import downloads
 from federated.data import sets as data
 from fps_pretrain.common.errors import UserError
+from fps_pretrain.images.table import ImageTable
 from tests.conftest import REPOSITORY
 from tests.fps_pretrain.images.encoded import encoded, grey, write_table
 
@@ -37,6 +38,45 @@ def test_subsets_and_validation_do_not_depend_on_the_seed() -> None:
     assert (len(one.train), len(one.validation), len(one.test)) == (98, 2, 30)
     larger = data.load(RunConfig(limit_train=200, limit_test=30))
     assert one.digest() != larger.digest()
+
+
+def test_a_subset_is_taken_from_all_over_the_data(tmp_path: Path) -> None:
+    """The examples of a folder come class by class."""
+    for split in ("train", "test"):
+        for name, level in (("cat", 20), ("dog", 200)):
+            write_images(tmp_path / split / name, level, count=20)
+    limits: dict[str, Any] = {"limit_train": 20, "limit_test": 20}
+    loaded = data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0, **limits))
+    for subset in (loaded.train, loaded.test):
+        assert len(subset) == 20
+        assert 4 < subset.labels.sum() < 16
+        np.testing.assert_array_equal(subset.images[:, 8, 8, 0], np.where(subset.labels == 1, 200, 20))
+    limits = {"limit_train": 40, "limit_test": 40}  # all there are
+    loaded = data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0, **limits))
+    assert (len(loaded.train), len(loaded.test)) == (40, 40)
+
+
+def test_the_digest_is_of_all_that_a_data_set_holds() -> None:
+    images = np.arange(4 * 8 * 8 * 3).astype(np.uint8).reshape(4, 8, 8, 3)
+    darker = images.copy()
+    darker[3, 7, 7, 2] ^= 1
+
+    def digest(images: np.ndarray = images, labels: str = "0101", who: str = "", held_out: int = 1) -> str:
+        makers = np.array(list(who)) if who else None
+        table = ImageTable(images, np.array([int(label) for label in labels]), makers)
+        train, validation = table.take(np.arange(held_out, 4)), table.take(np.arange(held_out))
+        return data.Dataset(train, validation, table.none(), ("a", "b")).digest()
+
+    others = [
+        digest(darker),
+        digest(images.reshape(4, 4, 16, 3)),
+        digest(labels="0100"),
+        digest(who="abab"),
+        digest(who="abba"),
+        digest(held_out=2),
+    ]
+    assert digest() == digest(images.copy())
+    assert len({digest(), *others}) == 7
 
 
 @pytest.mark.parametrize(("flag", "fields"), [("train", {"limit_train": 2000}), ("test", {"limit_test": 2000})])
@@ -98,6 +138,14 @@ def test_folder_with_who_made_it(tmp_path: Path) -> None:
     data._load.cache_clear()
     with pytest.raises(UserError, match=r"stray\.png must lie in a folder that says who made it"):
         data.load(config)
+
+
+def test_of_several_folders_for_testing_the_one_called_test_is_taken(tmp_path: Path) -> None:
+    for split, count in (("train", 3), ("val", 2), ("test", 1), ("valid", 4)):
+        for name in ("cat", "dog"):
+            write_images(tmp_path / split / name, 100, count=count)
+    config = RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0)
+    assert (len(data.load(config).train), len(data.load(config).test)) == (6, 2)
 
 
 def tiny_imagenet(root: Path) -> Path:

@@ -117,9 +117,15 @@ def test_user_folders(folder: Path, tmp_path: Path) -> None:
     for name in ("cat/ada/1.png", "cat/ben/1.png", "dog/ada/deep/1.png"):
         write(tmp_path / "natural" / name)
     for wanted in ("needed", "if there"):
-        user_ids = read_class_folders(tmp_path / "natural", user_ids=wanted).user_ids  # type: ignore[arg-type]
-        assert user_ids is not None
-        assert user_ids.tolist() == ["ada", "ben", "ada"]
+        index = read_class_folders(tmp_path / "natural", user_ids=wanted)  # type: ignore[arg-type]
+        for user_ids, makers in (
+            (index.user_ids, ["ada", "ben", "ada"]),
+            (index.read(8).user_ids, ["ada", "ben", "ada"]),
+            (index.read(8, np.array([2, 1])).user_ids, ["ada", "ben"]),
+            (index.read(8).take(np.array([1])).user_ids, ["ben"]),
+        ):
+            assert user_ids is not None
+            assert user_ids.tolist() == makers
     write(tmp_path / "natural" / "dog" / os.fsdecode(b"\xff") / "1.png")
     with pytest.raises(UserError, match="is not UTF-8"):
         read_class_folders(tmp_path / "natural", user_ids="if there")

@@ -75,6 +75,8 @@ def test_the_file_and_row_of_a_bad_image_are_named(tmp_path: Path) -> None:
         ({"bytes": None, "path": "fifo.png"}, "not a regular file"),
         ({"bytes": None, "path": "missing.png"}, "leads to no file"),
         ({"bytes": png_header(100_000, 100_000), "path": None}, "100000 x 100000 pixels"),
+        ({"bytes": "a text", "path": None}, "its cell holds no encoded bytes"),
+        ({"bytes": [1, 2], "path": None}, "its cell holds no encoded bytes"),
         ("a text", "its cell holds no encoded bytes"),
         (3, "its cell holds no encoded bytes"),
     ],

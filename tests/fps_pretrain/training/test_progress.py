@@ -61,3 +61,13 @@ def test_the_bar_begins_where_the_run_stands(first: bool) -> None:
         shown.on_train_batch_end(trainer, trainer)
         assert shown.bar.n == 32
     shown.teardown(trainer, trainer, "fit")
+
+
+def test_an_error_ends_the_line_of_the_bar(capfd: pytest.CaptureFixture[str]) -> None:
+    """What is said of the error is then on a line of its own."""
+    trainer: Any = SimpleNamespace(global_step=0, is_global_zero=True, callback_metrics={})
+    shown = progress.PairProgress(steps=10, batch_size=8)
+    shown.on_train_start(trainer, trainer)
+    assert not capfd.readouterr().err.endswith("\n")
+    shown.on_exception(trainer, trainer, RuntimeError("broken"))
+    assert capfd.readouterr().err.endswith("\n")
