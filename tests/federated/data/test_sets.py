@@ -140,6 +140,15 @@ def test_folder_with_who_made_it(tmp_path: Path) -> None:
         data.load(config)
 
 
+def test_training_and_test_folders_hold_the_same_classes(tmp_path: Path) -> None:
+    """As many are not enough: the labels of the others would be wrong."""
+    for split, other in (("train", "dog"), ("test", "emu")):
+        write_images(tmp_path / split / "cat", 20)
+        write_images(tmp_path / split / other, 200)
+    with pytest.raises(UserError, match=r"train and .*test do not hold the same classes"):
+        data.load(RunConfig(dataset=f"folder:{tmp_path}", image_size=16, validation=0.0))
+
+
 def test_of_several_folders_for_testing_the_one_called_test_is_taken(tmp_path: Path) -> None:
     for split, count in (("train", 3), ("val", 2), ("test", 1), ("valid", 4)):
         for name in ("cat", "dog"):
