@@ -107,7 +107,7 @@ class _Handler(BaseHTTPRequestHandler):
         folder = asked.endswith("/") and (path.is_dir() or path == root)
         if folder:
             path = next((path / name for name in PAGES if (path / name).is_file()), path).resolve()
-        shown = folder or (path.is_file() and path.suffix in TYPES)
+        shown = path.suffix in TYPES if path.is_file() else folder  # a page may be a link
         return path if shown and path.is_relative_to(root) else None
 
     def _send(self, content: BinaryIO, kind: str) -> None:

@@ -74,6 +74,11 @@ def test_nothing_else_is(ask: Ask, path: str) -> None:
     assert "outside" not in text
 
 
+def test_a_page_that_is_a_link_to_what_is_not_shown(ask: Ask, run: Path) -> None:
+    (run / "index.html").symlink_to(run / "state.pt")
+    assert ask("/")[0] == 404
+
+
 def test_a_list_of_files_and_pictures_that_loads_itself_again(ask: Ask, run: Path) -> None:
     status, text = ask("/")
     assert status == 200
