@@ -105,13 +105,14 @@ def _run(config: RunConfig, resume: bool, quiet: bool, grid: Grid | None) -> Run
     if state:
         resume_checks.check_data(state, config, dataset.digest())
     model = with_norm(initial_classifier(config, encoder, len(dataset.classes)), config.norm)
-    resumed_from = state.round if state else None
+    resumed_from = None
     with ExitStack() as held:
         if folder is None or state is None:
             partition = make_partition(config, dataset.train.labels, dataset.train.user_ids)
         else:
             held.enter_context(folder.locked())  # while another process works there, its files come and go
             state = _state_of(folder, config)
+            resumed_from = state.round
             folder.extend(config.rounds)
             partition = resume_checks.checked_partition(
                 folder, state, config, dataset, model, elsewhere=grid is not None
