@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import shlex
 import shutil
@@ -120,6 +121,7 @@ def test_the_server_app_is_the_same_run(places: Path) -> None:
     server_app.server_app(grid_of(places), context)
     again = read_history(places / "app")
     assert [row["test_loss"] for row in again] == [row["test_loss"] for row in expected]
+    assert json.loads((places / "app" / "evaluation.json").read_text())["examples"] == 24
 
 
 @pytest.mark.parametrize(
@@ -232,6 +234,15 @@ def test_nodes_are_not_waited_for_without_end() -> None:
     server_app.wait_for_nodes(grid, 2, timeout=0.0)
     with pytest.raises(UserError, match=r"^2 of 3 nodes are connected after 0\.1 s \(--node-timeout\)"):
         server_app.wait_for_nodes(grid, 3, timeout=0.1)
+
+
+def test_nodes_may_come_late(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grid, slept = grid_of(places), list[float]()
+    monkeypatch.setattr(server_app.time, "sleep", slept.append)
+    monkeypatch.setattr(grid, "get_node_ids", lambda: [2, 3][: 1 + len(slept) // 3])
+    server_app.server_app(grid, Context(1, 1, {}, RecordDict(), {"flags": flags_of(places, rounds=1)}))
+    assert len(slept) >= 3
+    assert read_history(places / "run")[-1]["failures"] == []
 
 
 def said_by_flower(app: Callable[[], None]) -> str:

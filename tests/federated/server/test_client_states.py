@@ -15,7 +15,10 @@ import torch
 from federated import load_classifier
 from federated.client.state import ClientStates
 from federated.client.training import ClientState
+from federated.client_app import client_app
 from federated.config.run import RunConfig
+from federated.engines.inprocess import InProcessGrid
+from federated.server import run as rounds
 from federated.server.output.run_folder import RunFolder
 from federated.server.run import RunFailed, run
 from fps_pretrain.common import cli
@@ -119,6 +122,17 @@ def test_a_client_state_of_another_run(whole: Path, another: Path, tmp_path: Pat
         run(config_in(folder, strategy="scaffold"), quiet=True)
 
 
+def test_another_partition_of_the_same_data_is_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+
+    def name(folder: str) -> str:
+        return RunFolder(run(config_in(tmp_path / folder, rounds=1), quiet=True).folder).load_state().run
+
+    assert name("one") == name("again")
+    original = rounds.make_partition
+    monkeypatch.setattr(rounds, "make_partition", lambda *given: original(*given)[::-1])
+    assert name("other") != name("one")
+
+
 def test_a_client_state_that_is_damaged_while_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It costs the client its round, as a broken reply does, and nobody else."""
     save = ClientStates.save
@@ -152,6 +166,26 @@ def test_a_full_disk_at_a_client_of_this_machine_stops_the_run(tmp_path: Path, m
     again = run(config, quiet=True)
     assert again.resumed_from == 1
     assert outcome(again.folder) == outcome(run(config_in(tmp_path / "other", strategy="scaffold"), quiet=True).folder)
+
+
+def test_a_full_disk_at_a_node_elsewhere_costs_that_node_its_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server's disk has room, and the run need not wait for the node's owner."""
+    save = ClientStates.save
+
+    def full(self: ClientStates, client: int, server_round: int, state: ClientState) -> None:
+        if (client, server_round) == (1, 2):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        save(self, client, server_round, state)
+
+    monkeypatch.setattr(ClientStates, "save", full)
+    grid = InProcessGrid(client_app, 3)
+    for number, context in enumerate(grid._contexts.values()):
+        context.node_config = {"partition-id": number, "state-dir": str(tmp_path / f"node{number}")}
+    rows = run(config_in(tmp_path / "run", strategy="scaffold"), quiet=True, grid=grid).history
+    assert [[failure["client"] for failure in row["failures"]] for row in rows] == [[], [], [1], []]
+    assert "No space left" in rows[2]["failures"][0]["reason"]
 
 
 @pytest.mark.parametrize("kind", REMEMBERED)
