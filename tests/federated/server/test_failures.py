@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import time
 from collections import Counter
@@ -17,7 +18,7 @@ from flwr.app import Message
 from federated.algorithms import fedavg
 from federated.algorithms.base import Update
 from federated.client.failures import HANG_GRACE, ClientTimeout, Deadline, injected
-from federated.client.training import ClientDiverged
+from federated.client.training import Client, ClientDiverged, ClientUpdate
 from federated.client_app import client_app
 from federated.config.run import RunConfig
 from federated.engines.inprocess import InProcessGrid
@@ -26,6 +27,7 @@ from federated.server.exchange import Clients
 from federated.server.output.run_folder import RunFolder, read_history
 from federated.server.replies import BadReply, Expected
 from federated.server.run import Diverged, RunFailed, run
+from federated.weights import Weights
 from tests.federated.conftest import outcome, run_quietly
 from tests.federated.server.test_rounds import fail_in_round
 
@@ -111,6 +113,29 @@ def test_a_client_that_takes_too_long(tiny: Tiny, monkeypatch: pytest.MonkeyPatc
     (failure, *others) = run(config, quiet=True).history[1]["failures"]
     assert failure["reason"] == "ClientTimeout: took longer than 0.6 s"
     assert len(others) == 1
+
+
+def test_a_client_that_took_too_long_after_its_last_batch(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    original, late = fedavg.train_client, [0.0]
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() + late[0], sleep=time.sleep)
+    monkeypatch.setattr("federated.client.failures.time", clock)
+
+    def train(client: Client, weights: Weights) -> ClientUpdate:
+        update = original(client, weights)
+        late[0] += 1000.0 * (client.key[2] == 1)
+        return update
+
+    monkeypatch.setattr(fedavg, "train_client", train)
+    rows = run(tiny(rounds=1, client_timeout=500.0), quiet=True).history
+    assert rows[1]["failures"] == [{"client": 1, "reason": "ClientTimeout: took longer than 500 s"}]
+
+
+def test_a_client_that_misses_a_file_is_left_out_and_the_disk_not_blamed(
+    tiny: Tiny, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fail_in_round(monkeypatch, 1, {1}, FileNotFoundError(errno.ENOENT, "No such file", "there.bin"))
+    rows = run(tiny(rounds=1), quiet=True).history
+    assert [failure["client"] for failure in rows[1]["failures"]] == [1]
 
 
 class Deaf(InProcessGrid):

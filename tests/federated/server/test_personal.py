@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from federated import client_app as client_side
+from federated.algorithms import fedavg
 from federated.client import fine_tuning
 from federated.client.evaluation import at_client, client_accuracies, evaluate
 from federated.client.failures import ClientTimeout
@@ -89,6 +90,24 @@ def test_heads_differ_and_go_on_from_round_to_round(tiny: Tiny) -> None:
     assert not torch.equal(heads[0]["head.weight"], heads[1]["head.weight"])
     before = RunFolder(result.folder).load_state().weights["head.weight"]
     assert all(not torch.equal(head["head.weight"], before) for head in heads)
+
+
+def test_a_head_that_is_no_number_is_not_kept(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server sees the encoder alone, and would take the reply."""
+    fields = {**FIELDS, "personal": "head", "rounds": 3}
+    original = fedavg.train_client
+
+    def train(client: Client, weights: dict[str, Tensor]) -> ClientUpdate:
+        update = original(client, weights)
+        if client.key[1:] != (2, 1):
+            return update
+        return update._replace(weights={**update.weights, "head.bias": torch.full((10,), float("nan"))})
+
+    monkeypatch.setattr(fedavg, "train_client", train)
+    result = run(tiny(**fields), quiet=True)
+    assert [[failure["client"] for failure in row["failures"]] for row in result.history] == [[], [], [1], []]
+    assert "the trained weights are not finite" in result.history[2]["failures"][0]["reason"]
+    assert all(torch.isfinite(tensor).all() for tensor in head_of(result.folder, 1, 3).values())
 
 
 def test_fine_tuning_is_local_training_and_leaves_the_global_model_as_it_is(tiny: Tiny, tmp_path: Path) -> None:
