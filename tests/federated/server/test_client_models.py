@@ -1,6 +1,7 @@
 """The clients' models of some rounds: a bounded number of files, spread over the run."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -53,6 +54,26 @@ def test_another_file_is_refused(tmp_path):
         client_models.load(tmp_path, 1)
     with pytest.raises(UserError):
         client_models.load(tmp_path, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"round": 5}, "it is not of round 4"),
+        ({"updates": []}, "it is not of round 4"),
+        ({"clients": [3]}, "it does not say whose models it holds"),
+        ({"clients": ["3", "5"]}, "it does not say whose models it holds"),
+        ({"examples": [10, True]}, "it does not say whose models it holds"),
+        ({"result": {}}, "a model has no weights"),
+        ({"start": {"v": torch.ones(2)}}, "a model has no weights"),
+        ({"start": {"w": torch.ones(3)}}, "w"),
+    ],
+)
+def test_models_of_another_round_or_of_nobody_are_refused(tmp_path, changes, words):
+    written = client_models.save(tmp_path, replace(models(4), **changes))
+    written.rename(written.with_name("round-000004.pt"))
+    with pytest.raises(UserError, match=rf"round-000004\.pt is damaged: .*{words}"):
+        client_models.load(tmp_path, 4)
 
 
 def test_a_run_keeps_them_and_its_mean_is_their_mean(tiny, tmp_path):

@@ -94,6 +94,8 @@ CHANGES: dict[str, tuple[Change, str]] = {
     "clients ahead": (lambda c: c["client_rounds"].fill_(7), "rounds that have not been"),
     "fewer clients": (lambda c: c.update(client_rounds=torch.zeros(2, dtype=torch.int64)), "each of 3 clients"),
     "another kind of name": (lambda c: c.update(run=5), "which run it is of"),
+    "another version": (lambda c: c.update(version=3), "is not the state of a run, version 2"),
+    "another format": (lambda c: c.update(format="fps-classifier"), "is not the state of a run, version 2"),
     "a part is missing": (lambda c: c.pop("data_digest"), "data_digest"),
 }
 

@@ -136,6 +136,52 @@ def test_mlflow_has_each_round_once_however_often_a_run_is_resumed(tiny: Tiny, m
     assert mlflow.uris[0] == f"sqlite:///{result.folder.resolve() / 'mlflow.db'}"
 
 
+class WandbStandIn(ModuleType):
+    """As much of wandb as is used: each session with its options, and what it was sent."""
+
+    def __init__(self) -> None:
+        super().__init__("wandb")
+        self.__spec__ = importlib.util.spec_from_loader("wandb", loader=None)
+        self.sessions: list[tuple[dict[str, Any], list[tuple[int, dict[str, float]]]]] = []
+
+    @contextmanager
+    def init(self, **options: Any) -> Iterator[Any]:
+        sent: list[tuple[int, dict[str, float]]] = []
+        self.sessions.append((options, sent))
+        yield SimpleNamespace(log=lambda values, step: sent.append((step, values)))
+
+
+def test_wandb_goes_on_as_the_run_of_this_folder(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = WandbStandIn()
+    monkeypatch.setitem(sys.modules, "wandb", wandb)
+    rows = [{"round": number, "test_accuracy": number / 10, "val_loss": None} for number in range(4)]
+    configs = [tiny(wandb=True), tiny(wandb=True), tiny(wandb=True, lr=0.3)]
+    folders = [tmp_path / "run", tmp_path / "run", tmp_path / "run", tmp_path / "other"]
+    for config, folder in zip([*configs, configs[0]], folders, strict=True):
+        with loggers.loggers(config, folder, rows[:2]) as publish:
+            publish(rows[2])
+    for options, sent in wandb.sessions:
+        assert sent == [(number, {"test_accuracy": number / 10}) for number in range(3)]
+        assert options["resume"] == "allow"
+        assert options["dir"] == str(tmp_path / options["name"])
+    first, again, rate, folder = [options["id"] for options, _ in wandb.sessions]
+    assert first == again, "resumed, it is the same run"
+    assert len({first, rate, folder}) == 3, "another configuration or folder is another run"
+    assert wandb.sessions[2][0]["config"]["lr"] == 0.3
+
+
+def test_trackers_are_not_told_the_secret(tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow, wandb, secret = StandIn(), WandbStandIn(), 98765432109876543210
+    for module in (mlflow, wandb):
+        monkeypatch.setitem(sys.modules, module.__name__, module)
+    with loggers.loggers(tiny(wandb=True, mlflow=True, dp="fixed", dp_secret=secret), tmp_path, []):
+        pass
+    (options, _), (logged_run,) = wandb.sessions[0], mlflow.runs.values()
+    for told in (options["config"], logged_run.data.params):
+        assert told["dp"] == "fixed"
+        assert str(secret) not in str(told)
+
+
 def test_mlflow_itself(tiny: Tiny, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mlflow = pytest.importorskip("mlflow", reason="MLflow is not installed: pip install -e '.[mlflow]'")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")

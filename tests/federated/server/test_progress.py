@@ -1,7 +1,8 @@
-"""What counts as a busy machine."""
+"""How long a run still takes, and what counts as a busy machine."""
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
@@ -91,6 +92,37 @@ def test_processes_are_told_apart() -> None:
         used = progress.cores_used_by_others(1.0)
         assert progress._own_cpu_seconds() - before < 0.2
     assert used > 0.2
+
+
+def test_the_time_that_is_left_follows_from_this_processs_own_rounds(capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"test_accuracy": 0.5, "test_loss": 1.0, "train_loss": None, "val_accuracy": None}
+    with progress.console(quiet=False), progress.RoundBar(6, 1, quiet=False) as bar:
+        for number, seconds in ((0, 1000.0), (2, 10.0), (3, 40.0), (6, 10.0)):
+            bar.round({**row, "round": number, "seconds": seconds})
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.partition(" s")[2] for line in lines] == ["", ", 40 s left", ", 75 s left", ""]
+
+
+def test_logging_is_as_it_was_once_a_run_is_over(tiny: Tiny, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = ("federated", "flwr")
+
+    def settings() -> list[object]:
+        return [(list(log.handlers), log.level, log.propagate) for log in map(logging.getLogger, names)]
+
+    monkeypatch.setattr(progress.log, "level", logging.WARNING)
+    monkeypatch.setattr(progress.log, "propagate", True)
+    before = settings()
+    run(tiny(rounds=1), quiet=True)
+    assert settings() == before
+    monkeypatch.setattr("federated.server.run.Clients.find", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        run(tiny(rounds=2), quiet=True)
+    assert settings() == before
+
+
+def test_durations() -> None:
+    shown = {0.4: "0 s", 119.4: "119 s", 120: "2 min", 7199: "120 min", 7200: "2.0 h", 9000: "2.5 h"}
+    assert {seconds: progress.duration(seconds) for seconds in shown} == shown
 
 
 @pytest.mark.parametrize(("others", "threads", "said"), [(0.0, 2, False), (4.0, 1, False), (4.0, 2, True)])

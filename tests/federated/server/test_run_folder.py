@@ -47,6 +47,27 @@ def test_metrics_that_are_cut_are_on_disk_before_the_old_ones_are_gone(
     assert [row["round"] for row in read_history(folder.path)] == [0, 1, 2]
 
 
+def test_a_rounds_line_and_the_secret_are_on_disk_as_soon_as_they_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: dict[str, str] = {}
+
+    def fsync(descriptor: int) -> None:
+        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced[path.name] = path.read_text()
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = RunFolder(tmp_path)
+    for number in range(2):
+        folder.append({"round": number, "test_loss": float("inf"), "val_loss": float("nan"), "lr": 0.5})
+        assert synced["metrics.jsonl"].splitlines()[number:] == [
+            f'{{"round": {number}, "test_loss": null, "val_loss": null, "lr": 0.5}}'
+        ]
+    folder._write_secret(12345)
+    assert synced["secret"].splitlines()[0] == "12345"
+    assert folder.secret() == 12345
+
+
 def process_id(alive: bool) -> int:
     """The id of this process's parent, or of a process that has ended."""
     return os.getppid() if alive else int(subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"],
