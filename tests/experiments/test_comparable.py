@@ -17,6 +17,8 @@ from experiments.report.arms import centralise, group
 from experiments.report.summary import summarise
 from experiments.report.text_tables import read
 from federated.config.run import RunConfig
+from federated.server import run as rounds
+from federated.server.output.run_folder import RunFolder
 from fps_pretrain.common.errors import UserError
 from fps_pretrain.models.checkpoint import save_encoder
 from fps_pretrain.models.encoders import build_encoder
@@ -40,6 +42,18 @@ def test_a_baseline_whose_first_run_failed_is_still_the_baseline(tmp_path, monke
     monkeypatch.setattr(compare, "write", lambda runs, *args, **_: shown.extend(runs) or summarise(group(runs), (0.5,)))
     compare._report(config, done)
     assert [run.config.init for run in shown] == ["random", "x/fps.pt", "x/fps.pt"]
+
+
+def test_centralised_arms_come_after_all_others(tmp_path, monkeypatch):
+    """Where all of the baseline's runs failed, the next start's federation takes its place."""
+    config = compare.CompareConfig(
+        inits=("random", "x/fps.pt"), seeds=(0,), centralised=True, run=replace(BASE, output=tmp_path / "c")
+    )
+    done = [write_run(run.folder, run, [0.1, 0.2, 0.3]) for run in list(config.runs({}))[1:]]
+    shown = []
+    monkeypatch.setattr(compare, "write", lambda runs, *args, **_: shown.extend(runs) or summarise(group(runs), (0.5,)))
+    compare._report(config, done[::-1])
+    assert [(run.config.init, run.config.clients) for run in shown] == [("x/fps.pt", 4), ("random", 1), ("x/fps.pt", 1)]
 
 
 def test_what_is_said_of_a_page_counts_the_intervals_of_its_analyses(tmp_path, capsys):
@@ -160,6 +174,24 @@ def test_finished_runs_of_another_encoder_or_other_data_do_not_stand_beside_new_
         compare.main(compare.parse([*flags, "--seeds", "0", "1", "--jobs", "2"]))
 
 
+def test_data_are_read_once_for_each_partition_since_who_made_them_may_be_part_of_them(tmp_path, monkeypatch):
+    """A centralised run beside clients by who made the examples is of other data than they are."""
+    runs = list(compare.parse([*TINY, "--inits", "random", "--output", str(tmp_path / "c")]).runs({}))[:2]
+    runs += [replace(run, partition="shards", output=tmp_path / f"shards{run.seed}") for run in runs]
+    for run in runs[::2]:
+        rounds.run(run, quiet=True)
+    load_state, loaded = RunFolder.load_state, []
+    monkeypatch.setattr(
+        RunFolder, "load_state", lambda folder: replace(load_state(folder), data_digest=folder.config().partition)
+    )
+    monkeypatch.setattr(
+        "federated.data.sets.load",
+        lambda run: loaded.append(run.partition) or SimpleNamespace(digest=lambda: loaded[-1]),
+    )
+    running.check_begun([*runs, *runs], data=True)
+    assert loaded == ["iid", "shards"]
+
+
 def test_data_are_compared_by_what_they_hold(tmp_path):
     def run(name, dataset, data):
         return write_run(tmp_path / name, replace(BASE, dataset=dataset), [0.1, 0.2, 0.3], data=data)
@@ -187,6 +219,20 @@ def test_who_made_an_image_does_not_part_runs_by_it_from_others(tmp_path):
         write_run(tmp_path / "b", replace(BASE, dataset="parquet:/there"), [0.1, 0.2, 0.3], data="b" * 64),
     ]
     comparable.check(runs)
+
+
+def test_runs_that_do_not_say_their_revision_count_as_of_any(tmp_path, monkeypatch):
+    known = {"environment": {"revision": "a"}}
+    runs = [
+        write_run(tmp_path / name, replace(BASE, init=f"x/{name}.pt"), [0.1, 0.2, 0.3], **environment)
+        for name, environment in (("a", known), ("b", {}), ("c", known))
+    ]
+    comparable.check(runs)
+    monkeypatch.setattr(comparable.environment, "revision", lambda: "b")
+    comparable.check_revisions([runs[1].folder, tmp_path / "to come"])
+    with pytest.raises(UserError, match=r"a was made by revision a, and this is b: .*--allow-different revision"):
+        comparable.check_revisions([run.folder for run in runs])
+    comparable.check_revisions([run.folder for run in runs], ["revision"])
 
 
 def test_a_round_with_one_client_says_nothing_of_angles_between_clients():

@@ -10,8 +10,9 @@ from experiments.report import text_tables
 from experiments.report.__main__ import ReportConfig
 from experiments.report.arms import group
 from experiments.report.comparable import check
-from experiments.report.headline import cautions, sentences
+from experiments.report.headline import bracket, cautions, sentences
 from experiments.report.page import write
+from experiments.report.statistics import Interval
 from experiments.report.summary import summarise
 from federated.config.run import RunConfig
 from fps_pretrain.common.errors import UserError
@@ -82,6 +83,34 @@ def test_few_seeds_are_said_to_mean_little(tmp_path, seeds, words):
     headline, caution = said(make(tmp_path, {"random": 0.3, "x/fps_r20.pt": 0.5}, seeds=seeds))
     assert caution[0].startswith(words)
     assert ("[" in headline[0]) == (seeds > 1)
+
+
+@pytest.mark.parametrize(
+    ("fewest", "words"), [(1, "From one seed there is no interval"), (2, "An interval from 2 seeds means little")]
+)
+def test_the_arm_with_the_fewest_seeds_is_said_to_have_few(tmp_path, fewest, words):
+    made = make(tmp_path, {"random": 0.3, "x/a.pt": 0.5, "y/b.pt": 0.4})
+    runs = [run for run in made if run.config.init != "y/b.pt" or run.config.seed < fewest]
+    assert any(line.startswith(words) for line in said(runs)[1])
+
+
+def test_arms_that_end_alike_cannot_be_told_apart(tmp_path):
+    headline, _ = said(make(tmp_path, {"random": 0.3, "x/a.pt": 0.3}))
+    assert headline == ["a cannot be told apart from random: it ends 0.0 points above random [+0.0, +0.0], 3 seeds."]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "shown"),
+    [
+        (0.0101, 0.0999, "[1.0, 10.0]"),
+        (-0.0101, 0.0999, "[-1.0, +10.0]"),
+        (-0.0999, -0.0101, "[-10.0, -1.0]"),
+        (-0.0004, 0.02, "[+0.0, +2.0]"),
+        (-0.02, -0.0004, "[-2.0, +0.0]"),
+    ],
+)
+def test_intervals_have_signs_where_one_end_is_not_above_zero(low, high, shown):
+    assert bracket(Interval((low + high) / 2, low, high, 3)) == shown
 
 
 def test_an_arm_alone_is_said_to_end_somewhere(tmp_path):

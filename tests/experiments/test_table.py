@@ -109,6 +109,23 @@ def test_the_tables_of_a_document_are_written_anew(results):
     assert table.updated(document) == first
 
 
+def test_what_stands_between_the_tables_of_a_document_stays(results):
+    document = results / "README.md"
+    block = "<!-- table: tuning.csv -->\nold\n<!-- end of table -->\n"
+    document.write_text(f"{block}between\n{block}after\n")
+    assert table.main(TableConfig(update=document)) == 0
+    lines = document.read_text().splitlines()
+    assert [lines.count(line) for line in ("old", "between", "after", "| lr | 0.01 | 0.1 | 1 |")] == [0, 1, 1, 2]
+
+
+def test_rates_stand_in_the_order_of_their_size(tmp_path):
+    rows = "".join(f"random,{rate},0,0.{number},no\n" for number, rate in enumerate(("10", "5e-05", "2", "0.1"), 1))
+    (tmp_path / "tuning.csv").write_text(f"init,lr,seed,val_accuracy,chosen\n{rows}")
+    (found,) = read([tmp_path])
+    assert found.header == ("lr", "5e-05", "0.1", "2", "10")
+    assert found.rows == (("random", "20.0%", "40.0%", "30.0%", "10.0%"),)
+
+
 def test_bad_input_is_one_line(run_script, tmp_path):
     (tmp_path / "summary.csv").write_text("a,b\n1,2\n")
     for arguments, word in (
