@@ -93,7 +93,9 @@ def test_each_encoder_counts_with_the_learning_rate_that_does_best_with_it(encod
         assert kept == {max(sorted(ends), key=ends.__getitem__)}
     # A rate more is a run more, and what there is stays.
     assert curve.main(replace(config, lrs=(0.01, 0.1, 0.05))) == 0
-    assert curve_values.read_table(folder / "curve.csv")[: len(values)] == values
+    more = curve_values.read_table(folder / "curve.csv")
+    assert more[: len(values)] == values
+    assert [(v.label, v.lr) for v in more[len(values) :: 2]] == [(RANDOM, 0.05), ("simclr", 0.05)]
 
 
 def test_a_curve_goes_on_with_what_changes_no_value_and_with_a_new_label(encoders, tmp_path):
@@ -101,7 +103,7 @@ def test_a_curve_goes_on_with_what_changes_no_value_and_with_a_new_label(encoder
     first = config_of(folder, encoders / "1000.pt", measures=("knn",), seeds=(0,))
     assert curve.main(first) == 0
     before = curve_values.read_table(folder / "curve.csv")
-    moved = replace(first.run, device="cpu", workers=0)
+    moved = replace(first.run, device="cpu", workers=0, lr=0.3)
     again = replace(first, run=moved, encoders=(f"mine={encoders / '1000.pt'}", str(encoders / "10000.pt")))
     assert curve.main(again) == 0
     after = curve_values.read_table(folder / "curve.csv")
@@ -197,6 +199,9 @@ def test_the_best_rate_is_that_of_the_mean_over_seeds():
     # A rate with fewer seeds is compared on those.
     more = [value("federation", 0, 0.2, 0.55), value("federation", 1, 0.2, 0.1)]
     assert curve_values.at_best_rates([value("federation", 0, 0.05, 0.5), *more]) == more
+    # Of equals the lowest counts, in whatever order they were measured.
+    equals = [value("federation", 0, lr, 0.5) for lr in (0.1, 0.02, 0.3)]
+    assert curve_values.at_best_rates(equals) == equals[1:2]
 
 
 def test_what_is_no_curve_is_refused(encoders, tmp_path):
@@ -236,6 +241,7 @@ def test_what_is_no_curve_is_refused(encoders, tmp_path):
         ([0.4, 0.5, 0.6], 1e4),
         ([0.4, 0.2, 0.4], 10**5.5),  # that it was above before does not count
         ([0.1, 0.3, 0.6], 1e5),
+        ([0.3, 0.3, 0.3], None),  # level with random weights is not above them
     ],
 )
 def test_the_budget_from_which_on_a_curve_is_above_random_weights(accuracies, expected):

@@ -53,6 +53,7 @@ def test_a_run_is_finished_once_its_last_file_is_there(tmp_path, personal, last)
     assert not running.is_finished(run)
     (tmp_path / last).touch()
     assert running.is_finished(run)
+    assert not running.is_finished(replace(run, rounds=2)), "it is to go on"
     assert side_by_side([run], jobs=1) == {}
 
 
@@ -92,6 +93,35 @@ def test_runs_that_share_cores_have_no_workers(tmp_path, shared, workers):
     launcher = SimpleNamespace(scratch=None, shared=shared, start=start)
     assert side_by_side([replace(TINY, output=tmp_path / "r")], 2, launcher) == {}
     assert f"\nworkers: {workers}\n" in configs[0]
+
+
+def test_runs_begin_in_order_in_the_place_that_is_free_and_one_that_fails_stops_no_other(tmp_path, monkeypatch):
+    monkeypatch.setattr(running, "POLL_SECONDS", 0)
+    runs = [replace(TINY, output=tmp_path / str(number)) for number in range(4)]
+    begun, looks = [], iter(range(100))
+
+    def start(config, errors, threads, slot):
+        begun.append((config.stem, slot))
+        errors.write_text("first line\nno disk\n")
+        code = 3 if config.stem == "0" else 0
+        lasts = config.stem == "1"  # longer than all others
+        return SimpleNamespace(poll=lambda: None if lasts and next(looks, 100) < 10 else code, returncode=code)
+
+    failures = side_by_side(runs, 2, SimpleNamespace(scratch=None, shared=True, start=start))
+    assert begun == [("0", 1), ("1", 2), ("2", 1), ("3", 1)]
+    assert failures == {runs[0].folder: running.Failure("no disk (exit code 3)")}
+
+
+@pytest.mark.parametrize(("set_by_the_user", "threads"), [(None, "3"), ("2", "2")])
+def test_a_run_beside_others_has_its_threads_and_a_session_of_its_own(tmp_path, monkeypatch, set_by_the_user, threads):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if set_by_the_user:
+        monkeypatch.setenv("OMP_NUM_THREADS", set_by_the_user)
+    given = {}
+    monkeypatch.setattr(running.subprocess, "Popen", lambda command, **options: given.update(options))
+    running.LocalLauncher().start(tmp_path / "run.yaml", tmp_path / "errors.txt", 3, 1)
+    assert given["env"]["OMP_NUM_THREADS"] == threads
+    assert given["start_new_session"], "Ctrl-C reaches the comparison, which ends its runs"
 
 
 def test_runs_take_turns_on_the_gpus(tmp_path, monkeypatch):

@@ -1,12 +1,14 @@
 """Runs of a comparison as jobs of a cluster, which a few small programs stand for."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 from experiments import compare
+from experiments.comparison import single_run
 from experiments.comparison.running import side_by_side
-from experiments.comparison.slurm import Cluster, RunTask
+from experiments.comparison.slurm import Cluster, Job, RunTask
 from federated.server import run as rounds
 from fps_pretrain.common.errors import UserError
 from tests.experiments import fake_slurm
@@ -36,6 +38,46 @@ def test_a_comparison_is_that_of_one_machine(tmp_path, slurm, capsys):
     rounds.run(replace(TINY, output=alone), quiet=True)
     assert without_times(output / "runs" / "random-s0") == without_times(alone)
     assert not list((output / "slurm").glob("tmp*")), "the configurations are gone"
+
+
+def test_a_job_has_an_hour_and_a_hundred_starts_unless_told_otherwise(tmp_path, slurm):
+    jobs = Cluster(["gpus-per-node=2"], tmp_path / "jobs")._executor
+    assert (jobs.parameters["time"], jobs.parameters["gpus_per_node"]) == (60, 2)
+    assert jobs.max_num_timeout == 100
+    assert Cluster(["time=5"], tmp_path / "jobs")._executor.parameters["time"] == 5
+
+
+@pytest.mark.parametrize(
+    ("job", "code", "said"),
+    [
+        ({"stderr": "no memory\nleft\n", "result": 3}, 3, "no memory\nleft\n"),
+        ({"stderr": "", "result": RuntimeError("it left nothing")}, 1, "job 7: NODE_FAIL"),
+        ({"stderr": None, "result": 0}, 0, "job 7: NODE_FAIL"),
+    ],
+)
+def test_what_became_of_a_job_is_known_at_its_end(tmp_path, job, code, said):
+    def result():
+        if isinstance(job["result"], Exception):
+            raise job["result"]
+        return job["result"]
+
+    state = SimpleNamespace(done=False)
+    known = SimpleNamespace(
+        done=lambda: state.done, stderr=lambda: job["stderr"], result=result, job_id="7", state="NODE_FAIL"
+    )
+    run = Job(known, tmp_path / "errors.txt")
+    assert (run.poll(), run.wait(), run.returncode) == (None, None, None)
+    state.done = True
+    assert (run.poll(), run.wait(), run.returncode) == (code, code, code)
+    assert (tmp_path / "errors.txt").read_text() == said
+
+
+def test_a_job_ends_with_the_exit_code_of_its_run(tmp_path, monkeypatch, capsys):
+    (tmp_path / "run.yaml").write_text("rounds: 0\n")
+    assert RunTask(tmp_path / "run.yaml", 1)() == 2
+    assert "--rounds must be at least 1" in capsys.readouterr().err
+    monkeypatch.setattr(single_run, "main", lambda path: 4)
+    assert RunTask(tmp_path / "run.yaml", 1)() == 4
 
 
 def test_a_job_that_fails_says_why(tmp_path, slurm):

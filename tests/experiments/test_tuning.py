@@ -68,6 +68,13 @@ def test_a_choice_that_means_little_is_said(tmp_path, rates, words):
     assert tuning.cautions(runs, tuning.choose(runs)) == words
 
 
+def test_rates_tie_within_an_arm(tmp_path):
+    """What another arm comes to at the same rates is no tie."""
+    runs = tried(tmp_path / "a", {0.01: 0.2, 0.05: 0.4, 0.1: 0.3})
+    runs += tried(tmp_path / "b", {0.01: 0.4, 0.05: 0.5, 0.1: 0.5}, replace(BASE, init="x/b.pt"))
+    assert tuning.cautions(runs, tuning.choose(runs)) == ["b: 0.05 and 0.1 tie; the lower one was taken."]
+
+
 def test_a_rate_below_one_that_diverges_is_not_at_the_edge(tmp_path):
     runs = tried(tmp_path, {0.01: 0.2, 0.1: 0.3})
     assert tuning.cautions(runs, tuning.choose(runs), [replace(BASE, lr=1.0)]) == []
