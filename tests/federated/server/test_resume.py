@@ -132,6 +132,9 @@ def test_a_run_says_on_what_it_went_on(tiny: Tiny, monkeypatch: pytest.MonkeyPat
     for machine in ("elsewhere", "only asked for its result"):
         monkeypatch.setattr(environment, "describe", lambda where=machine: {**began, "processor": where})
         run(tiny(**FIELDS), quiet=True)
+    (folder.path / "model.pt").unlink()
+    monkeypatch.setattr(environment, "describe", lambda: {**began, "processor": "only wrote the model anew"})
+    run(tiny(**FIELDS), quiet=True)
     assert environment.read(folder.path) == {**began, "processor": began["processor"] + ", then elsewhere"}
 
 
