@@ -53,7 +53,7 @@ def test_a_rounds_line_and_the_secret_are_on_disk_as_soon_as_they_are_written(
     synced: dict[str, str] = {}
 
     def fsync(descriptor: int) -> None:
-        path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
+        path = next(path for path in tmp_path.iterdir() if os.path.samestat(path.stat(), os.fstat(descriptor)))
         synced[path.name] = path.read_text()
 
     monkeypatch.setattr(os, "fsync", fsync)
